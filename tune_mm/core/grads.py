@@ -1,0 +1,62 @@
+"""Gradients by name, and the few operations on them that methods and the step share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+from tune_mm.core.net import Net, owned
+from tune_mm.core.types import Tensors
+
+Objective = Callable[[Net], tuple[Tensor, Tensors]]
+
+
+def gradient(objective: Objective, net: Net, prefixes: Iterable[str]) -> tuple[Tensors, Tensor, Tensors]:
+    """Gradients of objective(net)[0] for the parameters under `prefixes`, the detached loss and detached logs.
+
+    Raises RuntimeError (from torch) when a parameter under `prefixes` does not take part in the loss.
+    """
+    params = net.group(*prefixes)
+    if net.functional:
+
+        def bound(given: Tensors) -> tuple[Tensor, tuple[Tensor, Tensors]]:
+            loss, logs = objective(net.bind(given))
+            return loss, (loss, logs)
+
+        found, (loss, logs) = torch.func.grad(bound, has_aux=True)(params)
+        return found, loss.detach(), {k: v.detach() for k, v in logs.items()}
+    loss, logs = objective(net)
+    values = torch.autograd.grad(loss, list(params.values()))
+    return dict(zip(params, values, strict=True)), loss.detach(), {k: v.detach() for k, v in logs.items()}
+
+
+def scale(grads: Tensors, factors: dict[str, Tensor]) -> Tensors:
+    """Gradients multiplied by a 0-dim factor per prefix; others unchanged."""
+    out = dict(grads)
+    for prefix, factor in factors.items():
+        out.update({name: g * factor.to(g.dtype) for name, g in grads.items() if owned(name, prefix)})
+    return out
+
+
+def flat(tensors: Tensors, names: Iterable[str]) -> Tensor:
+    """One vector of all the values of `names`, in that order."""
+    return torch.cat([tensors[n].reshape(-1) for n in names])
+
+
+def unflat(vector: Tensor, like: Tensors, names: Iterable[str]) -> Tensors:
+    """The inverse of `flat`: views of `vector` in the shapes of `like`."""
+    names = list(names)
+    parts = torch.split(vector, [like[n].numel() for n in names])
+    return {n: part.view(like[n].shape) for n, part in zip(names, parts, strict=True)}
+
+
+def groups(names: Iterable[str]) -> dict[str, list[str]]:
+    """Names by owner: `encoders.<modality>`, `fusion`, `aux`."""
+    out: dict[str, list[str]] = {}
+    for name in names:
+        parts = name.split(".")
+        owner = ".".join(parts[:2]) if parts[0] == "encoders" else parts[0]
+        out.setdefault(owner, []).append(name)
+    return out

@@ -1,0 +1,79 @@
+"""`Method`: what a balancing method defines. It owns the loss and the gradients, never the loop.
+
+A method holds only its static settings; everything that changes is passed in and returned: parameters (in `net`),
+float hyperparameters as 0-dim tensors (`hp`), its own state, and a clock of Python integers. Method bodies use neither
+`.item()` nor `if tensor` nor boolean indexing, so that the same body runs alone and under `torch.func.vmap`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from tune_mm.core import grads
+from tune_mm.core.net import Net
+from tune_mm.core.types import Batch, Clock, DataSpec, Inputs, Split, Tensors, Update
+from tune_mm.models.base import UnimodalPath
+
+
+class Method:
+    """Base class: joint training by gradient descent on `loss`, with hooks for what methods change."""
+
+    Config: ClassVar[type[Any]]
+    unimodal_path: UnimodalPath = "zero"
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+    def check(self, spec: DataSpec) -> None:
+        """Raises ValueError when the method does not support this task or these modalities."""
+
+    def trains(self, modalities: tuple[str, ...]) -> tuple[str, ...]:
+        """Prefixes of the parameters that receive gradients; all others are left untouched."""
+        return (*(f"encoders.{m}" for m in modalities), "fusion")
+
+    def aux(self, spec: DataSpec, widths: Mapping[str, int]) -> nn.ModuleDict | None:
+        """Extra modules under `aux.*`, used in training only. widths: feature width per modality."""
+        return None
+
+    def init(self, net: Net) -> Tensors:
+        """The method's state before the first step."""
+        return {}
+
+    def substeps(self, modalities: tuple[str, ...]) -> int:
+        """Optimizer steps per batch."""
+        return 1
+
+    def optim(self, hp: Tensors, optim: Tensors) -> dict[str, Tensors]:
+        """Optimizer settings by prefix that differ from `optim` (the run's own, with its scheduled lr)."""
+        return {}
+
+    def loss(self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock) -> tuple[Tensor, Tensors]:
+        """Scalar loss and logs. Logs are averaged over the epoch; `edit` may read them."""
+        raise NotImplementedError
+
+    def edit(self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock, update: Update) -> Update:
+        """Gradient surgery and the next state."""
+        return update
+
+    def grads(self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock) -> Update:
+        """Gradient of `loss` for the parameters that the method trains, then `edit`."""
+
+        def objective(bound: Net) -> tuple[Tensor, Tensors]:
+            return self.loss(bound, batch, hp, state, clock)
+
+        gradients, loss, logs = grads.gradient(objective, net, self.trains(net.modalities))
+        return self.edit(net, batch, hp, state, clock, Update(gradients, loss, logs, state))
+
+    def epoch_end(
+        self, net: Net, probe: Mapping[str, Split], hp: Tensors, state: Tensors, clock: Clock
+    ) -> tuple[Tensors, Tensors]:
+        """State and logs after an epoch. probe: the train and val splits (never test)."""
+        return state, {}
+
+    def predict(self, net: Net, inputs: Inputs, state: Tensors) -> Tensors:
+        """Logits: `joint`, and each modality alone through the fusion under its own name."""
+        features = net.encode(inputs)
+        return {"joint": net.fuse(features), **net.unimodal(features, self.unimodal_path)}

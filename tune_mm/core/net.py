@@ -1,0 +1,121 @@
+"""`Net`: a multimodal model bound to tensors. Every call is pure: same tensors in, same tensors out.
+
+Two bindings behave alike. Direct: the model's own parameters are used as they are, at no cost. Functional: parameters
+and buffers are given as dictionaries (under `torch.func` transforms, or to evaluate a stored state).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tune_mm.core import losses
+from tune_mm.core.types import Features, Inputs, Padded, Task, Tensors
+from tune_mm.models.base import UnimodalPath
+from tune_mm.models.multimodal import MultimodalModel
+
+
+def owned(name: str, prefix: str) -> bool:
+    """Whether the parameter `name` lies under `prefix` (by whole path segments, never by substring)."""
+    return name == prefix or name.startswith(prefix + ".")
+
+
+class _Bound(nn.Module):
+    """Lets `functional_call` run any function of a module, not only its forward."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, call: Callable[..., Any], *args: Any) -> Any:
+        return call(self.module, *args)
+
+
+class Net:
+    """A model with its task, bound to parameters. See the module docstring."""
+
+    def __init__(
+        self,
+        model: MultimodalModel,
+        task: Task,
+        params: Mapping[str, Tensor] | None = None,
+        buffers: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        self.model = model
+        self.task = task
+        self.modalities: tuple[str, ...] = tuple(model.encoders)
+        self.functional = params is not None
+        self.params: Tensors = dict(model.named_parameters() if params is None else params)
+        self.buffers: Tensors = dict(model.named_buffers()) if buffers is None else dict(buffers)
+        self._given: Tensors = {} if params is None else {**self.params, **self.buffers}
+
+    def bind(self, params: Mapping[str, Tensor]) -> Net:
+        """The same model with `params` in place of the present ones (names left out keep theirs)."""
+        return Net(self.model, self.task, {**self.params, **params}, self.buffers)
+
+    def stop(self, prefix: str) -> Net:
+        """The same net in which no gradient reaches the parameters under `prefix`. Raises KeyError if there are none."""
+        stopped = {name: p.detach() for name, p in self.group(prefix).items()}
+        net = Net.__new__(Net)
+        net.__dict__.update(self.__dict__)
+        net.params = {**self.params, **stopped}
+        net._given = {**self._given, **stopped}
+        return net
+
+    def group(self, *prefixes: str) -> Tensors:
+        """Parameters under any of `prefixes`. Raises KeyError for a prefix that owns none."""
+        for prefix in prefixes:
+            if not any(owned(name, prefix) for name in self.params):
+                raise KeyError(f"no parameter under '{prefix}'")
+        return {n: p for n, p in self.params.items() if any(owned(n, q) for q in prefixes)}
+
+    def apply(self, path: str, call: Callable[..., Any], *args: Any) -> Any:
+        """`call(submodule, *args)` with the submodule at `path` bound to this net's tensors."""
+        module = self.model.get_submodule(path)
+        given = {f"module.{n[len(path) + 1:]}": t for n, t in self._given.items() if owned(n, path)}
+        if not given:
+            return call(module, *args)
+        return torch.func.functional_call(_Bound(module), given, (call, *args), tie_weights=False)
+
+    def encode(self, inputs: Inputs) -> Features:
+        """Features per modality, each from its own encoder."""
+        return {m: self.encode_one(m, inputs[m]) for m in self.modalities}
+
+    def encode_one(self, modality: str, x: Padded) -> Padded:
+        """Features of one modality."""
+        out: Padded = self.apply(f"encoders.{modality}", lambda encoder: encoder(x))
+        return out
+
+    def hidden(self, features: Features) -> Tensor:
+        """[B, H]: what the fusion's linear head reads."""
+        out: Tensor = self.apply("fusion", lambda fusion: fusion.hidden(features))
+        return out
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits [B, C] of a hidden [B, H]."""
+        out: Tensor = self.apply("fusion.head", lambda head: head(hidden))
+        return out
+
+    def fuse(self, features: Features) -> Tensor:
+        """Logits [B, C]."""
+        return self.head(self.hidden(features))
+
+    def unimodal_hidden(self, features: Features, path: UnimodalPath = "zero") -> Tensors:
+        """Hidden [B, H] per modality, each alone through the fusion."""
+        out: Tensors = self.apply("fusion", lambda fusion: fusion.unimodal(features, path))
+        return out
+
+    def unimodal(self, features: Features, path: UnimodalPath = "zero") -> Tensors:
+        """Logits [B, C] per modality, each alone through the fusion and its head."""
+        return {m: self.head(h) for m, h in self.unimodal_hidden(features, path).items()}
+
+    def block(self, modality: str) -> slice:
+        """Columns of the head's weight that belong to `modality`."""
+        return self.model.fusion.block(modality)
+
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """The task loss, averaged over the batch."""
+        return losses.task_loss(self.task, logits, target)

@@ -1,0 +1,134 @@
+"""The values that flow through the core. Shape legend: B batch, N samples, T time steps, D channels, C outputs.
+
+torch only; no module of `core` imports ray or mlflow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+Tensors = dict[str, Tensor]
+TaskKind = Literal["classification", "regression"]
+DataKind = Literal["real", "synthetic"]
+
+
+class Padded(NamedTuple):
+    """One modality of a batch, or its features.
+
+    value: [B, T, D] for sequences, [B, D] for vectors. mask: bool [B, T], True where a step is real; None: all are.
+    """
+
+    value: Tensor
+    mask: Tensor | None = None
+
+    def detach(self) -> Padded:
+        """The same values with the gradient stopped."""
+        return Padded(self.value.detach(), self.mask)
+
+    def zero(self) -> Padded:
+        """The same shape and mask with every value 0 (how DGL takes a modality away)."""
+        return Padded(torch.zeros_like(self.value), self.mask)
+
+    def to(self, device: torch.device) -> Padded:
+        """Both tensors on `device`."""
+        return Padded(self.value.to(device), None if self.mask is None else self.mask.to(device))
+
+    def take(self, index: Tensor) -> Padded:
+        """The samples at `index` [B]."""
+        return Padded(self.value[index], None if self.mask is None else self.mask[index])
+
+
+Inputs = dict[str, Padded]
+Features = dict[str, Padded]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """inputs per modality; target: int64 [B] (classification) or float [B] (regression); index: stable sample ids [B]."""
+
+    inputs: Inputs
+    target: Tensor
+    index: Tensor
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the logits mean: classification has `outputs` = number of classes, regression has `outputs` = 1."""
+
+    kind: TaskKind
+    outputs: int
+    class_names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """What a model must know of a data set: input shape per modality ((T, D) or (D,)), in order, and the task."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+    task: Task
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        return tuple(self.shapes)
+
+
+@dataclass(frozen=True)
+class Split:
+    """All samples of a split in memory: inputs [N, ...], target [N], sample names."""
+
+    inputs: Inputs
+    target: Tensor
+    ids: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+    def to(self, device: torch.device) -> Split:
+        """The split on `device`."""
+        return Split({m: x.to(device) for m, x in self.inputs.items()}, self.target.to(device), self.ids)
+
+    def batch(self, index: Tensor) -> Batch:
+        """The samples at `index` [B] as a batch."""
+        return Batch({m: x.take(index) for m, x in self.inputs.items()}, self.target[index], index)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A loaded data set: `train`, `val` and `test` splits (never the same samples) and where they came from."""
+
+    name: str
+    spec: DataSpec
+    splits: Mapping[str, Split]
+    kind: DataKind = "real"
+    notes: tuple[str, ...] = field(default=())
+
+
+class Clock(NamedTuple):
+    """Plain integers a method may branch on: epoch (from 0), step within the epoch, steps per epoch, epochs, substep."""
+
+    epoch: int
+    step: int
+    steps: int
+    epochs: int
+    substep: int = 0
+
+    @property
+    def progress(self) -> float:
+        """Share of the whole training that is done, in [0, 1)."""
+        return (self.epoch + self.step / max(self.steps, 1)) / max(self.epochs, 1)
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a step hands to the optimizer: gradients by parameter name (a name left out is left untouched), the loss,
+    logs (0-dim tensors, averaged over the epoch on the device) and the method's next state."""
+
+    grads: Tensors
+    loss: Tensor
+    logs: Tensors
+    state: Tensors
