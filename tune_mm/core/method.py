@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from tune_mm.core import grads
 from tune_mm.core.net import Net
-from tune_mm.core.types import Batch, Clock, DataSpec, Inputs, Split, Tensors, Update
-from tune_mm.models.base import UnimodalPath
+from tune_mm.core.types import Batch, Clock, DataSpec, Inputs, Split, Tensors, UnimodalPath, Update
 
 
 class Method:
@@ -27,8 +26,12 @@ class Method:
     def __init__(self, config: Any) -> None:
         self.config = config
 
-    def check(self, spec: DataSpec) -> None:
-        """Raises ValueError when the method does not support this task or these modalities."""
+    def spec(self, spec: DataSpec) -> DataSpec:
+        """What the model is built for: the data set's own spec, or a part of it.
+
+        Raises ValueError when the method does not support this task or these modalities.
+        """
+        return spec
 
     def trains(self, modalities: tuple[str, ...]) -> tuple[str, ...]:
         """Prefixes of the parameters that receive gradients; all others are left untouched."""

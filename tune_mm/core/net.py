@@ -13,9 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tune_mm.core import losses
-from tune_mm.core.types import Features, Inputs, Padded, Task, Tensors
-from tune_mm.models.base import UnimodalPath
-from tune_mm.models.multimodal import MultimodalModel
+from tune_mm.core.types import Features, Inputs, Padded, Task, Tensors, UnimodalPath
 
 
 def owned(name: str, prefix: str) -> bool:
@@ -35,18 +33,21 @@ class _Bound(nn.Module):
 
 
 class Net:
-    """A model with its task, bound to parameters. See the module docstring."""
+    """A model with its task, bound to parameters. See the module docstring.
+
+    model: a module with children `encoders` (by modality) and `fusion` (with `hidden`, `unimodal`, `block`, `head`).
+    """
 
     def __init__(
         self,
-        model: MultimodalModel,
+        model: nn.Module,
         task: Task,
         params: Mapping[str, Tensor] | None = None,
         buffers: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.model = model
         self.task = task
-        self.modalities: tuple[str, ...] = tuple(model.encoders)
+        self.modalities: tuple[str, ...] = tuple(name for name, _ in model.get_submodule("encoders").named_children())
         self.functional = params is not None
         self.params: Tensors = dict(model.named_parameters() if params is None else params)
         self.buffers: Tensors = dict(model.named_buffers()) if buffers is None else dict(buffers)
@@ -114,7 +115,8 @@ class Net:
 
     def block(self, modality: str) -> slice:
         """Columns of the head's weight that belong to `modality`."""
-        return self.model.fusion.block(modality)
+        out: slice = self.apply("fusion", lambda fusion: fusion.block(modality))
+        return out
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """The task loss, averaged over the batch."""

@@ -15,6 +15,7 @@ from torch import Tensor
 Tensors = dict[str, Tensor]
 TaskKind = Literal["classification", "regression"]
 DataKind = Literal["real", "synthetic"]
+UnimodalPath = Literal["zero", "mask"]
 
 
 class Padded(NamedTuple):

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from tune_mm.core.types import DataSpec, Features, Padded
+from tune_mm.core.types import DataSpec, Features, Padded, UnimodalPath
 
-UnimodalPath = Literal["zero", "mask"]
+__all__ = ["Encoder", "Fusion", "UnimodalPath"]
 
 
 class Encoder(nn.Module, ABC):

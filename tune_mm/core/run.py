@@ -1,0 +1,253 @@
+"""`Run`: the trainer. It trains a method by epochs, yields results and calls nobody.
+
+It maps one to one on `ray.tune.Trainable` without knowing it: `epoch`, `test`, `state_dict`, `load_state_dict`.
+A resumed run continues bit for bit on the same kind of device.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tune_mm import plugins
+from tune_mm.config import Config
+from tune_mm.core import metrics, schedule, statistics, step
+from tune_mm.core.method import Method
+from tune_mm.core.net import Net
+from tune_mm.core.types import Batch, Clock, Dataset, Tensors, Update
+from tune_mm.models.multimodal import build
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one epoch gave. epoch counts from 1; diverged: a loss was not finite (the run is then done)."""
+
+    epoch: int
+    metrics: dict[str, float]
+    best: bool
+    done: bool
+    diverged: bool
+
+
+def device_of(name: str) -> torch.device:
+    """`auto` is CUDA where it is there, else CPU. Raises RuntimeError (from torch) for a device that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(name)
+
+
+def float_fields(section: Any) -> dict[str, float]:
+    """The float fields of a config section: those that may differ between trials of one program."""
+    return {k: v for k, v in section if isinstance(v, float)}
+
+
+class Run:
+    """One training run of `config` on `dataset`. Raises ValueError when the method does not support the data set."""
+
+    def __init__(self, config: Config, dataset: Dataset) -> None:
+        self.config, self.dataset = config, dataset
+        self.device = device_of(config.train.device)
+        self.method: Method = plugins.load("methods", config.method.name)(config.method)
+        self.spec = self.method.spec(dataset.spec)
+        self.objective = metrics.default(self.spec.task) if config.train.monitor == "auto" else config.train.monitor
+        self.mode = metrics.mode(self.objective)
+        self.splits = {name: split.to(self.device) for name, split in dataset.splits.items()}
+        self.hp = self._tensors(float_fields(config.method))
+        self.optim_hp = self._tensors(float_fields(config.optim))
+        with self._isolated():
+            torch.manual_seed(config.seed)
+            self.model = build(config.model, self.spec, self.method.aux).to(self.device)
+            self._rng = self._rng_state()
+        self.net = Net(self.model, self.spec.task)
+        self.state: Tensors = self.method.init(self.net)
+        self.opt = step.init(config.optim.name, {n: p.detach() for n, p in self.net.params.items()})
+        self.plateau = schedule.Plateau()
+        self.epochs_done, self.best_epoch = 0, 0
+        self.best_value = -math.inf if self.mode == "max" else math.inf
+        self._best: Tensors = {}
+        self._best_method: Tensors = {}
+
+    # ---- training
+
+    def epoch(self) -> Result:
+        """Train one epoch and evaluate the validation split. Raises RuntimeError after the last epoch."""
+        if self.epochs_done >= self.config.train.epochs:
+            raise RuntimeError(f"all {self.config.train.epochs} epochs are done")
+        start = time.perf_counter()
+        factor = schedule.factor(self.config.schedule, self.epochs_done, self.config.train.epochs, self.plateau)
+        with self._isolated(self._rng):
+            logs = self._train(factor)
+            self._rng = self._rng_state()
+        logs.update(self._measure())
+        values = {**_read(logs), **self.evaluate("val"), "lr": self.config.optim.lr * factor}
+        values["time/epoch"] = time.perf_counter() - start
+        self.epochs_done += 1
+        diverged = not (math.isfinite(values["train/loss"]) and math.isfinite(values["val/loss"]))
+        best = not diverged and self._select(values)
+        self.plateau = schedule.observe(self.config.schedule, self.plateau, values["val/loss"], self.config.train.epochs)
+        done = diverged or self.epochs_done >= self.config.train.epochs
+        return Result(self.epochs_done, values, best, done, diverged)
+
+    def _train(self, factor: float) -> Tensors:
+        """One pass over the shuffled training split; logs averaged over its steps (no host read)."""
+        self.model.train()
+        split, size = self.splits["train"], self.config.train.batch_size
+        order = self._order(len(split)).to(self.device).split(size)
+        sums: Tensors = {}
+        for i, index in enumerate(order):
+            batch = split.batch(index)
+            for sub in range(self.method.substeps(self.net.modalities)):
+                clock = Clock(self.epochs_done, i, len(order), self.config.train.epochs, sub)
+                for key, value in self.step(batch, clock, factor).items():
+                    sums[key] = sums[key] + value if key in sums else value
+        count = len(order) * self.method.substeps(self.net.modalities)
+        means = {key: value / count for key, value in sums.items()}
+        hp, clock = self.hp, Clock(self.epochs_done, len(order), len(order), self.config.train.epochs)
+        probe = {name: self.splits[name] for name in ("train", "val")}
+        self.state, logs = self.method.epoch_end(self.net, probe, hp, self.state, clock)
+        return {**means, **logs}
+
+    def step(self, batch: Batch, clock: Clock, factor: float = 1.0) -> Tensors:
+        """One optimizer step on `batch`; logs as 0-dim tensors. factor: the schedule's multiplier of the lr."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.amp == "bf16"):
+            update: Update = self.method.grads(self.net, batch, self.hp, self.state, clock)
+        hp = {**self.optim_hp, "lr": self.optim_hp["lr"] * factor}
+        with torch.no_grad():
+            params = {n: self.net.params[n] for n in update.grads}
+            overrides = self.method.optim(self.hp, hp)
+            new, self.opt, logs = step.descend(self.config.optim.name, params, update.grads, self.opt, hp, overrides)
+            torch._foreach_copy_(list(params.values()), [new[n] for n in params])
+        self.state = update.state
+        return {"train/loss": update.loss, **update.logs, **(logs if self.config.train.gradient_statistics else {})}
+
+    def _order(self, count: int) -> Tensor:
+        """This epoch's order of the training samples: a function of the seed and the epoch alone."""
+        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.epochs_done)
+        return torch.randperm(count, generator=generator)
+
+    def _measure(self) -> Tensors:
+        """Gradient statistics on a fixed batch of training samples."""
+        if not self.config.train.gradient_statistics:
+            return {}
+        self.model.eval()
+        split = self.splits["train"]
+        every = max(len(split) // self.config.train.probe_size, 1)
+        index = torch.arange(0, len(split), every, device=self.device)[: self.config.train.probe_size]
+        return statistics.probe(self.net, split.batch(index), self.method.unimodal_path)
+
+    def _select(self, values: dict[str, float]) -> bool:
+        """Whether this epoch is the best so far by the objective; keeps its tensors if so.
+
+        Raises KeyError when the objective is no metric of this run.
+        """
+        value = values[self.objective]
+        better = value > self.best_value if self.mode == "max" else value < self.best_value
+        if better:
+            self.best_value, self.best_epoch = value, self.epochs_done
+            self._best = {n: t.detach().clone() for n, t in self.model.state_dict().items()}
+            self._best_method = {n: t.clone() for n, t in self.state.items()}
+        return better
+
+    # ---- evaluation
+
+    @torch.no_grad()
+    def evaluate(self, name: str, net: Net | None = None, state: Tensors | None = None) -> dict[str, float]:
+        """Metrics of every sample of a split, multimodal and per modality: `name/metric[/modality]`."""
+        self.model.eval()
+        net, state, split = net or self.net, self.state if state is None else state, self.splits[name]
+        parts: dict[str, list[Tensor]] = {}
+        for index in torch.arange(len(split), device=self.device).split(self.config.train.eval_batch_size):
+            for key, logits in self.method.predict(net, split.batch(index).inputs, state).items():
+                parts.setdefault(key, []).append(logits)
+        out: Tensors = {}
+        for key, logits in parts.items():
+            suffix = "" if key == "joint" else f"/{key}"
+            found = metrics.compute(self.spec.task, torch.cat(logits), split.target)
+            out.update({f"{name}/{metric}{suffix}": value for metric, value in found.items()})
+        return _read(out)
+
+    def test(self) -> dict[str, float]:
+        """Metrics of the test split at the best validation epoch. Raises RuntimeError before the first good epoch."""
+        if not self._best:
+            raise RuntimeError("no epoch with a finite validation metric: nothing to test")
+        own = dict(self.model.named_parameters())
+        params = {n: t for n, t in self._best.items() if n in own}
+        buffers = {n: t for n, t in self._best.items() if n not in own}
+        return self.evaluate("test", Net(self.model, self.spec.task, params, buffers), self._best_method)
+
+    def best_state(self) -> Tensors:
+        """Parameters and buffers at the best validation epoch, on the CPU (empty before the first)."""
+        return {n: t.cpu() for n, t in self._best.items()}
+
+    # ---- state
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a resumed run needs; holds only tensors, numbers, strings and plain containers."""
+        return {
+            "format": FORMAT,
+            "model": {n: t.detach().clone() for n, t in self.model.state_dict().items()},
+            "slots": {slot: {n: t.clone() for n, t in values.items()} for slot, values in self.opt.slots.items()},
+            "steps": dict(self.opt.steps),
+            "method": {n: t.clone() for n, t in self.state.items()},
+            "plateau": list(self.plateau),
+            "rng": {k: v.clone() for k, v in self._rng.items()},
+            "epochs_done": self.epochs_done,
+            "best": {"epoch": self.best_epoch, "value": self.best_value, "model": self._best, "method": self._best_method},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state`. Raises ValueError for another format, RuntimeError (torch) for another model."""
+        if state.get("format") != FORMAT:
+            raise ValueError(f"checkpoint format must be {FORMAT}, got {state.get('format')}")
+        self.model.load_state_dict(state["model"])
+        slots = {slot: self._moved(values) for slot, values in state["slots"].items()}
+        self.opt = step.OptState(slots, dict(state["steps"]))
+        self.state = self._moved(state["method"])
+        self.plateau = schedule.restore(state["plateau"])
+        self._rng = {k: v.clone() for k, v in state["rng"].items()}
+        self.epochs_done = state["epochs_done"]
+        best = state["best"]
+        self.best_epoch, self.best_value = best["epoch"], best["value"]
+        self._best, self._best_method = self._moved(best["model"]), self._moved(best["method"])
+
+    # ---- helpers
+
+    def _moved(self, tensors: Tensors) -> Tensors:
+        return {n: t.to(self.device).clone() for n, t in tensors.items()}
+
+    def _tensors(self, values: dict[str, float]) -> Tensors:
+        return {k: torch.tensor(v, device=self.device) for k, v in values.items()}
+
+    def _rng_state(self) -> Tensors:
+        state = {"cpu": torch.get_rng_state()}
+        return state if self.device.type != "cuda" else {**state, "cuda": torch.cuda.get_rng_state(self.device)}
+
+    @contextmanager
+    def _isolated(self, rng: Tensors | None = None) -> Iterator[None]:
+        """Run on this run's random stream (from `rng`) and leave the process's own as it was."""
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            if rng is not None:
+                torch.set_rng_state(rng["cpu"])
+                if "cuda" in rng and devices:
+                    torch.cuda.set_rng_state(rng["cuda"], self.device)
+            yield
+
+
+def _read(logs: Tensors) -> dict[str, float]:
+    """All values with one host read."""
+    if not logs:
+        return {}
+    values = torch.stack([v.to(torch.float64) for v in logs.values()]).tolist()
+    return dict(zip(logs, values, strict=True))
+
+

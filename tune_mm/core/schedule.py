@@ -1,0 +1,56 @@
+"""Learning-rate factors by epoch: constant, step, cosine and plateau, each after an optional linear warm-up.
+
+A span that is a float in (0, 1) is a fraction of all epochs, an int is epochs; a change of the budget therefore scales
+a schedule written in fractions.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+from tune_mm.config import ScheduleConfig
+
+
+class Plateau(NamedTuple):
+    """Memory of the plateau schedule: the factor reached, the best loss, and epochs since."""
+
+    factor: float = 1.0
+    best: float = math.inf
+    bad: int = 0
+
+
+def epochs_of(span: int | float, epochs: int) -> float:
+    """A span in epochs. A float in (0, 1) is a fraction of `epochs`."""
+    return span * epochs if isinstance(span, float) and 0 < span < 1 else float(span)
+
+
+def factor(config: ScheduleConfig, epoch: int, epochs: int, plateau: Plateau) -> float:
+    """What the base learning rate is multiplied by in `epoch` (from 0) of `epochs`."""
+    warmup = epochs_of(config.warmup, epochs)
+    if epoch < warmup:
+        return config.warmup_start + (1 - config.warmup_start) * epoch / warmup
+    if config.name == "step":
+        passed = sum(epoch >= round(epochs_of(m, epochs)) for m in config.milestones)
+        return float(config.factor**passed)
+    if config.name == "cosine":
+        done = (epoch - warmup) / max(epochs - warmup, 1)
+        return config.floor + (1 - config.floor) * 0.5 * (1 + math.cos(math.pi * done))
+    return plateau.factor if config.name == "plateau" else 1.0
+
+
+def observe(config: ScheduleConfig, plateau: Plateau, loss: float, epochs: int) -> Plateau:
+    """Plateau's memory after an epoch: as torch's ReduceLROnPlateau (mode min, relative threshold 1e-4)."""
+    if config.name != "plateau":
+        return plateau
+    if loss < plateau.best * (1 - 1e-4):
+        return Plateau(plateau.factor, loss, 0)
+    bad = plateau.bad + 1
+    if bad > epochs_of(config.patience, epochs):
+        return Plateau(plateau.factor * config.factor, plateau.best, 0)
+    return plateau._replace(bad=bad)
+
+
+def restore(values: Any) -> Plateau:
+    """A Plateau from its stored list."""
+    return Plateau(float(values[0]), float(values[1]), int(values[2]))

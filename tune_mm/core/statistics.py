@@ -1,0 +1,69 @@
+"""Gradient statistics that need an extra pass: measured once an epoch on one fixed batch of training samples.
+
+What the papers plot: DGL Fig. 1c and 3 (`norm_multi`, `norm_uni`, `suppression`), CGGM Fig. 2c and 3c (`cos`).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tune_mm.core import grads as G
+from tune_mm.core import losses
+from tune_mm.core.net import Net
+from tune_mm.core.types import Batch, Features, Tensors, UnimodalPath
+
+EXPONENT_CAP = 50.0
+
+
+def probe(net: Net, batch: Batch, path: UnimodalPath) -> Tensors:
+    """Per modality m, with the model in evaluation mode (dropout off), so that no random number is drawn.
+
+    grad/norm_multi/<m>, grad/norm_uni/<m>: L2 norm of the gradient that the multimodal loss, and the loss of m alone
+    through the fusion, send to encoder m. grad/cos/<m>: cosine between the head's weight gradients of the two losses,
+    over m's block. grad/suppression/<m>: see `suppression`. probe/loss/<m>: the loss of m alone.
+    """
+    features = net.encode(batch.inputs)
+    hidden, alone = net.hidden(features), net.unimodal_hidden(features, path)
+    logits = {m: net.head(h) for m, h in alone.items()}
+    joint = net.head(hidden)
+    unimodal = {m: net.loss(z, batch.target) for m, z in logits.items()}
+    multi = _norms(net, net.loss(joint, batch.target))
+    uni = _norms(net, torch.stack(list(unimodal.values())).sum())
+    with torch.no_grad():
+        fused = losses.head_gradient(net.task, joint, hidden, batch.target)
+        out: Tensors = {}
+        for m in net.modalities:
+            own = losses.head_gradient(net.task, logits[m], alone[m], batch.target)
+            block = net.block(m)
+            out[f"grad/norm_multi/{m}"], out[f"grad/norm_uni/{m}"] = multi[m], uni[m]
+            out[f"grad/cos/{m}"] = torch.cosine_similarity(fused[:, block].flatten(), own[:, block].flatten(), 0)
+            out[f"probe/loss/{m}"] = unimodal[m].detach()
+        if net.task.kind == "classification":
+            out.update(suppression(net, features, batch.target))
+    return out
+
+
+def _norms(net: Net, loss: Tensor) -> Tensors:
+    """L2 norm of the gradient of `loss` with respect to each encoder."""
+    params = net.group("encoders")
+    values = torch.autograd.grad(loss, list(params.values()), retain_graph=True, materialize_grads=True)
+    grads = dict(zip(params, values, strict=True))
+    return {owner.split(".")[1]: G.flat(grads, names).norm() for owner, names in G.groups(grads).items()}
+
+
+def suppression(net: Net, features: Features, target: Tensor) -> Tensors:
+    """grad/suppression/<m>: DGL's s = exp((W_k - W_y) z) of the *other* modalities, averaged over k != y and samples.
+
+    z is what the head reads with m's features at 0 and the bias does not count (DGL, Sec. 3.1 and Fig. 3a): s < 1
+    shrinks the gradient that encoder m receives. Exponents are capped at 50. target [B].
+    """
+    out: Tensors = {}
+    bias = net.params.get("fusion.head.bias")
+    others = torch.nn.functional.one_hot(target, net.task.outputs) == 0
+    for m in net.modalities:
+        logits = net.fuse({k: f.zero() if k == m else f for k, f in features.items()})
+        scores = logits if bias is None else logits - bias
+        gap = (scores - scores.gather(1, target[:, None])).clamp(max=EXPONENT_CAP)
+        out[f"grad/suppression/{m}"] = (gap.exp() * others).sum() / others.sum()
+    return out
