@@ -58,7 +58,7 @@ class Net:
         return Net(self.model, self.task, {**self.params, **params}, self.buffers)
 
     def stop(self, prefix: str) -> Net:
-        """The same net in which no gradient reaches the parameters under `prefix`. Raises KeyError if there are none."""
+        """The same net in which no gradient reaches the parameters under `prefix`. Raises KeyError if it owns none."""
         stopped = {name: p.detach() for name, p in self.group(prefix).items()}
         net = Net.__new__(Net)
         net.__dict__.update(self.__dict__)
@@ -76,7 +76,7 @@ class Net:
     def apply(self, path: str, call: Callable[..., Any], *args: Any) -> Any:
         """`call(submodule, *args)` with the submodule at `path` bound to this net's tensors."""
         module = self.model.get_submodule(path)
-        given = {f"module.{n[len(path) + 1:]}": t for n, t in self._given.items() if owned(n, path)}
+        given = {f"module.{n[len(path) + 1 :]}": t for n, t in self._given.items() if owned(n, path)}
         if not given:
             return call(module, *args)
         return torch.func.functional_call(_Bound(module), given, (call, *args), tie_weights=False)

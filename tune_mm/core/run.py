@@ -93,7 +93,9 @@ class Run:
         self.epochs_done += 1
         diverged = not (math.isfinite(values["train/loss"]) and math.isfinite(values["val/loss"]))
         best = not diverged and self._select(values)
-        self.plateau = schedule.observe(self.config.schedule, self.plateau, values["val/loss"], self.config.train.epochs)
+        self.plateau = schedule.observe(
+            self.config.schedule, self.plateau, values["val/loss"], self.config.train.epochs
+        )
         done = diverged or self.epochs_done >= self.config.train.epochs
         return Result(self.epochs_done, values, best, done, diverged)
 
@@ -201,7 +203,12 @@ class Run:
             "plateau": list(self.plateau),
             "rng": {k: v.clone() for k, v in self._rng.items()},
             "epochs_done": self.epochs_done,
-            "best": {"epoch": self.best_epoch, "value": self.best_value, "model": self._best, "method": self._best_method},
+            "best": {
+                "epoch": self.best_epoch,
+                "value": self.best_value,
+                "model": self._best,
+                "method": self._best_method,
+            },
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -249,5 +256,3 @@ def _read(logs: Tensors) -> dict[str, float]:
         return {}
     values = torch.stack([v.to(torch.float64) for v in logs.values()]).tolist()
     return dict(zip(logs, values, strict=True))
-
-

@@ -50,7 +50,7 @@ Features = dict[str, Padded]
 
 @dataclass(frozen=True)
 class Batch:
-    """inputs per modality; target: int64 [B] (classification) or float [B] (regression); index: stable sample ids [B]."""
+    """inputs per modality; target: int64 [B] (classification) or float [B] (regression); index: stable ids [B]."""
 
     inputs: Inputs
     target: Tensor
@@ -110,7 +110,7 @@ class Dataset:
 
 
 class Clock(NamedTuple):
-    """Plain integers a method may branch on: epoch (from 0), step within the epoch, steps per epoch, epochs, substep."""
+    """Integers a method may branch on: epoch (from 0), step within the epoch, steps per epoch, epochs, substep."""
 
     epoch: int
     step: int

@@ -13,11 +13,11 @@ Deviations
     * The paper (and its code) backpropagates twice and clears the fusion's gradient in between; here two stop-gradients
       make it one backward pass with the same gradients.
     * Public code clips the gradient at norm 40, which the paper does not mention: `optim.clip`.
-    * Public code takes unimodal logits of sum fusion without the other modalities' biases and feeds gated fusion with the
-      feature itself; here, as the paper says, the others' features are 0 (`unimodal_path: zero`). Zeroed tokens still
-      take part in attention, hence `unimodal_path: mask`, which leaves them out; without attention the two are equal.
-    * Table 3's cells: `truncate_multimodal` (MT) and `truncate_unimodal` (UT). The paper's baseline cell has no unimodal
-      loss at all, which is `alpha: 0` with both off (equal to the method `joint`).
+    * Public code takes unimodal logits of sum fusion without the other modalities' biases and feeds gated fusion with
+      the feature itself; here, as the paper says, the others' features are 0 (`unimodal_path: zero`). Zeroed tokens
+      still take part in attention, hence `unimodal_path: mask`, which leaves them out; without attention they agree.
+    * Table 3's cells: `truncate_multimodal` (MT) and `truncate_unimodal` (UT). The paper's baseline cell has no
+      unimodal loss at all, which is `alpha: 0` with both off (equal to the method `joint`).
 Shapes
     Features [B, T, W] or [B, W] per modality, any number of modalities; logits [B, C].
 """

@@ -1,0 +1,148 @@
+"""The trainer: reproducible, resumable, honest about splits."""
+
+import math
+
+import pytest
+import torch
+
+from tests import support
+from tune_mm import config as C
+from tune_mm.core.run import Run
+from tune_mm.core.types import Dataset, Split
+
+TIMES = {"time/epoch"}
+
+
+def values(result):
+    return {k: v for k, v in result.metrics.items() if k not in TIMES}
+
+
+def test_same_seed_is_bit_equal_and_another_is_not():
+    cfg, data = support.config("dgl", overrides={"model.encoder.dropout_residual": 0.1}), support.dataset()
+    a, b = Run(cfg, data), Run(cfg, data)
+    c = Run(C.replace(cfg, {"seed": 1}), data)
+    for _ in range(2):
+        one, two, other = a.epoch(), b.epoch(), c.epoch()
+        assert values(one) == values(two) != values(other)
+    assert all(torch.equal(p, b.net.params[n]) for n, p in a.net.params.items())
+
+
+def test_runs_in_one_process_do_not_touch_each_other_or_the_outer_stream():
+    """Two interleaved runs equal the same runs one after the other; torch's global generator stays where it was."""
+    cfg = support.config("joint", overrides={"model.encoder.dropout_residual": 0.3})
+    other, data = C.replace(cfg, {"seed": 7}), support.dataset()
+    torch.manual_seed(123)
+    before = torch.get_rng_state()
+    a, b = Run(cfg, data), Run(other, data)
+    mixed = [r.epoch() for _ in range(2) for r in (a, b)]
+    assert torch.equal(before, torch.get_rng_state())
+    alone = [Run(cfg, data), Run(other, data)]
+    apart = [[r.epoch() for _ in range(2)] for r in alone]
+    assert [values(r) for r in mixed] == [values(apart[i % 2][i // 2]) for i in range(4)]
+
+
+def test_test_split_is_evaluated_at_the_best_validation_epoch():
+    """Labels of the test split do not influence the choice; the tested weights are those of the best epoch."""
+    cfg, data = support.config("joint", overrides={"train.epochs": 5, "optim.lr": 0.05}), support.dataset()
+    run = Run(cfg, data)
+    results = [run.epoch() for _ in range(5)]
+    best = max(results, key=lambda r: (r.metrics["val/accuracy"], -r.epoch))
+    assert run.best_epoch == best.epoch
+    assert run.best_value == best.metrics["val/accuracy"]
+    found = run.test()
+    again = Run(C.replace(cfg, {"train.epochs": 5}), data)
+    for _ in range(best.epoch):
+        again.epoch()
+    assert again.evaluate("test") == found
+    flipped = data.splits["test"]
+    hidden = Dataset(data.name, data.spec, {**data.splits, "test": Split(flipped.inputs, 2 - flipped.target)})
+    blind = Run(cfg, hidden)
+    for _ in range(5):
+        blind.epoch()
+    assert blind.best_epoch == run.best_epoch
+    assert blind.test() != found
+
+
+def test_best_epoch_of_an_error_metric_is_the_smallest():
+    run = Run(support.config("joint", overrides={"train.epochs": 4}), support.dataset(task="regression"))
+    results = [run.epoch() for _ in range(4)]
+    assert run.objective == "val/mae"
+    assert run.mode == "min"
+    assert run.best_value == min(r.metrics["val/mae"] for r in results)
+
+
+def test_every_sample_is_evaluated_whatever_the_batch():
+    """33 samples in batches of 16: accuracy is a multiple of 1/33, and the same as in one batch."""
+    data = support.dataset()
+    val = data.splits["val"]
+    again = torch.arange(33) % 32
+    longer = Split({m: x.take(again) for m, x in val.inputs.items()}, val.target[again])
+    data = Dataset(data.name, data.spec, {**data.splits, "val": longer})
+    a = Run(support.config(overrides={"train.eval_batch_size": 16}), data).evaluate("val")
+    b = Run(support.config(overrides={"train.eval_batch_size": 999}), data).evaluate("val")
+    assert a.keys() == b.keys()
+    assert all(a[k] == pytest.approx(b[k], rel=1e-5) for k in a)
+    assert a["val/accuracy"] * 33 == pytest.approx(round(a["val/accuracy"] * 33))
+
+
+def test_order_is_shuffled_and_differs_by_epoch():
+    run = Run(support.config(), support.dataset())
+    first = run._order(96)
+    run.epoch()
+    second = run._order(96)
+    assert not torch.equal(first, second)
+    assert not torch.equal(first, torch.arange(96))
+    assert torch.equal(first.sort().values, torch.arange(96))
+
+
+def test_divergence_is_told_and_ends_the_run():
+    run = Run(support.config(overrides={"optim.lr": 1e30, "optim.clip": None}), support.dataset())
+    result = run.epoch()
+    while not result.done:
+        result = run.epoch()
+    assert result.diverged
+    assert not math.isfinite(result.metrics["val/loss"])
+
+
+def test_no_epoch_after_the_last():
+    run = Run(support.config(overrides={"train.epochs": 1}), support.dataset())
+    assert run.epoch().done
+    with pytest.raises(RuntimeError, match="all 1 epochs are done"):
+        run.epoch()
+    with pytest.raises(RuntimeError, match="nothing to test"):
+        Run(support.config(), support.dataset()).test()
+
+
+def test_schedule_reaches_the_optimizer_and_scales_with_the_budget():
+    schedule = {"schedule.name": "step", "schedule.milestones": (0.5,), "schedule.factor": 0.1}
+    for epochs in (2, 4):
+        run = Run(support.config(overrides={**schedule, "train.epochs": epochs}), support.dataset())
+        rates = [run.epoch().metrics["lr"] for _ in range(epochs)]
+        base = run.config.optim.lr
+        assert rates == pytest.approx([base] * (epochs // 2) + [0.1 * base] * (epochs // 2))
+
+
+def test_amp_trains_in_bf16_with_float32_weights():
+    run = Run(support.config("cggm", overrides={"train.amp": "bf16"}), support.dataset())
+    result = run.epoch()
+    assert not result.diverged
+    assert {p.dtype for p in run.net.params.values()} == {torch.float32}
+    exact = Run(support.config("cggm"), support.dataset()).epoch()
+    assert result.metrics["train/loss"] != exact.metrics["train/loss"]
+    assert result.metrics["train/loss"] == pytest.approx(exact.metrics["train/loss"], rel=0.1)
+
+
+def test_vectors_instead_of_sequences():
+    data = support.dataset(vectors=True)
+    cfg = C.replace(support.config("dgl"), {"model.encoder": "mlp", "model.fusion": "concat"})
+    run = Run(cfg, data)
+    assert run.epoch().metrics["val/loss"] > run.epoch().metrics["val/loss"]
+
+
+def test_unimodal_has_no_parameters_of_the_others():
+    run = Run(support.config("unimodal", modality="audio"), support.dataset())
+    assert {n.split(".")[1] for n in run.net.params if n.startswith("encoders.")} == {"audio"}
+    with pytest.raises(
+        ValueError, match=r"method\.modality: must be one of text, audio, visual, got 'adio'; nearest 'audio'"
+    ):
+        Run(support.config("unimodal", modality="adio"), support.dataset())

@@ -1,0 +1,57 @@
+"""Schedules against torch.optim.lr_scheduler."""
+
+import pytest
+import torch
+from tune_mm.config import ScheduleConfig
+
+from tune_mm.core import schedule
+
+
+def optimizer():
+    return torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+
+
+def factors(config, epochs, losses=None):
+    out, plateau = [], schedule.Plateau()
+    for epoch in range(epochs):
+        out.append(schedule.factor(config, epoch, epochs, plateau))
+        plateau = schedule.observe(config, plateau, losses[epoch] if losses else 0.0, epochs)
+    return out
+
+
+def torch_factors(make, epochs, losses=None):
+    opt = optimizer()
+    scheduler, out = make(opt), []
+    for epoch in range(epochs):
+        out.append(opt.param_groups[0]["lr"])
+        opt.step()
+        scheduler.step(losses[epoch]) if losses else scheduler.step()
+    return out
+
+
+def test_step_at_epochs_and_at_fractions():
+    expected = torch_factors(lambda o: torch.optim.lr_scheduler.MultiStepLR(o, [7, 9], 0.1), 10)
+    assert factors(ScheduleConfig(name="step", milestones=(7, 9)), 10) == pytest.approx(expected)
+    assert factors(ScheduleConfig(name="step", milestones=(0.7, 0.9)), 10) == pytest.approx(expected)
+
+
+def test_cosine():
+    expected = torch_factors(lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 10, eta_min=0.1), 10)
+    assert factors(ScheduleConfig(name="cosine", floor=0.1), 10) == pytest.approx(expected)
+
+
+def test_plateau():
+    losses = [1.0, 0.9, 0.95, 0.91, 0.92, 0.93, 0.94, 0.5, 0.6, 0.7, 0.8, 0.9]
+    make = lambda o: torch.optim.lr_scheduler.ReduceLROnPlateau(o, factor=0.1, patience=2)  # noqa: E731
+    expected = torch_factors(make, 12, losses)
+    found = factors(ScheduleConfig(name="plateau", patience=2), 12, losses)
+    assert found == pytest.approx(expected)
+    assert min(found) < 0.05
+    as_fraction = factors(ScheduleConfig(name="plateau", patience=2 / 12), 12, losses)
+    assert as_fraction == pytest.approx(expected)
+
+
+def test_warmup_is_linear_then_hands_over():
+    found = factors(ScheduleConfig(name="constant", warmup=4, warmup_start=0.2), 6)
+    assert found == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
+    assert factors(ScheduleConfig(name="cosine", warmup=0.5, warmup_start=0.5), 4)[2] == pytest.approx(1.0)

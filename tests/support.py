@@ -1,0 +1,84 @@
+"""Small data sets in memory and small configs, for tests of the core and the methods."""
+
+from __future__ import annotations
+
+import torch
+
+from tune_mm import config as C
+from tune_mm import plugins
+from tune_mm.core.net import Net
+from tune_mm.core.types import Dataset, DataSpec, Padded, Split, Task
+from tune_mm.models.multimodal import build
+
+SHAPES = {"text": (4, 6), "audio": (7, 5), "visual": (3, 8)}
+
+# Settings that a method cannot do without, and those at which it equals joint training. A new method is covered by
+# existing: without an entry it runs at its defaults, and the conformance suite asks for its neutral settings.
+REQUIRED: dict[str, dict[str, object]] = {"unimodal": {"modality": "text"}}
+NEUTRAL: dict[str, dict[str, object]] = {
+    "joint": {},
+    "dgl": {"alpha": 0.0, "truncate_multimodal": False, "truncate_unimodal": False},
+    "cggm": {"magnitude": False, "lam": 0.0},
+}
+WITHOUT_NEUTRAL = {"unimodal": "it trains one modality only"}
+
+
+def dataset(modalities=("text", "audio", "visual"), task="classification", count=96, seed=0, vectors=False) -> Dataset:
+    """Classes (or a score) written into every modality with noise; text is clearest. Sequences carry masks."""
+    generator = torch.Generator().manual_seed(seed)
+    kinds = Task("classification", 3) if task == "classification" else Task("regression", 1)
+    means = {m: torch.randn(3, SHAPES[m][1], generator=generator) * 2 for m in modalities}
+
+    def split(n):
+        label = torch.randint(0, 3, (n,), generator=generator)
+        inputs = {}
+        for i, m in enumerate(modalities):
+            steps, width = SHAPES[m]
+            shape = (n, width) if vectors else (n, steps, width)
+            centre = means[m][label] if vectors else means[m][label][:, None]
+            value = centre + torch.randn(shape, generator=generator) * (1 + i)
+            lengths = torch.randint(1, steps + 1, (n, 1), generator=generator)
+            mask = None if vectors else torch.arange(steps)[None] < lengths
+            inputs[m] = Padded(value if mask is None else value * mask[..., None], mask)
+        target = label if task == "classification" else label.float() - 1 + 0.1 * torch.randn(n, generator=generator)
+        return Split(inputs, target, tuple(str(k) for k in range(n)))
+
+    shapes = {m: (SHAPES[m][1],) if vectors else SHAPES[m] for m in modalities}
+    return Dataset("tiny", DataSpec(shapes, kinds), {"train": split(count), "val": split(32), "test": split(32)})
+
+
+def config(method="joint", overrides=(), **settings) -> C.Config:
+    """configs/iemocap.yaml made small: width 10, 1-2 layers, no dropout, 2 epochs of batches of 16."""
+    values = {
+        "model.encoder.width": 10, "model.encoder.heads": 2, "model.encoder.layers": 1,
+        "model.fusion.heads": 2, "model.fusion.layers": 1, "train.epochs": 2, "train.batch_size": 16,
+        "train.device": "cpu", "train.probe_size": 16,
+        **{k: 0.0 for k in C.fields(C.load("iemocap")) if ".dropout" in k},
+        **dict(overrides),
+    }  # fmt: skip
+    section = {"name": method, **REQUIRED.get(method, {}), **settings}
+    if method == "cggm":
+        section = {"classifier_heads": 2, "classifier_dropout": 0.0, **section}
+    return C.replace(C.replace(C.load("iemocap"), values), {"method": section})
+
+
+def bound(cfg: C.Config, data: Dataset, seed=0, dtype=torch.float64):
+    """The method of `cfg` and a Net for it, initialised under `seed`, with inputs of `data` cast to `dtype`."""
+    method = plugins.load("methods", cfg.method.name)(cfg.method)
+    spec = method.spec(data.spec)
+    torch.manual_seed(seed)
+    model = build(cfg.model, spec, method.aux).to(dtype)
+    return method, Net(model, spec.task)
+
+
+def batch(data: Dataset, count=16, dtype=torch.float64):
+    """The first `count` training samples."""
+    out = data.splits["train"].batch(torch.arange(count))
+    inputs = {m: Padded(x.value.to(dtype), x.mask) for m, x in out.inputs.items()}
+    target = out.target if data.spec.task.kind == "classification" else out.target.to(dtype)
+    return type(out)(inputs, target, out.index)
+
+
+def hp(section, dtype=torch.float64):
+    """Float fields of a config section as 0-dim tensors."""
+    return {k: torch.tensor(v, dtype=dtype) for k, v in section if isinstance(v, float)}
