@@ -1,0 +1,46 @@
+"""CGGM's modality classifier: one or two self-attention layers and a linear layer on (detached) features.
+
+Source: CGGM (NeurIPS 2024), Sec. 3.3: "1-2 multi-head self-attention layers and a fully connected layer". It reads
+position 0 of the modality, so its last layer computes that position alone. The authors' code puts one linear layer
+twice, with a ReLU, before the output; the paper, and we, do not.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from tune_mm.core.types import Padded
+from tune_mm.models._layers import Dropouts, Transformer, linear
+
+
+class Classifier(nn.Module):
+    """Padded [B, T, W] or [B, W] (a sequence of one step) -> logits [B, C] = head(hidden).
+
+    dropout: one probability for attention, ReLU, embedding and residual, or each its own. padding_mask: whether padded
+    steps are kept out of the attention. Raises ValueError when `heads` does not divide `width`.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        outputs: int,
+        layers: int = 2,
+        heads: int = 5,
+        dropout: float | Dropouts = 0.1,
+        padding_mask: bool = True,
+    ) -> None:
+        super().__init__()
+        dropouts = dropout if isinstance(dropout, Dropouts) else Dropouts(*[dropout] * 4)
+        self.padding_mask = padding_mask
+        self.body = Transformer(width, heads, layers, dropouts)
+        self.head = linear(width, outputs)
+
+    def hidden(self, x: Padded) -> Tensor:
+        """[B, W], what the head reads."""
+        value, mask = (x.value[:, None], None) if x.value.dim() == 2 else x
+        return self.body.first(value, mask if self.padding_mask else None)
+
+    def forward(self, x: Padded) -> Tensor:
+        """Logits [B, C]."""
+        out: Tensor = self.head(self.hidden(x))
+        return out

@@ -1,0 +1,50 @@
+"""Multi-layer perceptron encoder for vectors: `layers` times linear, ReLU and dropout, then LayerNorm."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+from torch import nn
+
+from tune_mm.config import Section
+from tune_mm.core.types import Padded
+from tune_mm.models._layers import linear, relu_dropout
+from tune_mm.models.base import Encoder
+
+
+class MlpConfig(Section):
+    """layers: linear layers; each has `width` outputs."""
+
+    name: Literal["mlp"] = "mlp"
+    width: int = Field(64, ge=1)
+    layers: int = Field(2, ge=1)
+    dropout: float = Field(0.1, ge=0, lt=1)
+
+
+class MlpEncoder(Encoder):
+    """Padded [B, D] -> Padded [B, W]."""
+
+    Config = MlpConfig
+
+    def __init__(self, inputs: int, width: int, layers: int, dropout: float) -> None:
+        super().__init__()
+        self.width, self.dropout = width, dropout
+        self.layers = nn.ModuleList(linear(width if i else inputs, width) for i in range(layers))
+        self.norm = nn.LayerNorm(width)
+
+    @classmethod
+    def build(cls, config: Any, shape: tuple[int, ...]) -> MlpEncoder:
+        """See `Encoder.build`. Raises ValueError for sequences, which need the transformer encoder."""
+        if len(shape) != 1:
+            raise ValueError(f"the mlp encoder takes vectors (D,), but got shape={shape}; use encoder=transformer")
+        return cls(shape[0], config.width, config.layers, config.dropout)
+
+    def forward(self, x: Padded) -> Padded:
+        value = x.value
+        for layer in self.layers:
+            value = relu_dropout(layer(value), self.dropout if self.training else 0.0)
+        return Padded(self.norm(value))
+
+
+plugin = MlpEncoder

@@ -1,0 +1,65 @@
+"""Transformer encoder of one modality: a linear projection to `width`, positions, pre-norm layers, a final LayerNorm.
+
+Source: CGGM (NeurIPS 2024), Sec. 4.1 and its public code (width 40, 5 heads). The projection belongs to the encoder, so
+methods that scale encoder gradients reach it. A vector [B, D] is a sequence of one step and comes out as [B, W].
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from tune_mm.config import Section
+from tune_mm.core.types import Padded
+from tune_mm.models._layers import Dropouts, Transformer, linear
+from tune_mm.models.base import Encoder
+
+
+class TransformerConfig(Section):
+    """padding_mask: keep padded steps out of the attention; false as in the public code, where padded zeros attend."""
+
+    name: Literal["transformer"] = "transformer"
+    width: int = Field(40, ge=1)
+    heads: int = Field(5, ge=1)
+    layers: int = Field(4, ge=1)
+    dropout_attention: float = Field(0.15, ge=0, lt=1)
+    dropout_relu: float = Field(0.15, ge=0, lt=1)
+    dropout_embed: float = Field(0.2, ge=0, lt=1)
+    dropout_residual: float = Field(0.1, ge=0, lt=1)
+    padding_mask: bool = True
+
+
+class TransformerEncoder(Encoder):
+    """Padded [B, T, D] -> Padded [B, T, W] with the same mask; [B, D] -> [B, W]."""
+
+    Config = TransformerConfig
+
+    def __init__(
+        self, inputs: int, width: int, heads: int, layers: int, dropouts: Dropouts, padding_mask: bool = True
+    ) -> None:
+        super().__init__()
+        self.width, self.padding_mask = width, padding_mask
+        self.project = linear(inputs, width)
+        self.body = Transformer(width, heads, layers, dropouts)
+
+    @classmethod
+    def build(cls, config: Any, shape: tuple[int, ...]) -> TransformerEncoder:
+        """See `Encoder.build`. Raises ValueError when `heads` does not divide `width`."""
+        c: TransformerConfig = config
+        dropouts = Dropouts(c.dropout_attention, c.dropout_relu, c.dropout_embed, c.dropout_residual)
+        return cls(shape[-1], c.width, c.heads, c.layers, dropouts, c.padding_mask)
+
+    def forward(self, x: Padded) -> Padded:
+        if x.value.dim() == 2:
+            return Padded(self.steps(x.value[:, None], None)[:, 0])
+        return Padded(self.steps(x.value, x.mask if self.padding_mask else None), x.mask)
+
+    def steps(self, value: Tensor, keys: Tensor | None) -> Tensor:
+        """[B, T, D] -> [B, T, W]."""
+        out: Tensor = self.body(self.project(value), keys)
+        return out
+
+
+plugin = TransformerEncoder

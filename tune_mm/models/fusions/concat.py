@@ -1,0 +1,68 @@
+"""Concatenation: each modality pooled over time, side by side, one linear head (DGL's and CGGM's late fusion)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tune_mm.config import Section
+from tune_mm.core.types import DataSpec, Features, Padded, UnimodalPath
+from tune_mm.models.base import Fusion
+
+
+class ConcatConfig(Section):
+    """pool: how a sequence becomes a vector, by the mean over its real steps or by its first step."""
+
+    name: Literal["concat"] = "concat"
+    pool: Literal["mean", "first"] = "mean"
+
+
+class ConcatFusion(Fusion):
+    """Features [B, T_m, W_m] or [B, W_m] -> hidden [B, sum of W_m], in the order of the modalities."""
+
+    Config = ConcatConfig
+
+    def __init__(self, widths: Mapping[str, int], outputs: int, pool: Literal["mean", "first"]) -> None:
+        super().__init__()
+        self.pool = pool
+        ends = torch.tensor(list(widths.values())).cumsum(0).tolist()
+        self.blocks = {m: slice(end - w, end) for (m, w), end in zip(widths.items(), ends, strict=True)}
+        self.head = nn.Linear(sum(widths.values()), outputs)
+
+    @classmethod
+    def build(cls, config: Any, spec: DataSpec, widths: Mapping[str, int]) -> ConcatFusion:
+        """See `Fusion.build`; any widths fit."""
+        return cls(widths, spec.task.outputs, config.pool)
+
+    def block(self, modality: str) -> slice:
+        return self.blocks[modality]
+
+    def hidden(self, features: Features) -> Tensor:
+        return torch.cat([pooled(features[m], self.pool) for m in self.blocks], 1)
+
+    def unimodal(self, features: Features, path: UnimodalPath) -> dict[str, Tensor]:
+        """See `Fusion.unimodal`: zeros outside the modality's block, on either path."""
+        total = self.head.in_features
+        return {
+            m: F.pad(pooled(features[m], self.pool), (block.start, total - block.stop))
+            for m, block in self.blocks.items()
+        }
+
+
+def pooled(x: Padded, pool: Literal["mean", "first"]) -> Tensor:
+    """[B, W] of [B, T, W] (the mean over real steps, or the first step) or of [B, W] (as it is)."""
+    if x.value.dim() == 2:
+        return x.value
+    if pool == "first":
+        return x.value[:, 0]
+    if x.mask is None:
+        return x.value.mean(1)
+    real = x.mask[..., None].to(x.value.dtype)
+    return (x.value * real).sum(1) / real.sum(1).clamp(min=1)
+
+
+plugin = ConcatFusion
