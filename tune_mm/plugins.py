@@ -17,6 +17,7 @@ PACKAGES = {
     "data": "tune_mm.data",
     "encoders": "tune_mm.models.encoders",
     "fusions": "tune_mm.models.fusions",
+    "models": "tune_mm.models",
 }
 
 

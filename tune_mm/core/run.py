@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tune_mm import plugins
 from tune_mm.config import Config
@@ -22,7 +22,6 @@ from tune_mm.core import metrics, schedule, statistics, step
 from tune_mm.core.method import Method
 from tune_mm.core.net import Net
 from tune_mm.core.types import Batch, Clock, Dataset, Tensors, Update
-from tune_mm.models.multimodal import build
 
 FORMAT = 1
 
@@ -65,7 +64,8 @@ class Run:
         self.optim_hp = self._tensors(float_fields(config.optim))
         with self._isolated():
             torch.manual_seed(config.seed)
-            self.model = build(config.model, self.spec, self.method.aux).to(self.device)
+            build = plugins.load("models", "multimodal")
+            self.model: nn.Module = build(config.model, self.spec, self.method.aux).to(self.device)
             self._rng = self._rng_state()
         self.net = Net(self.model, self.spec.task)
         self.state: Tensors = self.method.init(self.net)

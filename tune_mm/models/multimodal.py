@@ -15,7 +15,7 @@ Aux = Callable[[DataSpec, Mapping[str, int]], nn.ModuleDict | None]
 
 
 class MultimodalModel(nn.Module):
-    """Encoders in the order of the modalities, the fusion, and `aux`: a method's extra modules, used in training only."""
+    """Encoders in the order of the modalities, the fusion, and `aux`: the method's extra modules, used in training."""
 
     def __init__(self, encoders: dict[str, Encoder], fusion: Fusion, aux: nn.ModuleDict | None = None) -> None:
         super().__init__()
@@ -49,3 +49,6 @@ def build(config: Any, spec: DataSpec, aux: Aux | None = None) -> MultimodalMode
     except ValueError as error:
         raise ValueError(f"model.fusion: {error}") from error
     return MultimodalModel(encoders, fused, None if aux is None else aux(spec, widths))
+
+
+plugin = build
