@@ -143,7 +143,7 @@ class Layer(nn.Module):
             k, v = F.linear(x, self.qkv.weight[width:], self.qkv.bias[width:]).chunk(2, -1)
         else:
             q, k, v = self.qkv(x).chunk(3, -1)
-        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))
+        q, k, v = (t.view(*t.shape[:2], self.heads, -1).transpose(1, 2) for t in (q, k, v))
         return attention(q, k, v, keys, p).transpose(1, 2).flatten(2)
 
 
