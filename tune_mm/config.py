@@ -1,0 +1,167 @@
+"""YAML -> frozen, strict models. Every mistake of a file and of its overrides is reported at once.
+
+    config = load("iemocap", ["method=dgl", "method.alpha=4", "optim.lr=3e-4"])
+    config = replace(config, {"method.alpha": 2.0})
+
+A section with a plug-in (`data`, `method`, `model.encoder`, `model.fusion`) is `{name: <file name>, ...fields}` or just
+the name. Overriding the section by another name switches the plug-in: the fields of the one before are dropped.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from tune_mm._changes import changed, has, plain
+from tune_mm._explain import explain
+from tune_mm._files import find, names
+from tune_mm._sections import (
+    Config,
+    ModelConfig,
+    OptimConfig,
+    ScheduleConfig,
+    Section,
+    TrainConfig,
+    key_types,
+)
+from tune_mm._yaml import Document, read_value, read_yaml, write_yaml
+from tune_mm.errors import ConfigError, UserError
+
+__all__ = [
+    "Config",
+    "ConfigError",
+    "Document",
+    "ModelConfig",
+    "OptimConfig",
+    "ScheduleConfig",
+    "Section",
+    "TrainConfig",
+    "UserError",
+    "check_field",
+    "dump",
+    "fields",
+    "find",
+    "flatten",
+    "load",
+    "names",
+    "parse",
+    "read_yaml",
+    "replace",
+    "to_dict",
+]
+
+
+def load(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """The configuration of a file, or of a name in configs/, with `key=value` overrides. Raises ConfigError."""
+    changes, origin, problems = _overrides(overrides)
+    try:
+        document = read_yaml(find("configs", path_or_name))
+    except ConfigError as error:
+        raise ConfigError([*error.problems, *problems]) from None
+    return _validated(document.data, changes, origin, lambda key: f" ({document.where(key)})", problems)
+
+
+def parse(raw: Mapping[str, Any], where: str = "") -> Config:
+    """The configuration that nested values make. where: said in each message. Raises ConfigError."""
+    return _validated(raw, {}, {}, lambda _: f" ({where})" if where else "")
+
+
+def replace(config: Config, values: Mapping[str, Any]) -> Config:
+    """`config` with the values at dotted keys; {"method": "dgl"} switches the plug-in. Raises ConfigError."""
+    return _validated(to_dict(config), values)
+
+
+def check_field(config: Config, dotted: str, value: Any) -> str | None:
+    """Why `config` would not accept this value there; None if it would."""
+    try:
+        replace(config, {dotted: value})
+    except ConfigError as error:
+        return str(error)
+    return None
+
+
+def to_dict(config: Section) -> dict[str, Any]:
+    """Nested plain values: mappings, lists and scalars."""
+    return plain(config)
+
+
+def dump(config: Config) -> str:
+    """YAML that loads back equal."""
+    return write_yaml(to_dict(config))
+
+
+def flatten(config: Section) -> dict[str, Any]:
+    """Scalars by dotted key; lists and mappings within a field as JSON text."""
+    scalar = (bool, int, float, str, type(None))
+    return {key: value if isinstance(value, scalar) else json.dumps(value) for key, value in _leaves(config)}
+
+
+def fields(config: Config) -> dict[str, Any]:
+    """The type annotation of every dotted key."""
+    return dict(key_types(Config, to_dict(config)))
+
+
+def _leaves(section: Section, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    values = to_dict(section)
+    for name, value in section:
+        if isinstance(value, Section):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, values[name]
+
+
+def _overrides(texts: Sequence[str]) -> tuple[dict[str, Any], dict[str, str], list[str]]:
+    """Values by dotted key, what to say of where each came from, and what is wrong with the texts."""
+    changes: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    problems: list[str] = []
+    for text in texts:
+        key, sign, value = text.partition("=")
+        key = key.strip()
+        if not sign or not all(key.split(".")):
+            problems.append(f"override {text!r}: must be key=value")
+            continue
+        origin[key] = f" (override {text!r})"
+        try:
+            changes[key] = read_value(value)
+        except ConfigError as error:
+            problems += [f"{key}: {problem}{origin[key]}" for problem in error.problems]
+    return changes, origin, problems
+
+
+def _validated(
+    raw: Mapping[str, Any],
+    changes: Mapping[str, Any],
+    origin: Mapping[str, str] | None = None,
+    where: Callable[[str], str] = lambda _: "",
+    problems: Iterable[str] = (),
+) -> Config:
+    """`raw` with `changes` at dotted keys, validated.
+
+    origin: where a change came from (" (override 'x=1')"); where: the place of a key of `raw`; problems: what was found
+    wrong before. Raises ConfigError with all of them.
+    """
+    origin, found = origin or {}, list(problems)
+    values, failed = changed(raw, changes)
+    found += [f"{k}: no such key; {k.rpartition('.')[0]!r} is no section{origin.get(k, '')}" for k in failed]
+
+    def name(key: str) -> tuple[str, str]:
+        """For an error at `key`: the key to show, and its place (the change that made it, or the file)."""
+        for change in sorted(changes, key=len, reverse=True):
+            if f"{key}.".startswith(f"{change}."):
+                return key, origin.get(change, "")
+            if change.startswith(f"{key}.") and (not has(raw, key) or change == f"{key}.name"):
+                return change if not has(raw, key) else key, origin.get(change, "")
+        return key, where(key)
+
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as error:
+        found += explain(error, values, dict(key_types(Config, values)), name)
+    if found:
+        raise ConfigError(found)
+    return config
