@@ -55,7 +55,7 @@ class Run:
     def __init__(self, config: Config, dataset: Dataset) -> None:
         self.config, self.dataset = config, dataset
         self.device = device_of(config.train.device)
-        self.method: Method = plugins.load("methods", config.method.name)(config.method)
+        self.method: Method = plugins.load("methods", dict(config.method)["name"])(config.method)
         self.spec = self.method.spec(dataset.spec)
         self.objective = metrics.default(self.spec.task) if config.train.monitor == "auto" else config.train.monitor
         self.mode = metrics.mode(self.objective)
@@ -103,7 +103,7 @@ class Run:
         """One pass over the shuffled training split; logs averaged over its steps (no host read)."""
         self.model.train()
         split, size = self.splits["train"], self.config.train.batch_size
-        order = self._order(len(split)).to(self.device).split(size)
+        order = torch.split(self._order(len(split)).to(self.device), size)
         sums: Tensors = {}
         for i, index in enumerate(order):
             batch = split.batch(index)
@@ -167,13 +167,13 @@ class Run:
         self.model.eval()
         net, state, split = net or self.net, self.state if state is None else state, self.splits[name]
         parts: dict[str, list[Tensor]] = {}
-        for index in torch.arange(len(split), device=self.device).split(self.config.train.eval_batch_size):
+        for index in torch.split(torch.arange(len(split), device=self.device), self.config.train.eval_batch_size):
             for key, logits in self.method.predict(net, split.batch(index).inputs, state).items():
                 parts.setdefault(key, []).append(logits)
         out: Tensors = {}
-        for key, logits in parts.items():
+        for key, logged in parts.items():
             suffix = "" if key == "joint" else f"/{key}"
-            found = metrics.compute(self.spec.task, torch.cat(logits), split.target)
+            found = metrics.compute(self.spec.task, torch.cat(logged), split.target)
             out.update({f"{name}/{metric}{suffix}": value for metric, value in found.items()})
         return _read(out)
 

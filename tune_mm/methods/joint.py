@@ -14,7 +14,7 @@ Shapes
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -33,7 +33,7 @@ class JointConfig(Section):
 class Joint(Method):
     """Joint training: see the module docstring."""
 
-    Config = JointConfig
+    Config: ClassVar[type[Section]] = JointConfig
 
     def loss(self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock) -> tuple[Tensor, Tensors]:
         return net.loss(net.fuse(net.encode(batch.inputs)), batch.target), {}
