@@ -1,0 +1,271 @@
+"""A search space: one flat YAML file, strict, with every mistake reported at once before anything starts.
+
+See search_spaces/*.yaml for examples and `domains.py` for what a setting may be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, ValidationError
+
+from tune_mm import config as C
+from tune_mm._explain import explain, show
+from tune_mm._sections import PLUGINS
+from tune_mm._yaml import Document
+from tune_mm.config import Config, ConfigError, Section
+from tune_mm.core import metrics
+from tune_mm.errors import nearest
+from tune_mm.tune import domains as D
+from tune_mm.tune.searchers import SearcherName, key_value, ordered
+
+FOLDER: Literal["search_spaces"] = "search_spaces"
+
+
+def _named(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+class SearcherSpec(Section):
+    """startup: trials drawn at random before the model is trusted (nsgaii: the population)."""
+
+    name: SearcherName = "tpe"
+    startup: int = Field(10, ge=1)
+
+
+class SchedulerSpec(Section):
+    """What stops trials early. epochs: a trial's full budget (null: the config's train.epochs).
+
+    grace: epochs before a trial may be stopped (pbt: between exploits), a number below 1 is a share of the epochs;
+    reduction: asha and hyperband keep one in so many at each rung.
+    """
+
+    name: Literal["asha", "hyperband", "median", "pbt", "none"] = "asha"
+    epochs: int | None = Field(None, ge=1)
+    grace: float = Field(0.2, gt=0)
+    reduction: float = Field(3, gt=1)
+
+
+class ResourceSpec(Section):
+    """Of one trial. gpus may be a fraction: several trials then share a GPU (and nothing caps the memory of each)."""
+
+    cpus: float = Field(1, gt=0)
+    gpus: float = Field(0, ge=0)
+
+
+class FinalSpec(Section):
+    """What is rerun to the config's full budget over `seeds` seeds: the best `top` settings, and the best of the space
+    `baseline`, tuned with as many trials (or `baseline_trials`). top 0: nothing."""
+
+    top: int = Field(1, ge=0)
+    seeds: int = Field(3, ge=1)
+    baseline: str | None = None
+    baseline_trials: int | None = Field(None, ge=1)
+    epochs: int | None = Field(None, ge=1)
+
+
+class SpaceSpec(Section):
+    """The file as written."""
+
+    config: str = Field(min_length=1)
+    method: str | None = None
+    objective: str
+    set: dict[str, Any] = Field(default_factory=dict)
+    domains: dict[str, Any] = Field(min_length=1)
+    defaults: tuple[dict[str, Any], ...] = ()
+    trials: int | None = Field(None, ge=1)
+    searcher: Annotated[SearcherSpec, BeforeValidator(_named)] = SearcherSpec()
+    scheduler: Annotated[SchedulerSpec, BeforeValidator(_named)] = SchedulerSpec()
+    resources: ResourceSpec = ResourceSpec()
+    finals: FinalSpec = FinalSpec()
+
+
+@dataclass(frozen=True)
+class Space:
+    """A checked space: `base` is the config with method, set and overrides applied; raw: the file's values."""
+
+    name: str
+    spec: SpaceSpec
+    base: Config
+    domains: Mapping[str, D.Domain]
+    defaults: tuple[dict[str, Any], ...]
+    raw: Mapping[str, Any]
+
+    @property
+    def mode(self) -> str:
+        """Which way the objective is better."""
+        return metrics.mode(self.spec.objective)
+
+    @property
+    def conditional(self) -> bool:
+        return any(d.when for d in self.domains.values())
+
+
+def read(name_or_path: str) -> Document:
+    """The file of a space by name or path. Raises ConfigError (unknown name: with the nearest)."""
+    return C.read_yaml(C.find(FOLDER, name_or_path))
+
+
+def names() -> tuple[str, ...]:
+    """Spaces that can be named."""
+    return C.names(FOLDER)
+
+
+def build(name: str, document: Document, overrides: Mapping[str, Any]) -> Space:
+    """The space of a file under overrides (`--set`, dotted keys): an overridden setting is no longer searched.
+
+    Raises ConfigError with all problems, each with file and line.
+    """
+    spec = _spec(document)
+    parsed = {k: D.parse(v) for k, v in spec.domains.items()}
+    problems = [f"domains.{k}: {p} ({document.where(f'domains.{k}')})" for k, p in parsed.items() if isinstance(p, str)]
+    problems += _objective(spec, document)
+    domains = {k: d for k, d in parsed.items() if isinstance(d, D.Domain) and k not in overrides}
+    try:
+        base = _base(spec, document, overrides)
+    except ConfigError as error:
+        raise ConfigError([*problems, *error.problems]) from None
+    problems += _domains(base, domains, document)
+    defaults = tuple({k: v for k, v in one.items() if k not in overrides} for one in spec.defaults)
+    problems += _defaults(base, domains, defaults, set(parsed) - set(domains), document)
+    if not problems and not domains:
+        problems.append(f"nothing is left to search: every domain is fixed by --set ({document.where('domains')})")
+    if problems:
+        raise ConfigError(list(dict.fromkeys(problems)))
+    return Space(name, spec, base, domains, defaults, document.data)
+
+
+def _spec(document: Document) -> SpaceSpec:
+    try:
+        return SpaceSpec.model_validate(_tuples(document.data))
+    except ValidationError as error:
+        keys = dict(_keys(SpaceSpec))
+        raise ConfigError(explain(error, document.data, keys, lambda k: (k, f" ({document.where(k)})"))) from None
+
+
+def _tuples(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Strict models take tuples; inside domains lists stay what they are."""
+    return {k: tuple(v) if k == "defaults" and isinstance(v, list) else v for k, v in data.items()}
+
+
+def _keys(cls: type[Section], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    nested: dict[str, type[Section]] = {
+        "searcher": SearcherSpec,
+        "scheduler": SchedulerSpec,
+        "resources": ResourceSpec,
+        "finals": FinalSpec,
+    }
+    for name, info in cls.model_fields.items():
+        yield prefix + name, info.annotation
+        if cls is SpaceSpec and name in nested:
+            yield from _keys(nested[name], f"{name}.")
+
+
+def _objective(spec: SpaceSpec, document: Document) -> Iterator[str]:
+    """Validation metrics only: choosing by test would make every reported test number meaningless."""
+    name, where = spec.objective, f" ({document.where('objective')})"
+    if name.startswith("test/"):
+        yield f"objective: must be a validation metric, val/..., got '{name}': the test split is never searched{where}"
+        return
+    known = [f"val/{m}" for m in {**metrics.CLASSIFICATION, **metrics.REGRESSION}]
+    try:
+        metrics.mode(name)
+    except KeyError:
+        yield f"objective: no metric '{name}'{nearest(name, known)}; available: {', '.join(known)}{where}"
+        return
+    if not name.startswith("val/"):
+        yield f"objective: must be a validation metric, val/..., got '{name}'{where}"
+
+
+def _base(spec: SpaceSpec, document: Document, overrides: Mapping[str, Any]) -> Config:
+    """The config with everything fixed applied. Raises ConfigError."""
+    try:
+        found = C.load(spec.config)
+    except ConfigError as error:
+        raise ConfigError([f"{p} (config: in {document.where('config')})" for p in error.problems]) from None
+    problems: list[str] = []
+    steps: list[tuple[Mapping[str, Any], str]] = [({"method": spec.method} if spec.method else {}, "method")]
+    steps += [(spec.set, "set"), (overrides, "")]
+    if spec.objective.startswith("val/"):
+        steps.append(({"train.monitor": spec.objective}, "objective"))
+    for values, key in steps:
+        try:
+            found = C.replace(found, values)
+        except ConfigError as error:
+            problems += [f"{p} ({_place(document, key, p)})" for p in error.problems]
+    if problems:
+        raise ConfigError(problems)
+    return found
+
+
+def _place(document: Document, section: str, problem: str) -> str:
+    """Where the key that a config message starts with was given."""
+    if not section:
+        return "--set"
+    return document.where(f"{section}.{problem.partition(':')[0]}" if section == "set" else section)
+
+
+def _domains(base: Config, domains: Mapping[str, D.Domain], document: Document) -> Iterator[str]:
+    """Names that are no field, bounds a field refuses, conditions that cannot be looked at."""
+    try:
+        ordered(domains)
+    except ValueError as error:
+        yield f"domains: {error} ({document.where('domains')})"
+        return
+    known = {*C.fields(base), *PLUGINS}
+    for key, domain in domains.items():
+        where = f" ({document.where(f'domains.{key}')})"
+        unknown = [c for c in domain.when if c not in domains and c not in known]
+        if unknown:
+            yield from (f"domains.{key}.when: no such key '{c}'{nearest(c, known)}{where}" for c in unknown)
+            continue
+        refused = list(_refused(_under(base, domains, domain), key, domain.bounds()))
+        yield from (f"domains.{message}{where}" for message in refused[:1])
+
+
+def _under(base: Config, domains: Mapping[str, D.Domain], domain: D.Domain) -> list[Config]:
+    """The configs under which a domain is drawn: with each value that its conditions allow (plug-ins switched)."""
+    out = [base]
+    for key, allowed in domain.when.items():
+        parents = _under(base, domains, domains[key]) if key in domains else out
+        out = [c for one in parents for v in allowed for c in _replaced(one, {key: v})]
+    return out or [base]
+
+
+def _replaced(base: Config, values: Mapping[str, Any]) -> list[Config]:
+    try:
+        return [C.replace(base, values)]
+    except ConfigError:
+        return []
+
+
+def _refused(bases: Iterable[Config], key: str, values: Iterable[Any]) -> Iterator[str]:
+    for base in bases:
+        for value in values:
+            message = C.check_field(base, key, value)
+            if message:
+                yield message.splitlines()[0]
+
+
+def _defaults(
+    base: Config,
+    domains: Mapping[str, D.Domain],
+    defaults: tuple[dict[str, Any], ...],
+    fixed: set[str],
+    document: Document,
+) -> Iterator[str]:
+    """Published settings must be points of the space, or the search would not contain what it is compared with."""
+    flat = {**C.flatten(base)}
+    for i, one in enumerate(defaults):
+        for key, value in one.items():
+            where = f" ({document.where(f'defaults.{i}.{key}')})"
+            if key not in domains:
+                if key not in fixed:
+                    known = f"{nearest(key, domains)}; searched: {', '.join(domains)}"
+                    yield f"defaults.{i}.{key}: is not searched{known}{where}"
+            elif not domains[key].contains(value):
+                yield f"defaults.{i}.{key}: must lie in {domains[key].text()}, got {show(value)}{where}"
+            elif any(key_value(c, one, flat) not in allowed for c, allowed in domains[key].when.items() if c in one):
+                yield f"defaults.{i}.{key}: its condition ({domains[key].text()}) does not hold in this entry{where}"

@@ -1,0 +1,167 @@
+"""`RunTrainable`: Ray's class Trainable around anything shaped like `core.run.Run`, made by a factory.
+
+One actor runs many trials (`reuse_actors`): data sets stay loaded and torch stays warm. A trial's mistakes (a setting
+the model refuses, a bug in a method) are results, not exceptions: they would come again, so trying again helps nobody.
+What kills a worker (out of memory, a lost node) is left to Ray, which goes on from the last checkpoint elsewhere.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from ray.tune import Checkpoint, Trainable
+from ray.tune.result import SHOULD_CHECKPOINT
+
+from tune_mm.tune.searchers import DIVERGED_KEY, FAILURE_KEY, FINISHED_KEY, OBJECTIVE_KEY
+
+STATE, BEST = "state.pt", "best.pt"
+
+
+class EpochResult(Protocol):
+    """See `core.run.Result`."""
+
+    @property
+    def metrics(self) -> dict[str, float]: ...
+    @property
+    def best(self) -> bool: ...
+    @property
+    def done(self) -> bool: ...
+    @property
+    def diverged(self) -> bool: ...
+
+
+class Runnable(Protocol):
+    """What a trial runs; `core.run.Run` is one."""
+
+    best_value: float
+    best_epoch: int
+    epochs_done: int
+
+    def epoch(self) -> EpochResult: ...
+    def test(self) -> dict[str, float]: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+    def best_state(self) -> dict[str, torch.Tensor]: ...
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the trials of a stage share; sent to the workers once.
+
+    build: a trial's values -> what runs. epochs: when a run is done. cpus: threads torch may use. save_every: seconds
+    between checkpoints (0: after every epoch). test: compute the test metrics once, at the end (finals only).
+    """
+
+    build: Callable[[Mapping[str, Any]], Runnable]
+    epochs: int
+    cpus: float = 1.0
+    save_every: float = 10.0
+    test: bool = False
+
+
+class RunTrainable(Trainable):
+    """config: {"number", "values", "checkpoint"}, as handed out by `AskTell`."""
+
+    run: Runnable | None
+
+    def setup(self, config: dict[str, Any], job: Job | None = None) -> None:
+        """Ray's hook. job comes through `tune.with_parameters`."""
+        assert job is not None
+        self._job = job
+        torch.set_num_threads(max(1, int(job.cpus)))
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Run another trial in this actor."""
+        self._begin(new_config)
+        return True
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        self.run, self._failure, self._best_metrics, self._finished = None, "", dict[str, float](), False
+        self._seconds, self._saved_at = 0.0, time.monotonic()
+        try:
+            self.run = self._job.build(config["values"])
+            if config["checkpoint"]:
+                with Checkpoint(config["checkpoint"]).as_directory() as folder:
+                    self.load_checkpoint(folder)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as e:  # noqa: BLE001  told as the trial's result, with its reason
+            self._failure = explain(e)
+
+    def step(self) -> dict[str, Any]:
+        """One epoch; in a final run's last step also the test."""
+        if self._failure or self.run is None:
+            return self._failed()
+        try:
+            return self._advance(self.run)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as e:  # noqa: BLE001  told as the trial's result, with its reason
+            self._failure = explain(e)
+            return self._failed()
+
+    def _failed(self) -> dict[str, Any]:
+        return {FAILURE_KEY: self._failure, OBJECTIVE_KEY: math.nan, "done": True, FINISHED_KEY: False}
+
+    def _advance(self, run: Runnable) -> dict[str, Any]:
+        start = time.monotonic()
+        metrics, diverged = dict[str, float](), False
+        if not self._finished and run.epochs_done < self._job.epochs:
+            found = run.epoch()
+            metrics, diverged, self._finished = found.metrics, found.diverged, found.done
+            if found.best:
+                self._best_metrics = metrics
+        self._finished = self._finished or run.epochs_done >= self._job.epochs
+        result: dict[str, Any] = {
+            "training_iteration": run.epochs_done,
+            OBJECTIVE_KEY: run.best_value if math.isfinite(run.best_value) else math.nan,
+            "best_epoch": run.best_epoch,
+            FINISHED_KEY: self._finished,
+            DIVERGED_KEY: diverged,
+            "done": self._finished,
+            "metrics": metrics,
+            "best_metrics": self._best_metrics,
+        }
+        if self._job.test and self._finished and not diverged:
+            result["test"] = run.test()
+        self._seconds += time.monotonic() - start
+        result["seconds"] = self._seconds
+        if not self._finished and time.monotonic() - self._saved_at >= self._job.save_every:
+            result[SHOULD_CHECKPOINT] = True
+        return result
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Write the whole state; in finals also the best epoch's tensors alone, for use elsewhere."""
+        if self.run is None:
+            return
+        own = {"best_metrics": self._best_metrics, "seconds": self._seconds, "finished": self._finished}
+        torch.save({"run": self.run.state_dict(), "own": own}, Path(checkpoint_dir) / STATE)
+        if self._job.test:
+            torch.save(self.run.best_state(), Path(checkpoint_dir) / BEST)
+        self._saved_at = time.monotonic()
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Go on from a state written by save_checkpoint (checkpoint: its folder)."""
+        if self.run is None:
+            return
+        saved = torch.load(Path(checkpoint) / STATE, weights_only=True, map_location="cpu")
+        self.run.load_state_dict(saved["run"])
+        own = saved["own"]
+        self._best_metrics, self._seconds, self._finished = own["best_metrics"], own["seconds"], own["finished"]
+
+
+def explain(error: BaseException) -> str:
+    """One line: kind, message, and the innermost line of this program that raised it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({os.path.basename(frames[-1].filename)} line {frames[-1].lineno})" if frames else ""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:500]}{where}"
