@@ -14,7 +14,7 @@ _ABSENT = object()
 
 def plain(section: BaseModel) -> dict[str, Any]:
     """Nested plain values of a section: mappings, lists and scalars."""
-    return section.model_dump(mode="json", serialize_as_any=True)
+    return section.model_dump(mode="json")
 
 
 def frozen(value: Any) -> Any:
@@ -26,9 +26,18 @@ def frozen(value: Any) -> Any:
     return tuple(frozen(v) for v in value) if isinstance(value, (list, tuple)) else value
 
 
+def at(values: Any, key: str, default: Any = None) -> Any:
+    """What nested values have at a dotted key; `default` where they have nothing."""
+    for part in key.split("."):
+        if not isinstance(values, Mapping) or part not in values:
+            return default
+        values = values[part]
+    return values
+
+
 def has(values: Mapping[str, Any], key: str) -> bool:
     """Whether the nested values have something at a dotted key."""
-    return _get(values, key) is not _ABSENT
+    return at(values, key, _ABSENT) is not _ABSENT
 
 
 def changed(raw: Mapping[str, Any], changes: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -39,7 +48,7 @@ def changed(raw: Mapping[str, Any], changes: Mapping[str, Any]) -> tuple[dict[st
     """
     values = frozen(raw)
     for key in PLUGINS:
-        if isinstance(name := _get(values, key), str):
+        if isinstance(name := at(values, key), str):
             _put(values, key, {"name": name})
     named = {f"{k}.name" if k in PLUGINS and isinstance(v, str) else k: frozen(v) for k, v in changes.items()}
     failed = [key for key in sorted(named, key=_order) if not _put(values, key, named[key])]
@@ -50,12 +59,6 @@ def _order(key: str) -> tuple[int, bool]:
     above, _, last = key.rpartition(".")
     names_plugin = last == "name" and above in PLUGINS
     return key.count(".") - names_plugin, not names_plugin
-
-
-def _get(values: Any, key: str) -> Any:
-    for part in key.split("."):
-        values = values.get(part, _ABSENT) if isinstance(values, Mapping) else _ABSENT
-    return values
 
 
 def _put(values: dict[str, Any], key: str, value: Any) -> bool:

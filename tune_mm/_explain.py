@@ -14,6 +14,8 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from tune_mm._changes import at
+from tune_mm._sections import PLUGINS
 from tune_mm.errors import closest, nearest
 
 # By pydantic's error type. `{...}` are fields of its context.
@@ -98,17 +100,20 @@ def _merged(errors: list[ErrorDetails], annotation: Any) -> str:
     return " or ".join([rules[0], *(r.removeprefix("must be ") for r in rules[1:])])
 
 
-def _unknown(key: str, keys: Iterable[str]) -> str:
+def _unknown(key: str, keys: Iterable[str], raw: Any) -> str:
     """What may have been meant by a key that does not exist: one beside it, of that name elsewhere, or like it."""
     above, _, last = key.rpartition(".")
     known = {k for key in keys for k in accumulate(key.split("."), "{}.{}".format)}
     beside = {k.rpartition(".")[2]: k for k in sorted(known) if k.rpartition(".")[0] == above}
     elsewhere = [k for k in sorted(known) if k.rpartition(".")[2] == last]
+    if key in known:
+        return f"; in a file, write {last!r} inside the section {above!r}"
     if near := closest(last, beside):
         return f"; nearest '{beside[near]}'"
     if near := elsewhere[0] if elsewhere else closest(key, known) if not (above and beside) else None:
         return f"; nearest '{near}'"
-    return f"; allowed: {', '.join(beside)}" if beside else ""
+    of = f" in {at(raw, f'{above}.name')!r}" if above in PLUGINS else ""
+    return f"; allowed{of}: {', '.join(beside)}" if beside else ""
 
 
 def _wrong(key: str, details: list[ErrorDetails], annotation: Any) -> str:
@@ -135,7 +140,7 @@ def explain(
         key, where = name(".".join(map(str, loc)))
         kind = details[0]["type"]
         if kind == "extra_forbidden":
-            yield f"{key}: no such key{_unknown(key, keys)}{where}"
+            yield f"{key}: no such key{_unknown(key, keys, raw)}{where}"
         elif kind == "missing":
             yield f"{key}: missing, and it has no default{where}"
         elif kind == "unknown_plugin":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Annotated, Any, Literal, cast
@@ -28,6 +29,12 @@ class Section(BaseModel):
 def _span(value: int | float) -> int | float:
     if value < 0 or (isinstance(value, float) and value >= 1):
         raise ValueError("must be epochs (an integer >= 0) or a fraction of all epochs (a number in [0, 1))")
+    return value
+
+
+def _device(value: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", value):
+        raise ValueError("must be auto, cpu, cuda or cuda:N")
     return value
 
 
@@ -102,27 +109,27 @@ class TrainConfig(Section):
     batch_size: int = Field(ge=1)
     eval_batch_size: int = Field(256, ge=1)
     amp: Literal["none", "bf16"] = "none"
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda|cuda:[0-9]+)$")
+    device: Annotated[str, AfterValidator(_device)] = "auto"
     monitor: Annotated[str, AfterValidator(_monitor)] = "auto"
     gradient_statistics: bool = True
     probe_size: int = Field(32, ge=1)
 
 
 class ModelConfig(Section):
-    """One encoder per modality, and what joins them."""
+    """One encoder per modality, and what joins them. Both are sections of plug-ins."""
 
-    encoder: Annotated[Section, BeforeValidator(partial(_plugin, "encoders"))]
-    fusion: Annotated[Section, BeforeValidator(partial(_plugin, "fusions"))]
+    encoder: Annotated[Any, BeforeValidator(partial(_plugin, "encoders"))]
+    fusion: Annotated[Any, BeforeValidator(partial(_plugin, "fusions"))]
 
 
 class Config(Section):
-    """Everything that decides a run."""
+    """Everything that decides a run. `data` and `method` are sections of plug-ins, whose fields only those know."""
 
     name: str = Field(min_length=1)
     seed: int = Field(0, ge=0, lt=2**31)
-    data: Annotated[Section, BeforeValidator(partial(_plugin, "data"))]
+    data: Annotated[Any, BeforeValidator(partial(_plugin, "data"))]
     model: ModelConfig
-    method: Annotated[Section, BeforeValidator(partial(_plugin, "methods"))]
+    method: Annotated[Any, BeforeValidator(partial(_plugin, "methods"))]
     optim: OptimConfig = OptimConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     train: TrainConfig

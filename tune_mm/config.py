@@ -20,6 +20,7 @@ from tune_mm._changes import changed, has, plain
 from tune_mm._explain import explain
 from tune_mm._files import find, names
 from tune_mm._sections import (
+    PLUGINS,
     Config,
     ModelConfig,
     OptimConfig,
@@ -147,6 +148,7 @@ def _validated(
     """
     origin, found = origin or {}, list(problems)
     values, failed = changed(raw, changes)
+    origin = {**origin, **{f"{key}.name": text for key, text in origin.items() if key in PLUGINS}}
     found += [f"{k}: no such key; {k.rpartition('.')[0]!r} is no section{origin.get(k, '')}" for k in failed]
 
     def name(key: str) -> tuple[str, str]:
