@@ -1,0 +1,94 @@
+"""A run as its writer sees it: a handle that exists at once, and what is still to be written for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from mlflow.entities import Metric
+
+Status = Literal["completed", "pruned", "failed", "stopped"]
+MLFLOW_STATUS: dict[Status, str] = {
+    "completed": "FINISHED",
+    "pruned": "FINISHED",  # MLflow has no such status: the tag `status` tells the two apart
+    "failed": "FAILED",
+    "stopped": "KILLED",
+}
+
+
+@dataclass(eq=False)
+class RunHandle:
+    """A run that was started. `run_id` is None until the writer has created or found the run in the store.
+
+    search, key: what identifies the run across restarts. Callers read `name`, `key` and `run_id` only.
+    """
+
+    name: str
+    search: str
+    key: str
+    parent: RunHandle | None = None
+    run_id: str | None = None
+    refused: bool = False  # the store does not want it (a deleted experiment, say): nothing more is written
+    known_params: dict[str, str] = field(default_factory=dict)
+    # Steps that the store has, by the metric that stands for a record; None: still to be read from the store.
+    steps: dict[str, set[int] | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Point:
+    """The metrics of one step. timestamp: ms since the epoch, taken when logged so that a retry changes nothing."""
+
+    values: Mapping[str, float]
+    step: int
+    timestamp: int
+
+    @property
+    def representative(self) -> str:
+        """The metric that stands for the record when steps are compared: a loss where there is one."""
+        return min(self.values, key=lambda k: (not k.endswith("/loss"), k))
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A text, or a file that the writer owns until it is written. name: path inside the run's artifacts."""
+
+    name: str
+    text: str | None = None
+    file: Path | None = None
+
+
+@dataclass
+class Buffer:
+    """What is still to be written for one run: its start, then params, tags, metrics, artifacts, then its end."""
+
+    start: bool = False
+    params: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+    points: list[Point] = field(default_factory=list)
+    metrics: list[Metric] = field(default_factory=list)  # points that passed the check against the steps known
+    artifacts: list[Artifact] = field(default_factory=list)
+    status: Status | None = None
+
+    def __len__(self) -> int:
+        """Number of records: one per param, tag, metric value, artifact and status."""
+        values = sum(len(p.values) for p in self.points)
+        small = len(self.params) + len(self.tags) + len(self.metrics) + len(self.artifacts)
+        return values + small + (self.status is not None)
+
+    def absorb(self, later: Buffer) -> None:
+        """Append what came later; a run that was started again is no longer ended."""
+        if later.start:
+            self.start, self.status = True, None
+        self.params.update(later.params)
+        self.tags.update(later.tags)
+        self.points.extend(later.points)
+        self.artifacts.extend(later.artifacts)
+        self.status = later.status or self.status
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.start, self.status = False, None
+        for records in (self.params, self.tags, self.points, self.metrics, self.artifacts):
+            records.clear()
