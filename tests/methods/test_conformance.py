@@ -44,7 +44,7 @@ def test_module_docstring_has_the_fixed_headings(name):
     assert heads[1:] == ["Paper", "Idea", "Equations", "Deviations", "Shapes"]
 
 
-@pytest.mark.parametrize(("name", "fusion"), product(METHODS, FUSIONS))
+@pytest.mark.parametrize(("name", "fusion"), [*product(METHODS, FUSIONS)])
 @pytest.mark.parametrize("modalities", MODALITIES, ids=["two", "three"])
 @pytest.mark.parametrize("task", ["classification", "regression"])
 def test_every_trained_parameter_gets_a_finite_gradient(name, fusion, modalities, task):
@@ -90,7 +90,7 @@ def test_loss_falls(name, task):
     assert results[-1].metrics["val/loss"] < results[0].metrics["val/loss"]
 
 
-@pytest.mark.parametrize(("name", "fusion"), product(METHODS, FUSIONS))
+@pytest.mark.parametrize(("name", "fusion"), [*product(METHODS, FUSIONS)])
 def test_alone_equals_vmap(name, fusion):
     """Three trials with their own weights and hyperparameters in one vmapped call equal three calls, in float64."""
     runs = [make(name, fusion=fusion, seed=s) for s in range(3)]
@@ -114,7 +114,7 @@ def test_alone_equals_vmap(name, fusion):
                 torch.testing.assert_close(mine[key][s], value, rtol=1e-9, atol=1e-10, msg=lambda m, k=key: f"{k}: {m}")
 
 
-@pytest.mark.parametrize(("name", "fusion"), product(sorted(support.NEUTRAL), FUSIONS))
+@pytest.mark.parametrize(("name", "fusion"), [*product(sorted(support.NEUTRAL), FUSIONS)])
 def test_neutral_settings_reduce_to_joint(name, fusion):
     cfg, method, net, batch = make(name, fusion=fusion, **support.NEUTRAL[name])
     joint_cfg, joint, _, _ = make("joint", fusion=fusion)

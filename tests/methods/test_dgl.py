@@ -40,7 +40,7 @@ def losses_by_hand(net, batch, path):
 
 
 @pytest.mark.parametrize(
-    ("fusion", "path", "task"), product(FUSIONS, ["zero", "mask"], ["classification", "regression"])
+    ("fusion", "path", "task"), [*product(FUSIONS, ["zero", "mask"], ["classification", "regression"])]
 )
 def test_equals_the_two_pass_algorithm(fusion, path, task):
     """Back-propagate alpha * sum L_m, clear the fusion's gradient, back-propagate L on detached features."""
@@ -54,7 +54,7 @@ def test_equals_the_two_pass_algorithm(fusion, path, task):
         torch.testing.assert_close(gradient, expected, rtol=1e-9, atol=1e-12, msg=lambda m, n=name: f"{n}: {m}")
 
 
-@pytest.mark.parametrize(("mt", "ut"), product([False, True], repeat=2))
+@pytest.mark.parametrize(("mt", "ut"), [*product([False, True], repeat=2)])
 def test_cells_of_table_3(mt, ut):
     """MT: encoders get no multimodal gradient. UT: the fusion gets no unimodal gradient."""
     cfg, method, net, batch = make(alpha=2.0, truncate_multimodal=mt, truncate_unimodal=ut)
