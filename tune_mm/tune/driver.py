@@ -1,0 +1,153 @@
+"""What runs in the driver while Ray trains: a callback that writes ledger, tracking and display, and a stop switch."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from optuna.trial import FrozenTrial
+from ray.tune import Callback, Checkpoint, Stopper
+from ray.tune.experiment import Trial
+
+from tune_mm.config import Config
+from tune_mm.track.tags import Stage
+from tune_mm.tune.display import Board
+from tune_mm.tune.searchers import FAILURE_KEY, OBJECTIVE_KEY, AskTell
+from tune_mm.tune.trainable import BEST
+
+HOPELESS = 3  # trials that all fail before a stage gives up
+
+
+class Tracking(Protocol):
+    """See `tracking.Tracker`."""
+
+    def start(self, stage: Stage, number: int, config: Config, facts: Mapping[str, Any]) -> None: ...
+    def log(self, stage: Stage, number: int, metrics: Mapping[str, float], epoch: int) -> None: ...
+    def file(self, stage: Stage, number: int, path: Path, name: str) -> None: ...
+    def finish(self, stage: Stage, trial: FrozenTrial) -> None: ...
+    def stopped(self, stage: Stage, number: int, reason: str) -> None: ...
+
+
+class Halt(Stopper):
+    """Stops a stage: at a deadline (time.monotonic()), on a signal, or when every trial fails. Trials that run stay
+    unfinished in the ledger, so that a resumed search goes on with them."""
+
+    def __init__(self, deadline: float | None = None) -> None:
+        self.deadline, self.reason = deadline, ""
+
+    def now(self, reason: str) -> None:
+        """Stop; the first reason stands."""
+        self.reason = self.reason or reason
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        if self.deadline is not None and time.monotonic() >= self.deadline:
+            self.now("time budget")
+        return bool(self.reason)
+
+
+class Watch(Callback):
+    """Follows the trials of one stage. config_of makes a trial's whole config from its values.
+
+    keep: Ray's scheduler may need the checkpoints of ended trials (population-based training).
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        searcher: AskTell,
+        config_of: Callable[[Mapping[str, Any]], Config],
+        tracking: Tracking,
+        board: Board,
+        halt: Halt,
+        scheme: str = "",
+        keep: bool = False,
+    ) -> None:
+        self.stage, self.searcher, self.config_of, self.tracking = stage, searcher, config_of, tracking
+        self.board, self.halt, self._scheme, self._keep = board, halt, scheme, keep
+        self._number: dict[str, int] = {}
+        self._ended = self._failed = 0
+
+    # ---- Ray's hooks
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """A trial has an actor (again, after its worker died)."""
+        if trial.trial_id in self._number:
+            return
+        number = self._number[trial.trial_id] = self.searcher.numbers[trial.trial_id]
+        values, resumed = trial.config["values"], self.searcher.resumed.get(number)
+        attrs = self.searcher.ledger.frozen(number).user_attrs
+        facts: dict[str, Any] = {k: attrs[k] for k in ("role", "source") if k in attrs}
+        self.tracking.start(self.stage, number, self.config_of(values), facts)
+        self.board.started(number, values, resumed.reported[-1][0] if resumed else 0)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
+        """An epoch."""
+        if FAILURE_KEY in result:
+            return
+        number, epoch = self._number[trial.trial_id], result["training_iteration"]
+        metrics = {k: v for k, v in result["metrics"].items() if isinstance(v, (int, float)) and math.isfinite(v)}
+        values = trial.config["values"]
+        if self._keep:  # population-based training changes settings on the way
+            metrics |= {f"hp/{k}": v for k, v in values.items() if isinstance(v, float)}
+            self.searcher.ledger.note(number, values=values)
+        self.tracking.log(self.stage, number, metrics, epoch)
+        self.board.progress(number, epoch, result[OBJECTIVE_KEY])
+
+    def on_checkpoint(
+        self, iteration: int, trials: list[Trial], trial: Trial, checkpoint: Checkpoint, **info: Any
+    ) -> None:
+        """A checkpoint is complete: from now on the trial goes on from there."""
+        number = self._number[trial.trial_id]
+        place = {"path": f"{self._scheme}{checkpoint.path}", "epoch": trial.last_result["training_iteration"]}
+        self.searcher.ledger.note(number, checkpoint=place)
+        if self.stage == "final" and trial.last_result.get("done"):
+            with checkpoint.as_directory() as folder, contextlib.suppress(FileNotFoundError):
+                self.tracking.file(self.stage, number, Path(folder) / BEST, BEST)
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """It ended, and the searcher has told the ledger."""
+        self._end(trial)
+        if not self._keep and trial.checkpoint is not None:
+            with contextlib.suppress(OSError):
+                system: Any = trial.checkpoint.filesystem
+                system.delete_dir(str(Path(trial.checkpoint.path).parent))
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Its worker died more often than is allowed."""
+        error = trial.get_pickled_error()
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        kind = type(error).__name__ if error is not None else "the worker died"
+        self.searcher.tell_lost(trial.trial_id, f"{kind}: {lines[0] if lines else 'no reason known'}"[:500])
+        self._number.setdefault(trial.trial_id, -1)
+        self._end(trial)
+
+    # ---- helpers
+
+    def _end(self, trial: Trial) -> None:
+        number = self._number.pop(trial.trial_id)
+        if number < 0:
+            return
+        frozen = self.searcher.ledger.frozen(number)
+        failed = "reason" in frozen.user_attrs and not frozen.user_attrs.get("diverged")
+        state = "failed" if failed else "diverged" if "reason" in frozen.user_attrs else ""
+        state = state or ("completed" if frozen.state.name == "COMPLETE" else "pruned")
+        self.tracking.finish(self.stage, frozen)
+        self.board.ended(number, state, str(frozen.user_attrs.get("reason", "")))
+        self._ended, self._failed = self._ended + 1, self._failed + failed
+        if self._failed == self._ended >= HOPELESS:
+            self.halt.now(f"the first {HOPELESS} trials all failed")
+
+    def cut_off(self, reason: str) -> None:
+        """The stage was stopped: what runs is marked so in tracking and stays unfinished in the ledger."""
+        for number in self._number.values():
+            if number >= 0:
+                self.tracking.stopped(self.stage, number, reason)

@@ -1,0 +1,259 @@
+"""A search from its plan to its summary: `run(options)` returns the exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import signal
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import FrozenTrial
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tune_mm.config import Config
+from tune_mm.data import base as data
+from tune_mm.data.base import Source
+from tune_mm.errors import UserError
+from tune_mm.track.tags import Stage
+from tune_mm.tune import cluster, results, schedulers, stages
+from tune_mm.tune import plan as P
+from tune_mm.tune import space as S
+from tune_mm.tune.display import Board, span
+from tune_mm.tune.driver import Halt
+from tune_mm.tune.ledger import Busy, Ledger, Lock, open_storage
+from tune_mm.tune.plan import Options, Plan
+from tune_mm.tune.stages import Context
+from tune_mm.tune.tracking import Tracker
+from tune_mm.tune.trainable import Runnable
+
+FAILED, INTERRUPTED = 1, 130
+SUMMARY = "summary.json"
+
+
+def spaces(console: Console) -> int:
+    """--list."""
+    table = Table(title="search spaces", title_justify="left")
+    for column in ("space", "method", "config", "objective", "searched", "baseline"):
+        table.add_column(column)
+    for name in S.names():
+        raw = S.read(name).data
+        baseline = (raw.get("finals") or {}).get("baseline") or "-"
+        cells = (name, raw.get("method", "-"), raw.get("config", "-"), raw.get("objective", "-"))
+        table.add_row(*map(str, cells), ", ".join(raw.get("domains") or {}), baseline)
+    console.print(table)
+    return 0
+
+
+def run(
+    options: Options, console: Console, *, dry: bool = False, build: Callable[[Config], Runnable] | None = None
+) -> int:
+    """Search as `options` say. build: what a trial runs instead of core's Run (benchmarks, tests).
+
+    Returns 0; 1 when trials failed; 130 when it was interrupted. Raises UserError before anything has started.
+    """
+    plan = P.resolve(options)
+    source = data.resolve(plan.space.base.data, plan.options.data_root, require_real=plan.options.require_real)
+    if source.message:
+        console.print(Text(source.message, style="yellow"))
+    if dry:
+        show_plan(console, plan, source)
+        return 0
+    root = plan.options.data_root
+    build = build or partial(stages.train, source=source, root=None if root is None else str(root))
+    try:
+        lock = Lock(plan.folder / "lock")
+    except Busy as error:
+        raise UserError(str(error)) from None
+    with contextlib.closing(lock):
+        return _locked(plan, source, console, build)
+
+
+def _locked(plan: Plan, source: Source, console: Console, build: Callable[[Config], Runnable]) -> int:
+    tracker = Tracker(plan, source.kind)
+    try:
+        slots = cluster.connect(plan.options.address, plan.cpus, plan.gpus, plan.options.concurrency)
+        plan.save()
+        console.print(Text(_opening(plan, slots, source)))
+        storage = open_storage(plan.folder / "optuna.journal")
+        halt = Halt()
+        board = Board(console, plan.space.spec.objective, plan.space.mode, plan.epochs)
+        joined = bool(plan.options.address or os.environ.get("RAY_ADDRESS"))
+        context = Context(plan, storage, tracker, board, halt, slots, build, joined)
+        start = time.monotonic()
+        with _signals(halt), board:
+            books, found = _stages(context)
+        return _close(context, tracker, books, found, source, time.monotonic() - start)
+    finally:
+        tracker.close()
+        cluster.leave()
+
+
+def _stages(context: Context) -> tuple[dict[str, Ledger], results.Finals | None]:
+    """Search, baseline, finals. A time budget ends a tuning stage early; a signal or hopeless trials end everything."""
+    plan, halt, books = context.plan, context.halt, dict[str, Ledger]()
+    budget = plan.options.time_budget
+    tuning: tuple[Stage, ...] = ("search", "baseline") if plan.baseline else ("search",)
+    for stage in tuning:
+        halt.deadline = stages.deadline(plan, stage, budget)
+        began = time.monotonic()
+        books[stage] = stages.run(context, stages.tuning(plan, stage))
+        budget = None if budget is None else max(0.0, budget - (time.monotonic() - began))
+        if halt.reason == "time budget":
+            context.board.say(f"{stage}: the time budget is spent after {context.board.done} trials")
+            halt.reason = ""
+        if halt.reason:
+            return books, None
+    halt.deadline = None
+    top = plan.space.spec.finals.top
+    if top == 0:
+        return books, None
+    chosen = _chosen(books, top)
+    final = stages.finals(plan, chosen, _there(context, plan))
+    books["final"] = stages.run(context, final)
+    return books, None if halt.reason else results.finals(plan, books["final"], chosen)
+
+
+def _chosen(books: Mapping[str, Ledger], top: int) -> dict[str, FrozenTrial]:
+    """The trials that go into the finals, by source."""
+    found = {f"search/{t.number}": t for t in stages.ranked(books["search"])[:top]}
+    if "baseline" in books:
+        found |= {f"baseline/{t.number}": t for t in stages.ranked(books["baseline"])[:1]}
+    return found
+
+
+def _there(context: Context, plan: Plan) -> list[FrozenTrial]:
+    """Final runs that the study has already (after a resume or an extension)."""
+    empty = stages.StagePlan("final", plan.space, plan.config(plan.space, plan.final_epochs), 0, ())
+    return stages.ledger(context, empty).trials()
+
+
+def _close(
+    context: Context, tracker: Tracker, books: Mapping[str, Ledger], found: results.Finals | None, source: Source,
+    seconds: float,
+) -> int:  # fmt: skip
+    """Summary, tables, and what to do next; the exit code."""
+    plan, console, halt = context.plan, context.board.console, context.halt
+    failed, diverged = results.failures(books)
+    status = halt.reason or ("completed" if not failed else "completed, trials failed")
+    uri = tracker.store.uri
+    text = json.dumps(results.summary(plan, books, found, source.kind, status, seconds, uri), indent=1)
+    (plan.folder / SUMMARY).write_text(text + "\n")
+    if halt.reason:
+        tracker.summary(text, results.flat(found, books), "stopped", halt.reason)
+    else:
+        tracker.summary(text, results.flat(found, books), "completed")
+    results.show(console, plan, books, found)
+    for word, lines in (("failed", failed), ("diverged", diverged)):
+        for line in lines:
+            console.print(Text(f"{word}: {line}", style="red" if word == "failed" else "yellow"))
+    if source.kind == "synthetic":
+        console.print(Text("the data are synthetic: the numbers say nothing about the real data set", style="yellow"))
+    console.print(Text(f"summary: {_short(plan.folder / SUMMARY)}   time: {span(seconds)}"))
+    console.print(Text(f"compare: mlflow ui --backend-store-uri {shlex.quote(uri)}   (experiment {plan.space.name})"))
+    unfinished = any(book.unfinished() for book in books.values())
+    if halt.reason or unfinished:
+        why = f"stopped: {halt.reason}. " if halt.reason else ""
+        console.print(Text(f"{why}go on with: {_again(plan)}"))
+    if halt.reason in ("interrupted", "terminated"):
+        return INTERRUPTED
+    return FAILED if failed or halt.reason else 0
+
+
+def _again(plan: Plan) -> str:
+    return f"python -m tune_mm.search --name {plan.name} --resume"
+
+
+def _short(path: Path) -> str:
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+@contextlib.contextmanager
+def _signals(halt: Halt) -> Iterator[None]:
+    """Ctrl-C or a polite kill stops the stage; the second stops at once. Either way the search can be resumed."""
+
+    def stop(number: int, frame: Any) -> None:
+        if halt.reason:
+            raise KeyboardInterrupt
+        halt.now("interrupted" if number == signal.SIGINT else "terminated")
+
+    try:
+        before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not in the main thread: whoever runs us handles signals
+        yield
+        return
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _opening(plan: Plan, slots: int, source: Source) -> str:
+    verb = f"extended by {plan.extended}" if plan.extended else "resumed" if plan.resumed else "search"
+    baseline = f" + {plan.baseline_trials} of the baseline {plan.baseline.name}" if plan.baseline else ""
+    place = f"{source.kind} data in {_short(source.root)}"
+    return f"{verb} {plan.name}: {plan.trials} trials{baseline}, {slots} at a time, {plan.epochs} epochs, {place}"
+
+
+def show_plan(console: Console, plan: Plan, source: Source) -> None:
+    """--dry-run: everything that was decided."""
+    spec, space = plan.space.spec, plan.space
+    scheduler = f"{spec.scheduler.name}, {plan.epochs} epochs"
+    if spec.scheduler.name == "asha":
+        at = schedulers.rungs(plan.epochs, spec.scheduler.grace, spec.scheduler.reduction)
+        scheduler += f", decides after {', '.join(map(str, at))}, keeps 1 in {spec.scheduler.reduction:g}"
+    table = Table(title=f"plan of {plan.name}", title_justify="left", show_header=False)
+    rows: list[tuple[str, str]] = [
+        ("space", f"{space.name} ({spec.config} with method {space.base.method.name})"),
+        ("objective", f"{spec.objective} ({space.mode})"),
+        *((f"  {key}", domain.text()) for key, domain in space.domains.items()),
+        *((f"  default {i}", ", ".join(f"{k} = {v}" for k, v in d.items())) for i, d in enumerate(space.defaults)),
+        *((f"  --set {key}", str(value)) for key, value in plan.record["overrides"].items()),
+        ("trials", str(plan.trials)),
+        ("searcher", f"{spec.searcher.name}, seed {plan.seed}"),
+        ("scheduler", scheduler),
+        ("baseline", f"{plan.baseline.name}, {plan.baseline_trials} trials" if plan.baseline else "none"),
+        *(("  differs in", key) for key in P.unlike(plan)),
+        ("finals", _finals_text(plan)),
+        ("resources", f"{plan.cpus:g} CPU, {plan.gpus:g} GPU per trial"),
+        ("concurrency", str(plan.options.concurrency or f"what fits ({cluster.processors()} CPUs here)")),
+        ("budget", _budget(plan)),
+        ("data", f"{source.kind}: {source.root}"),
+        ("results", str(plan.folder)),
+        ("checkpoints", plan.storage),
+        ("tracking", plan.options.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or "mlruns/mlflow.db"),
+        ("ray", plan.options.address or os.environ.get("RAY_ADDRESS") or "started on this machine"),
+    ]
+    for name, value in rows:
+        table.add_row(name, value)
+    console.print(table)
+
+
+def _finals_text(plan: Plan) -> str:
+    finals = plan.space.spec.finals
+    if finals.top == 0:
+        return "none"
+    seeds = ", ".join(map(str, plan.final_seeds))
+    return f"best {finals.top}" + (" and the baseline's best" if plan.baseline else "") + (
+        f", {plan.final_epochs} epochs, seeds {seeds}; test computed once each")  # fmt: skip
+
+
+def _budget(plan: Plan) -> str:
+    epochs = (plan.trials + plan.baseline_trials) * plan.epochs
+    runs = (
+        (plan.space.spec.finals.top + bool(plan.baseline)) * len(plan.final_seeds) if plan.space.spec.finals.top else 0
+    )
+    text = f"at most {epochs} epochs of tuning and {runs * plan.final_epochs} of finals"
+    limit = plan.options.time_budget
+    return text if limit is None else f"{text}; tuning stops after {span(limit)} (finals are not bounded)"

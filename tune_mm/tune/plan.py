@@ -1,0 +1,301 @@
+"""What a search will do, decided and checked before anything starts, and `search.json`, which makes it resumable."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tune_mm import config as C
+from tune_mm._yaml import Document
+from tune_mm.config import Config
+from tune_mm.errors import UserError, nearest
+from tune_mm.tune import space as S
+from tune_mm.tune.searchers import grid
+from tune_mm.tune.space import Space
+
+FORMAT = 1
+RECORD = "search.json"
+TRIALS = 20
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+# What a resumed search keeps: options by their flag.
+_KEPT = {"trials": "--trials", "epochs": "--epochs", "seed": "--seed", "overrides": "--set", "storage": "--storage"}
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line. None: not given. time_budget in seconds; root: the folder that holds mlruns/."""
+
+    root: Path
+    space: str | None = None
+    name: str | None = None
+    trials: int | None = None
+    epochs: int | None = None
+    seed: int | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    data_root: Path | None = None
+    require_real: bool = False
+    concurrency: int | None = None
+    cpus: float | None = None
+    gpus: float | None = None
+    time_budget: float | None = None
+    tracking_uri: str | None = None
+    storage: str | None = None
+    address: str | None = None
+    resume: bool = False
+    extend: int | None = None
+
+    @property
+    def searches(self) -> Path:
+        """All searches lie here, one folder each."""
+        return self.root.resolve() / "mlruns" / "search"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A resolved search. trials and epochs per stage; uid tells a search from an earlier one of the same name."""
+
+    name: str
+    uid: str
+    folder: Path
+    space: Space
+    baseline: Space | None
+    trials: int
+    baseline_trials: int
+    epochs: int
+    final_epochs: int
+    seed: int
+    options: Options
+    resumed: bool
+    record: Mapping[str, Any]
+    extended: int = 0
+
+    @property
+    def cpus(self) -> float:
+        return self.options.cpus if self.options.cpus is not None else self.space.spec.resources.cpus
+
+    @property
+    def gpus(self) -> float:
+        return self.options.gpus if self.options.gpus is not None else self.space.spec.resources.gpus
+
+    @property
+    def final_seeds(self) -> tuple[int, ...]:
+        """Seeds of the finals: none is the one that the search chose by."""
+        return tuple(self.seed + 1 + i for i in range(self.space.spec.finals.seeds))
+
+    @property
+    def storage(self) -> str:
+        """Where Ray keeps checkpoints: a folder or a URI that every node reaches."""
+        given = self.options.storage
+        if given is None:
+            return str(self.folder / "ray")
+        place = given if "://" in given else str(Path(given).resolve())
+        return f"{place.rstrip('/')}/{self.uid}"
+
+    def config(self, space: Space, epochs: int, seed: int | None = None) -> Config:
+        """The config of a stage, before a trial's own values."""
+        return C.replace(space.base, {"train.epochs": epochs, "seed": self.seed if seed is None else seed})
+
+    def save(self) -> None:
+        """Write search.json, whole or not at all."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        scratch = self.folder / f".{RECORD}.new"
+        scratch.write_text(json.dumps(self.record, indent=1) + "\n")
+        os.replace(scratch, self.folder / RECORD)
+
+
+def resolve(options: Options) -> Plan:
+    """The plan of a new search, or of one that is resumed or extended. Raises UserError (all problems at once)."""
+    if options.resume or options.extend is not None:
+        return _continued(options)
+    if options.space is None:
+        raise UserError("--space NAME or PATH is needed (see --list), or --name NAME with --resume or --extend")
+    document = S.read(options.space)
+    space = S.build(document.path.stem, document, options.overrides)
+    baseline = _baseline(space, options.overrides)
+    name = options.name or _free(options.searches, space.name)
+    if not _NAME.fullmatch(name):
+        raise UserError(f"--name: must be letters, digits, '.', '_' and '-' (at most 100), got '{name}'")
+    if (options.searches / name).exists():
+        way = f"continue it with --name {name} --resume, add trials with --extend N, or choose another --name"
+        raise UserError(f"--name: a search '{name}' exists already in {options.searches / name}; {way}")
+    trials = _count(space, options.trials)
+    baseline_trials = (space.spec.finals.baseline_trials or trials) if baseline else 0
+    record = {
+        "format": FORMAT,
+        "name": name,
+        "uid": f"{name}-{secrets.token_hex(4)}",
+        "created": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "space": {"name": space.name, "path": str(document.path.resolve()), "values": space.raw},
+        "baseline": baseline and {"name": baseline.name, "values": baseline.raw},
+        "config": C.to_dict(space.base),
+        "trials": trials,
+        "baseline_trials": _capped(baseline, baseline_trials) if baseline else 0,
+        "seed": space.base.seed if options.seed is None else options.seed,
+        "epochs": options.epochs,
+        "overrides": dict(options.overrides),
+        "data_root": options.data_root and str(options.data_root.absolute()),
+        "require_real": options.require_real,
+        "tracking_uri": options.tracking_uri,
+        "storage": options.storage,
+    }
+    return _plan(options, record, space, baseline)
+
+
+def _plan(
+    options: Options, record: dict[str, Any], space: Space, baseline: Space | None, resumed: bool = False
+) -> Plan:
+    spec, given, fixed = space.spec, record["epochs"], record["overrides"].get("train.epochs")
+    epochs = given or fixed or spec.scheduler.epochs or space.base.train.epochs
+    final = given or spec.finals.epochs or space.base.train.epochs
+    folder = options.searches / record["name"]
+    counts = (record["trials"], record["baseline_trials"])
+    plan = Plan(record["name"], record["uid"], folder, space, baseline, *counts, epochs, final, record["seed"],
+                options, resumed, record, options.extend or 0)  # fmt: skip
+    plan.config(space, epochs)  # a seed or a number of epochs that the config refuses
+    return plan
+
+
+def _count(space: Space, given: int | None) -> int:
+    """The number of trials; of a grid, at most all its points (its default)."""
+    if space.spec.searcher.name == "grid":
+        return _capped(space, given or space.spec.trials)
+    return given or space.spec.trials or TRIALS
+
+
+def _capped(space: Space, trials: int | None) -> int:
+    if space.spec.searcher.name != "grid":
+        return trials or TRIALS
+    try:
+        size = len(grid(space.domains, C.flatten(space.base)))
+    except ValueError as error:
+        raise UserError(f"{space.name}: {error}") from None
+    return min(trials or size, size)
+
+
+def _baseline(space: Space, overrides: Mapping[str, Any], document: Document | None = None) -> Space | None:
+    """The space that the finals compare with, under the same overrides but those of the method. Raises UserError."""
+    finals = space.spec.finals
+    if finals.baseline is None or finals.top == 0:
+        return None
+    document = document or S.read(finals.baseline)
+    shared = {k: v for k, v in overrides.items() if k.partition(".")[0] != "method"}
+    baseline = S.build(document.path.stem, document, shared)
+    for what in ("config", "objective"):
+        ours, theirs = getattr(space.spec, what), getattr(baseline.spec, what)
+        if ours != theirs:
+            raise UserError(
+                f"finals.baseline: {what} must be the space's own, '{ours}', got '{theirs}' in {baseline.name}"
+            )
+    return baseline
+
+
+def unlike(plan: Plan) -> list[str]:
+    """Settings in which the baseline differs though neither space searches them (the method's own left out)."""
+    if plan.baseline is None:
+        return []
+    ours, theirs = C.flatten(plan.space.base), C.flatten(plan.baseline.base)
+    searched = {*plan.space.domains, *plan.baseline.domains}
+    shared = [k for k in ours if k in theirs and not k.startswith("method.") and k not in searched]
+    return [k for k in shared if ours[k] != theirs[k]]
+
+
+def _free(searches: Path, space: str) -> str:
+    """<space>-<n> with the first n that no search has."""
+    number = 1
+    while (searches / f"{space}-{number}").exists():
+        number += 1
+    return f"{space}-{number}"
+
+
+# ---- going on with a search
+
+
+def _continued(options: Options) -> Plan:
+    record = _record(options)
+    problems = list(_changed(options, record))
+    saved, path = record["space"], Path(record["space"]["path"])
+    if path.is_file():
+        problems += _differences("the space file", str(path), saved["values"], C.read_yaml(path).data)
+    overrides = record["overrides"]
+    space = S.build(saved["name"], Document(saved["values"], {}, path), overrides)
+    problems += _differences("the config", space.spec.config, record["config"], C.to_dict(space.base))
+    if problems:
+        raise UserError("\n".join([f"{record['name']} cannot go on as it began:", *problems]))
+    baseline = None
+    if record["baseline"] is not None:
+        kept = record["baseline"]
+        baseline = _baseline(space, overrides, Document(kept["values"], {}, Path(f"{kept['name']}.yaml")))
+    extra = options.extend or 0
+    trials = record["trials"] + extra
+    if space.spec.searcher.name == "grid" and trials > _capped(space, None):
+        raise UserError(f"--extend: the grid of {space.name} has {_capped(space, None)} points and no more")
+    tied = space.spec.finals.baseline_trials is None and baseline is not None
+    more = _capped(baseline, record["baseline_trials"] + extra) if tied and baseline else record["baseline_trials"]
+    record = {**record, "trials": trials, "baseline_trials": more}
+    record |= {"tracking_uri": options.tracking_uri or record["tracking_uri"]}
+    root = options.data_root.absolute() if options.data_root else record["data_root"] and Path(record["data_root"])
+    merged = {**vars(options), "tracking_uri": record["tracking_uri"], "storage": record["storage"], "data_root": root}
+    merged["require_real"] = options.require_real or record["require_real"]
+    return _plan(Options(**merged), record, space, baseline, resumed=True)
+
+
+def _record(options: Options) -> dict[str, Any]:
+    """search.json of --name, or of the latest search of --space. Raises UserError."""
+    known = {r["name"]: r for r in _records(options.searches)}
+    if options.name is not None:
+        if options.name not in known:
+            listed = f"; there are: {', '.join(known)}" if known else ""
+            raise UserError(
+                f"--name: no search '{options.name}' in {options.searches}{nearest(options.name, known)}{listed}"
+            )
+        found = known[options.name]
+    elif options.space is not None:
+        name = S.read(options.space).path.stem
+        ours = [r for r in known.values() if r["space"]["name"] == name]
+        if not ours:
+            raise UserError(f"--resume: no search of the space '{name}' in {options.searches}")
+        found = max(ours, key=lambda r: str(r["created"]))
+    else:
+        raise UserError("--resume and --extend need --space NAME (its latest search) or --name NAME")
+    if found.get("format") != FORMAT:
+        raise UserError(f"{found['name']}: {RECORD} has format {found.get('format')}, this version reads {FORMAT}")
+    return found
+
+
+def _records(searches: Path) -> Iterator[dict[str, Any]]:
+    for file in sorted(searches.glob(f"*/{RECORD}")):
+        try:
+            yield json.loads(file.read_text())
+        except (OSError, json.JSONDecodeError) as error:
+            raise UserError(f"{file}: cannot be read: {error}") from None
+
+
+def _changed(options: Options, record: Mapping[str, Any]) -> Iterator[str]:
+    """Flags that ask for something else than the search began with."""
+    for key, flag in _KEPT.items():
+        given = getattr(options, key)
+        if given not in (None, {}) and given != record[key]:
+            hint = "; --extend N adds trials" if key == "trials" else ""
+            yield f"{flag}: the search has {record[key]}, got {given}{hint}"
+
+
+def _differences(what: str, where: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+    before, after = dict(_flat(old)), dict(_flat(new))
+    for key in sorted({*before, *after}):
+        if before.get(key) != after.get(key):
+            yield f"{key}: {what} has changed since ({where}): was {before.get(key)}, is {after.get(key)}"
+
+
+def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _flat(inner, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,259 @@
+"""The stages of a search, each one Ray Tune run over one study: `search`, `baseline`, `final`."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from optuna.storages import JournalStorage
+from optuna.trial import FrozenTrial, Trial, TrialState
+from ray import tune
+from ray.tune import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner
+
+from tune_mm import config as C
+from tune_mm.config import Config
+from tune_mm.core.run import Run
+from tune_mm.data import base as data
+from tune_mm.data.base import Source
+from tune_mm.track.tags import Stage
+from tune_mm.tune import schedulers, searchers
+from tune_mm.tune.display import Board, Row
+from tune_mm.tune.driver import Halt, Tracking, Watch
+from tune_mm.tune.ledger import Ledger, Point, Values
+from tune_mm.tune.plan import Plan
+from tune_mm.tune.searchers import AskTell
+from tune_mm.tune.space import Space
+from tune_mm.tune.trainable import Job, Runnable, RunTrainable
+
+MAX_FAILURES = 2  # deaths of its worker that a trial survives
+SAVE_EVERY = 10.0  # seconds of training between checkpoints
+
+Build = Callable[[Config], Runnable]
+
+
+def train(config: Config, source: Source, root: str | None) -> Runnable:
+    """The default of what a trial runs: core's Run on the data set. On a node without the files they are looked for
+    again. Raises DataError, ValueError."""
+    if not source.root.is_dir():
+        source = data.resolve(config.data, None if root is None else Path(root), require_real=source.kind == "real")
+    return Run(config, data.load(config.data, source))
+
+
+def _built(values: Mapping[str, Any], base: Config, build: Build) -> Runnable:
+    return build(C.replace(base, values))
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One stage. base: the config before a trial's values; points: settings decided beforehand, by number."""
+
+    stage: Stage
+    space: Space
+    base: Config
+    target: int
+    points: tuple[Point, ...]
+
+    @property
+    def epochs(self) -> int:
+        return self.base.train.epochs
+
+
+@dataclass(frozen=True)
+class Context:
+    """What all stages share. slots: trials at once; build: what a trial runs; cluster: joined, not started here."""
+
+    plan: Plan
+    storage: JournalStorage
+    tracking: Tracking
+    board: Board
+    halt: Halt
+    slots: int
+    build: Build
+    cluster: bool = False
+    save_every: float = SAVE_EVERY
+
+
+def tuning(plan: Plan, stage: Stage) -> StagePlan:
+    """`search`, or `baseline`: the baseline's own space under the same scheduler, epochs and resources."""
+    space, target = (plan.space, plan.trials) if stage == "search" else (plan.baseline, plan.baseline_trials)
+    assert space is not None
+    base = plan.config(space, plan.epochs)
+    if space.spec.searcher.name == "grid":
+        points = searchers.grid(space.domains, C.flatten(base))
+    else:
+        points = [dict(d) for d in space.defaults]
+    return StagePlan(stage, space, base, target, tuple(Point(p) for p in points))
+
+
+def finals(plan: Plan, chosen: Mapping[str, FrozenTrial], have: list[FrozenTrial]) -> StagePlan:
+    """Each chosen trial's settings over all seeds, to the full budget; those that `have` are there are not repeated.
+
+    chosen: trials by source ("search/7", "baseline/2").
+    """
+    points = [Point({}, t.user_attrs) for t in have]
+    there = {(p.attrs["source"], p.attrs["values"]["seed"]) for p in points}
+    for source, trial in chosen.items():
+        space = plan.space if source.startswith("search/") else plan.baseline
+        assert space is not None
+        for seed in plan.final_seeds:
+            if (source, seed) not in there:
+                # Also what the space fixes: a final run is decided by its record alone.
+                values = {**_method(space), **values_of(trial), "seed": seed}
+                role = "tuned" if space is plan.space else "baseline"
+                points.append(Point({}, {"values": values, "source": source, "role": role}))
+    base = plan.config(plan.space, plan.final_epochs)
+    return StagePlan("final", plan.space, base, len(points), tuple(points))
+
+
+def _method(space: Space) -> Values:
+    """Everything but the seed and the epochs, as one replacement: sections whole, so that plug-ins are switched."""
+    config = C.to_dict(space.base)
+    return {k: config[k] for k in ("data", "model", "method", "optim", "schedule")}
+
+
+def values_of(trial: FrozenTrial) -> Values:
+    """A trial's settings; under population-based training, those it ended with."""
+    return dict(trial.user_attrs.get("values") or trial.params)
+
+
+def ledger(context: Context, stage: StagePlan) -> Ledger:
+    """The study of a stage, `<search>/<stage>`."""
+    space, seed = stage.space, context.plan.seed
+    flat, searcher = C.flatten(stage.base), stage.space.spec.searcher
+
+    def suggest(trial: Trial) -> Values:
+        return searchers.suggest(space.domains, flat, trial)
+
+    sampler = partial(_sampler, searcher.name, seed, searcher.startup, space.conditional)
+    name = f"{context.plan.name}/{stage.stage}"
+    return Ledger(context.storage, name, space.mode, suggest, sampler, partial(_point, stage.points))
+
+
+def _sampler(name: searchers.SearcherName, seed: int, startup: int, conditional: bool, number: int) -> Any:
+    return searchers.sampler(name, seed, number, startup, conditional)
+
+
+def _point(points: tuple[Point, ...], number: int) -> Point | None:
+    return points[number] if number < len(points) else None
+
+
+def run(context: Context, stage: StagePlan) -> Ledger:
+    """Run what is left of a stage; returns its ledger. With `halt` set it may be unfinished."""
+    book = ledger(context, stage)
+    left = stage.target - book.handed_out() + len(book.unfinished())
+    if left <= 0 or context.halt.stop_all():
+        return book
+    spec = stage.space.spec.scheduler if stage.stage == "search" else context.plan.space.spec.scheduler
+    name = "none" if stage.stage == "final" else spec.name
+    pauses = name in ("hyperband", "pbt")  # they hold trials back until others have come as far
+    searcher = AskTell(book, stage.target, lambda: stage.target if pauses else context.slots + context.cluster)
+    ended = book.trials(TrialState.COMPLETE, TrialState.PRUNED)
+    if name in schedulers.FORGETFUL and (ended or book.unfinished()):
+        context.board.say(f"{stage.stage}: resumed without the scheduler's memory: {schedulers.FORGETFUL[name]}")
+    past = {t.number: sorted(t.intermediate_values.items()) for t in ended}
+    scheduler = schedulers.make(name, stage.space.mode, stage.epochs, spec.grace, spec.reduction, stage.space.domains,
+                                past, searcher.resumed)  # fmt: skip
+    context.board.begin(stage.stage, stage.target - left, stage.target, _best(book), stage.epochs)
+    where = context.plan.storage
+    scheme = where.split("://")[0] + "://" if "://" in where else ""
+    watch = Watch(stage.stage, searcher, lambda values: C.replace(stage.base, values), context.tracking, context.board,
+                  context.halt, scheme, keep=name == "pbt")  # fmt: skip
+    grid = _tuner(context, stage, searcher, scheduler, watch).fit()
+    _check(grid, searcher, watch)
+    if context.halt.reason:
+        watch.cut_off(context.halt.reason)
+    elif not book.unfinished():
+        _clean(_folder(context.plan, stage.stage))
+    return book
+
+
+def _tuner(context: Context, stage: StagePlan, searcher: AskTell, scheduler: Any, watch: Watch) -> Tuner:
+    plan, final = context.plan, stage.stage == "final"
+    build = partial(_built, base=stage.base, build=context.build)
+    job = Job(build, stage.epochs, plan.cpus, context.save_every, test=final)
+    trainable = tune.with_resources(tune.with_parameters(RunTrainable, job=job), {"cpu": plan.cpus, "gpu": plan.gpus})
+    return Tuner(
+        trainable,
+        tune_config=TuneConfig(
+            search_alg=searcher,
+            scheduler=scheduler,
+            num_samples=-1,
+            reuse_actors=True,
+            trial_name_creator=lambda trial: f"{stage.stage}-{trial.config['number']:05d}-{trial.trial_id}",
+            trial_dirname_creator=lambda trial: f"{trial.config['number']:05d}-{trial.trial_id}",
+        ),
+        run_config=RunConfig(
+            name=uuid.uuid4().hex[:8],  # a fresh folder per driver: nothing is overwritten
+            storage_path=_folder(plan, stage.stage),
+            stop=context.halt,
+            callbacks=[watch],
+            verbose=0,
+            failure_config=FailureConfig(max_failures=MAX_FAILURES),
+            checkpoint_config=CheckpointConfig(num_to_keep=2, checkpoint_at_end=final),
+        ),
+    )
+
+
+def _check(grid: Any, searcher: AskTell, watch: Watch) -> None:
+    """fit() returns as if nothing had happened when trials raised: whatever the callback did not hear of fails here."""
+    for trial_id in list(searcher.lost):
+        searcher.tell_lost(trial_id, f"{type(grid.errors[0]).__name__}: the worker died" if grid.errors else "lost")
+
+
+def _best(book: Ledger) -> Row | None:
+    found = ranked(book)
+    return Row(found[0].number, values_of(found[0]), "completed", 0, value_of(found[0])) if found else None
+
+
+def value_of(trial: FrozenTrial) -> float | None:
+    """The objective of a trial, at its end or as far as it came."""
+    if trial.state == TrialState.COMPLETE:
+        return trial.value
+    reported = trial.intermediate_values
+    return reported[max(reported)] if reported else None
+
+
+def ranked(book: Ledger) -> list[FrozenTrial]:
+    """Trials by objective, best first: those that ran to their end, then those that were stopped. Failed ones never.
+
+    Of several with the same settings the best stays.
+    """
+    sign = -1 if book.mode == "max" else 1
+    out: list[FrozenTrial] = []
+    for states in ((TrialState.COMPLETE,), (TrialState.PRUNED, TrialState.RUNNING)):
+        found = [(v, t) for t in book.trials(*states) if (v := value_of(t)) is not None]
+        out += [t for _, t in sorted(found, key=lambda pair: (sign * pair[0], pair[1].number))]
+    seen: list[Values] = []
+    distinct = []
+    for trial in out:
+        if values_of(trial) not in seen:
+            seen.append(values_of(trial))
+            distinct.append(trial)
+    return distinct
+
+
+def _folder(plan: Plan, stage: Stage) -> str:
+    """Where Ray keeps a stage."""
+    return f"{plan.storage}/{stage}"
+
+
+def deadline(plan: Plan, stage: Stage, budget: float | None) -> float | None:
+    """When a tuning stage must stop (time.monotonic()): search and baseline share what is left by number of trials."""
+    if budget is None:
+        return None
+    part = 1.0 if stage == "baseline" else plan.trials / (plan.trials + plan.baseline_trials)
+    return time.monotonic() + budget * part
+
+
+def _clean(where: str) -> None:
+    """Remove the checkpoints of a finished stage; what finals keep is in the tracking store."""
+    with contextlib.suppress(OSError):
+        place = Checkpoint(where)
+        system: Any = place.filesystem
+        system.delete_dir(place.path)

@@ -1,0 +1,89 @@
+"""What a search writes to MLflow: a parent run, a child per trial, the same runs again after a resume."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from tune_mm import config as C
+from tune_mm.config import Config
+from tune_mm.track import RunHandle, Store, Writer
+from tune_mm.track.run import Status
+from tune_mm.track.tags import Stage, environment, tags_for
+from tune_mm.tune.plan import Plan
+
+STATUS: dict[TrialState, Status] = {
+    TrialState.COMPLETE: "completed",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+}
+
+
+class Tracker:
+    """The runs of one search. Raises UserError when the store cannot be used."""
+
+    def __init__(self, plan: Plan, data_kind: str) -> None:
+        self._kind, self._name = data_kind, plan.name
+        self.store = Store.open(plan.options.tracking_uri, plan.options.root)
+        self._writer = Writer(self.store, plan.space.name, search=plan.uid)
+        base = plan.config(plan.space, plan.epochs)
+        spec = plan.space.spec
+        tags = {**tags_for(base, stage="search", data_kind=data_kind), **environment(), "objective": spec.objective}
+        tags |= {"search": plan.name, "space": plan.space.name, "searcher": spec.searcher.name}
+        params = {
+            "trials": plan.trials,
+            "epochs": plan.epochs,
+            "scheduler": spec.scheduler.name,
+            "method": base.method.name,
+        }
+        self._parent = self._writer.start(plan.name, params, tags, key="search")
+        self._writer.artifact(self._parent, C.dump(base), "config.yaml")
+        self._runs: dict[tuple[Stage, int], RunHandle] = {}
+
+    def start(self, stage: Stage, number: int, config: Config, facts: Mapping[str, Any]) -> None:
+        """A trial begins, or goes on: the same run then."""
+        tags = {**tags_for(config, stage=stage, data_kind=self._kind), **environment(), "search": self._name, **facts}
+        name, key = f"{stage} {number}", f"{stage}/{number}"
+        run = self._writer.start(name, C.flatten(config), {**tags, "trial": number}, parent=self._parent, key=key)
+        self._runs[stage, number] = run
+        self._writer.artifact(run, C.dump(config), "config.yaml")
+
+    def log(self, stage: Stage, number: int, metrics: Mapping[str, float], epoch: int) -> None:
+        """An epoch's metrics."""
+        self._writer.log(self._runs[stage, number], metrics, epoch)
+
+    def file(self, stage: Stage, number: int, path: Path, name: str) -> None:
+        """A file of a trial, copied now."""
+        self._writer.artifact(self._runs[stage, number], path, name)
+
+    def finish(self, stage: Stage, trial: FrozenTrial) -> None:
+        """A trial ended as the ledger says."""
+        run, facts = self._runs[stage, trial.number], trial.user_attrs
+        ended = {**facts.get("best_metrics", {}), **facts.get("test", {})}
+        summary = {k if k.startswith("test/") else f"best/{k}": v for k, v in ended.items()}
+        self._writer.log(run, summary, int(facts.get("epochs", 0)))
+        if facts.get("diverged"):
+            self._writer.tags(run, {"diverged": "true"})
+        self._writer.finish(run, STATUS[trial.state], str(facts.get("reason", "")))
+
+    def stopped(self, stage: Stage, number: int, reason: str) -> None:
+        """A trial was cut off; a resumed search goes on with it."""
+        if (stage, number) in self._runs:
+            self._writer.finish(self._runs[stage, number], "stopped", reason)
+
+    def summary(self, text: str, metrics: Mapping[str, float], status: Status, reason: str = "") -> None:
+        """The search ended (or was stopped): its summary on the parent run."""
+        self._writer.artifact(self._parent, text, "summary.json")
+        self._writer.log(self._parent, metrics, 0)
+        self._writer.finish(self._parent, status, reason)
+
+    def stop(self, reason: str) -> None:
+        """The search was stopped before its end."""
+        self._writer.finish(self._parent, "stopped", reason)
+
+    def close(self) -> None:
+        """Write what is left."""
+        self._writer.close()
