@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from tune_mm.config import ScheduleConfig
 
+from tune_mm.config import ScheduleConfig
 from tune_mm.core import schedule
 
 
