@@ -1,4 +1,4 @@
-# make demo   search cggm_iemocap on small synthetic files (about 3 minutes on 2 cores after installation)
+# make demo   search cggm_iemocap on small synthetic files
 # make test   lint, then the test suite (no slow and no GPU tests)
 # make lint   ruff and mypy
 # make clean  remove what the tools wrote (keeps .venv and mlruns)
