@@ -1,0 +1,147 @@
+"""Data on the command line.
+
+    python -m tune_mm.data list
+    python -m tune_mm.data describe mosi --root DIR
+    python -m tune_mm.data make iemocap --root DIR --dominant text --imbalance 0.6 --noise 1 --seed 0
+
+NAME is a data set (`list` shows them) or a configuration whose `data:` section is taken (`utd_mhad`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tune_mm import plugins
+from tune_mm.config import Section
+from tune_mm.config import load as load_config
+from tune_mm.config import names as config_names
+from tune_mm.core.types import Dataset, Split
+from tune_mm.data import base
+from tune_mm.data._arrays import count
+from tune_mm.errors import ConfigError, UserError, nearest
+
+# A complete configuration, of which only `data:` is replaced and used: `data=NAME` switches to the defaults of NAME.
+_CARRIER = "iemocap"
+
+
+def section(name: str, overrides: Sequence[str]) -> Section:
+    """The `data:` section of a configuration, or of a data set by its defaults, with `key=value` overrides.
+
+    Raises ConfigError.
+    """
+    changes = [f"data.{text}" for text in overrides]
+    if name in config_names("configs") or name.endswith((".yaml", ".yml")):
+        named: Section = load_config(name, changes).data
+        return named
+    known = plugins.available("data")
+    if name not in known:
+        every = sorted({*known, *config_names("configs")})
+        raise ConfigError(f"no data set or configuration '{name}'{nearest(name, every)}; available: {', '.join(every)}")
+    plain: Section = load_config(_CARRIER, [f"data={name}", *changes]).data
+    return plain
+
+
+def _list() -> None:
+    for name in plugins.available("data"):
+        plugin = plugins.load("data", name)
+        config = plugin.Config()
+        about = (sys.modules[plugin.__module__].__doc__ or "").splitlines()[0]
+        print(f"{name:<10} {about}")
+        print(f"{'':<10} files: {', '.join(f'{plugin.folder_of(config)}/{f}' for f in plugin.files(config))}")
+
+
+def _describe(args: argparse.Namespace) -> None:
+    config = section(args.name, args.set)
+    source = base.resolve(config, args.root, require_real=args.require_real)
+    dataset = base.load(config, source)
+    print(source.message or f"{dataset.name}: real data from {source.root}")
+    for line in describe(dataset):
+        print(line)
+
+
+def describe(dataset: Dataset) -> list[str]:
+    """Shapes, sizes, how the target is spread and how much is padding, one line each."""
+    task = dataset.spec.task
+    outputs = f", {task.outputs} classes" if task.kind == "classification" else ""
+    lines = [f"task: {task.kind}{outputs}"]
+    for modality, shape in dataset.spec.shapes.items():
+        x = dataset.splits["train"].inputs[modality]
+        padding = "" if x.mask is None else f", {1 - x.mask.float().mean().item():.0%} of train's steps are padding"
+        lines.append(f"{modality}: {list(shape)}{padding}")
+    lines += [f"{name}: {len(split)} samples, {_spread(split, task.kind)}" for name, split in dataset.splits.items()]
+    return lines + [f"note: {note}" for note in dataset.notes]
+
+
+def _spread(split: Split, kind: str) -> str:
+    if kind == "regression":
+        t = split.target
+        return f"values {t.min().item():.3g} to {t.max().item():.3g}, mean {t.mean().item():.3g}"
+    return "per class " + " ".join(f"{k}:{n}" for k, n in count(split.target.numpy()).items())
+
+
+def _make(args: argparse.Namespace) -> None:
+    config = section(args.name, args.set)
+    options = base.plugin_of(config).options(config)
+    shapes = {**options.shapes, **dict(map(_shape, args.shape))}
+    unknown = [m for m in shapes if m not in options.shapes]
+    if unknown:
+        available = ", ".join(options.shapes)
+        raise ConfigError(
+            f"--shape: no modality '{unknown[0]}'{nearest(unknown[0], options.shapes)}; available: {available}"
+        )
+    try:
+        options = options.changed(**{**vars(args), "shapes": shapes})
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    place = base.make(config, args.root, options)
+    print(
+        f"{place}: synthetic {args.name}, {options.train} / {options.val} / {options.test} samples; "
+        f"{options.dominant} dominates (imbalance {options.imbalance}, noise {options.noise}, seed {options.seed})"
+    )
+
+
+def _shape(text: str) -> tuple[str, tuple[int, ...]]:
+    name, _, sizes = text.partition("=")
+    try:
+        return name, tuple(int(n) for n in sizes.split("x"))
+    except ValueError:
+        raise ConfigError(f"--shape {text!r}: must be modality=TxD or modality=D, for example text=12x64") from None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m tune_mm.data", description=__doc__.partition("\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("list", help="the data sets and the files they expect")
+    show = commands.add_parser("describe", help="load a data set and show what it holds")
+    write = commands.add_parser("make", help="write a synthetic data set in the real on-disk format")
+    for command in (show, write):
+        command.add_argument("name", help="a data set or a configuration")
+        command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a field of `data:`")
+    show.add_argument("--root", type=Path, help=f"data root; default: {base.ENV_ROOT}, else ./data")
+    show.add_argument("--require-real", action="store_true", help="refuse synthetic data")
+    write.add_argument("--root", type=Path, required=True, help="data root to write below; nothing is overwritten")
+    for name in ("train", "val", "test", "classes", "seed"):
+        write.add_argument(f"--{name}", type=int, help=None if name in ("classes", "seed") else "samples")
+    write.add_argument("--shape", action="append", default=[], metavar="MODALITY=TxD", help="longest sequence x width")
+    write.add_argument("--dominant", help="the strongest modality")
+    write.add_argument("--imbalance", type=float, help="0 (all alike) to 1")
+    write.add_argument("--noise", type=float, help="standard deviation of the noise")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """0, or 2 after one message for a user's mistake."""
+    args = _parser().parse_args(argv)
+    try:
+        {"list": lambda _: _list(), "describe": _describe, "make": _make}[args.command](args)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

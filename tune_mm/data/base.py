@@ -1,0 +1,256 @@
+"""What every data set provides, where its files are looked for, and what happens when they are not there.
+
+A data set is one file in this folder that exports `plugin`, a subclass of `DataPlugin`. It reads the community's files
+unchanged and writes synthetic ones in the same format. Files are looked for at <root>/<folder> and at <root> itself,
+where root is --data-root, else the environment variable TUNE_MM_DATA, else ./data.
+
+Synthetic files carry a marker, `SYNTHETIC.json`, with the options that made them: wherever they are found, the data are
+known not to be real.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+from tune_mm import plugins
+from tune_mm.config import Section
+from tune_mm.core.types import DataKind, Dataset
+from tune_mm.data._arrays import DataError, check
+from tune_mm.data._synthetic import VERSION, SyntheticOptions
+
+__all__ = [
+    "DataError",
+    "DataPlugin",
+    "Source",
+    "SyntheticOptions",
+    "cache_folder",
+    "describe",
+    "load",
+    "make",
+    "plugin_of",
+    "resolve",
+]
+
+ENV_ROOT = "TUNE_MM_DATA"
+ENV_CACHE = "TUNE_MM_CACHE"
+MARKER = "SYNTHETIC.json"
+
+
+class DataPlugin(ABC):
+    """One data set. All methods are class methods; `place` is the folder that holds its files.
+
+    Config: the fields of `data:`, all with defaults, so that `Config()` is valid.
+    folder: where below the root its files are looked for (see `folder_of`). vectors: whether modalities may be [N, D].
+    """
+
+    Config: ClassVar[type[Section]]
+    folder: ClassVar[str]
+    vectors: ClassVar[bool] = False
+
+    @classmethod
+    def folder_of(cls, config: Any) -> str:
+        """`folder`, or what the configuration names instead."""
+        return cls.folder
+
+    @classmethod
+    @abstractmethod
+    def files(cls, config: Any) -> tuple[str, ...]:
+        """Paths below `place` without which the data set cannot be read."""
+
+    @classmethod
+    def present(cls, config: Any, place: Path) -> bool:
+        """Are all the files there?"""
+        return all((place / name).is_file() for name in cls.files(config))
+
+    @classmethod
+    @abstractmethod
+    def load(cls, config: Any, place: Path) -> Dataset:
+        """The three splits as CPU tensors. Raises DataError naming the file."""
+
+    @classmethod
+    @abstractmethod
+    def options(cls, config: Any) -> SyntheticOptions:
+        """The small synthetic data set that stands in when the real one is not there."""
+
+    @classmethod
+    @abstractmethod
+    def write(cls, config: Any, place: Path, options: SyntheticOptions) -> None:
+        """Synthetic files in the real on-disk format, into the empty folder `place`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Where a data set was found. message: the one line to show when the data are synthetic, "" when they are real."""
+
+    root: Path
+    kind: DataKind
+    message: str = ""
+
+
+def plugin_of(config: Section) -> type[DataPlugin]:
+    """The plug-in that a `data:` section belongs to. Raises UnknownPlugin."""
+    plugin: type[DataPlugin] = plugins.load("data", getattr(config, "name", ""))
+    return plugin
+
+
+def resolve(config: Section, root: Path | None = None, *, require_real: bool = False) -> Source:
+    """Finds the data set of a `data:` section; writes a small synthetic one into the cache when there is none.
+
+    Raises DataError when a root that was named does not exist, when some of the files are missing, or when
+    `require_real` and no real data are there.
+    """
+    plugin = plugin_of(config)
+    base, origin = _root(root)
+    name = plugin.folder_of(config)
+    place = _find(plugin, config, base)
+    if place is not None and not (place / MARKER).is_file():
+        return Source(place, "real")
+    searched = f"{base / name} or {base} ({origin})"
+    expected = ", ".join(plugin.files(config))
+    if require_real:
+        found = f"the data in {place} are synthetic ({MARKER})" if place else f"no {expected} in {searched}"
+        raise DataError(f"{name}: real data are required, but {found}; put the files {expected} into {base / name}")
+    if place is not None:
+        found = f"the data in {place} are SYNTHETIC ({MARKER})"
+    else:
+        place = _cached(plugin, config)
+        found = f"no {_few(plugin.files(config))} in {searched}; using SYNTHETIC data from {place}"
+    return Source(place, "synthetic", f"{name}: {found}: numbers say nothing about the real {name}")
+
+
+def _few(files: tuple[str, ...]) -> str:
+    """The first files, and how many more there are."""
+    return ", ".join(files) if len(files) <= 2 else f"{files[0]} (and {len(files) - 1} more files)"
+
+
+def _root(root: Path | None) -> tuple[Path, str]:
+    """The data root and how it was named. Raises DataError when it was named and is no folder."""
+    named = os.environ.get(ENV_ROOT)
+    if root is not None:
+        base, origin = Path(root), "--data-root"
+    elif named:
+        base, origin = Path(named), ENV_ROOT
+    else:
+        return Path("data").absolute(), f"./data; neither --data-root nor {ENV_ROOT} is given"
+    base = base.expanduser().absolute()
+    if not base.is_dir():
+        raise DataError(f"{origin}: must be an existing folder, got {base}")
+    return base, origin
+
+
+def _find(plugin: type[DataPlugin], config: Section, base: Path) -> Path | None:
+    """The folder that holds the data set; None if there is no trace of it. Raises DataError if a part is missing."""
+    name = plugin.folder_of(config)
+    places = [base / name, base]
+    for place in places:
+        if plugin.present(config, place):
+            return place
+    files = plugin.files(config)
+    for place in places:
+        there = [f for f in files if (place / f).is_file()]
+        if there or (place == base / name and _entries(place)):
+            missing = ", ".join(f for f in files if f not in there)
+            raise DataError(f"{name}: incomplete in {place}: no {missing}{_found(place, there)}")
+    return None
+
+
+def _found(place: Path, there: list[str]) -> str:
+    return f"; found {', '.join(there or _entries(place)[:5])}"
+
+
+def _entries(place: Path) -> list[str]:
+    """Names in a folder, hidden ones (.gitkeep, .DS_Store) left out."""
+    return sorted(p.name for p in place.iterdir() if not p.name.startswith(".")) if place.is_dir() else []
+
+
+def cache_folder() -> Path:
+    """Where synthetic stand-ins are kept: TUNE_MM_CACHE, else ~/.cache/tune_mm."""
+    named = os.environ.get(ENV_CACHE)
+    return (Path(named).expanduser() if named else Path.home() / ".cache" / "tune_mm").absolute()
+
+
+def _cached(plugin: type[DataPlugin], config: Section) -> Path:
+    """The stand-in of `config` in the cache, written if it is not there yet."""
+    options = plugin.options(config)
+    text = json.dumps(describe(config, options), sort_keys=True)
+    key = hashlib.sha256(text.encode()).hexdigest()[:12]
+    place = cache_folder() / "synthetic" / f"{plugin.folder_of(config)}-{key}"
+    if place.is_dir():
+        if not plugin.present(config, place):
+            raise DataError(f"{place}: files of this cached data set are gone; remove the folder and run again")
+        return place
+    _put(place, lambda folder: _write(plugin, config, folder, options), exist_ok=True)
+    return place
+
+
+def make(config: Section, root: Path, options: SyntheticOptions) -> Path:
+    """Writes a synthetic data set to <root>/<folder> and returns that folder. DataError if it has files already."""
+    plugin = plugin_of(config)
+    vectors = [m for m, shape in options.shapes.items() if len(shape) == 1]
+    if vectors and not plugin.vectors:
+        raise DataError(
+            f"{plugin.folder_of(config)}: shape of '{vectors[0]}' must be T x D, got {options.shapes[vectors[0]]}"
+        )
+    place = root.expanduser().absolute() / plugin.folder_of(config)
+    if place.exists() and not (place.is_dir() and not any(place.iterdir())):
+        raise DataError(f"{place}: exists already and is not overwritten; remove it or choose another --root")
+    _put(place, lambda folder: _write(plugin, config, folder, options), exist_ok=False)
+    return place
+
+
+def describe(config: Section, options: SyntheticOptions) -> dict[str, Any]:
+    """What decides the bytes of a synthetic data set."""
+    chosen = {**dataclasses.asdict(options), "shapes": {m: list(s) for m, s in options.shapes.items()}}
+    return {"version": VERSION, "config": config.model_dump(mode="json"), "options": chosen}
+
+
+def _write(plugin: type[DataPlugin], config: Section, folder: Path, options: SyntheticOptions) -> None:
+    plugin.write(config, folder, options)
+    (folder / MARKER).write_text(json.dumps(describe(config, options), indent=1) + "\n")
+
+
+def _put(place: Path, write: Callable[[Path], None], *, exist_ok: bool) -> None:
+    """Lets `write` fill a temporary folder and moves it to `place` in one step: others see all of it or nothing.
+
+    Of several processes at once one wins; with `exist_ok` the others use its files. Raises DataError.
+    """
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
+    except OSError as error:
+        hint = f"; {ENV_CACHE} names another cache folder" if exist_ok else ""
+        raise DataError(f"{place}: cannot be written: {error.strerror or error}{hint}") from error
+    try:
+        write(folder)
+        folder.chmod(0o755)
+        os.replace(folder, place)
+    except OSError as error:
+        if not (exist_ok and place.is_dir()):
+            raise DataError(f"{place}: cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+_loaded: dict[str, Dataset] = {}
+_lock = threading.Lock()
+
+
+def load(config: Section, source: Source) -> Dataset:
+    """The data set at `source`, read once per process. Raises DataError naming the file and what is wrong with it."""
+    key = json.dumps([config.model_dump(mode="json"), str(source.root), source.kind], sort_keys=True)
+    with _lock:
+        if key not in _loaded:
+            dataset = plugin_of(config).load(config, source.root)
+            check(dataset, source.root)
+            _loaded[key] = dataclasses.replace(dataset, kind=source.kind)
+        return _loaded[key]
