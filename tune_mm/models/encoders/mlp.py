@@ -9,7 +9,8 @@ from torch import nn
 
 from tune_mm.config import Section
 from tune_mm.core.types import Padded
-from tune_mm.models._layers import linear, relu_dropout
+from tune_mm.models._dropout import relu_dropout
+from tune_mm.models._layers import linear
 from tune_mm.models.base import Encoder
 
 

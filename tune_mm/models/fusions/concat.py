@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +24,7 @@ class ConcatConfig(Section):
 class ConcatFusion(Fusion):
     """Features [B, T_m, W_m] or [B, W_m] -> hidden [B, sum of W_m], in the order of the modalities."""
 
-    Config = ConcatConfig
+    Config: ClassVar[type] = ConcatConfig
 
     def __init__(self, widths: Mapping[str, int], outputs: int, pool: Literal["mean", "first"]) -> None:
         super().__init__()

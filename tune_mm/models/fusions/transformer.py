@@ -17,7 +17,8 @@ from torch import Tensor
 
 from tune_mm.config import Section
 from tune_mm.core.types import DataSpec, Features, Padded, UnimodalPath
-from tune_mm.models._layers import Dropouts, Transformer, linear, relu_dropout, sinusoids
+from tune_mm.models._dropout import relu_dropout
+from tune_mm.models._layers import Dropouts, Transformer, linear, sinusoids
 from tune_mm.models.base import Fusion
 
 
@@ -71,14 +72,20 @@ class TransformerFusion(Fusion):
         if path == "zero":
             return self._zeroed(features)
         parts = self._alone(features)
-        longest = max(x.shape[1] for x, _ in parts)
-        if longest * len(parts) > 1.5 * sum(x.shape[1] for x, _ in parts):
-            found = [self._residual(self.body.first_of_embedded(x, keys)) for x, keys in parts]
+        longest = max(len(positions) for _, positions, _ in parts)
+        if longest * len(parts) > 1.5 * sum(len(positions) for _, positions, _ in parts):
+            found = [self._embedded(self.body.embed(*part[:2]), part[2]) for part in parts]
             return dict(zip(self.modalities, found, strict=True))
-        x = torch.cat([F.pad(x, (0, 0, 0, longest - x.shape[1])) for x, _ in parts])
-        keys = torch.cat([F.pad(keys, (0, longest - keys.shape[1])) for _, keys in parts])
-        out = self._residual(self.body.first_of_embedded(x, keys))
+        short = [longest - len(positions) for _, positions, _ in parts]
+        value, positions, keys = zip(*parts, strict=True)
+        stacked = torch.stack([F.pad(v, (0, 0, 0, n)) for v, n in zip(value, short, strict=True)])
+        tables = torch.stack([F.pad(p, (0, 0, 0, n)) for p, n in zip(positions, short, strict=True)])
+        masks = torch.cat([F.pad(k, (0, n)) for k, n in zip(keys, short, strict=True)])
+        out = self._embedded(self.body.embed(stacked, tables[:, None]).flatten(0, 1), masks)
         return dict(zip(self.modalities, out.chunk(len(parts)), strict=True))
+
+    def _embedded(self, x: Tensor, keys: Tensor) -> Tensor:
+        return self._residual(self.body.first_of_embedded(x, keys))
 
     def _zeroed(self, features: Features) -> dict[str, Tensor]:
         """Every modality with zeros in place of the others, stacked along the batch."""
@@ -89,8 +96,8 @@ class TransformerFusion(Fusion):
             stacked[m] = Padded(value, None if f.mask is None else torch.cat([f.mask] * len(features)))
         return dict(zip(self.modalities, self.hidden(stacked).chunk(len(features)), strict=True))
 
-    def _alone(self, features: Features) -> list[tuple[Tensor, Tensor]]:
-        """Embedded steps and keys per modality without the other modalities' steps.
+    def _alone(self, features: Features) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Steps [B, T, W], their positions [T, W] and keys [B, T] per modality, without the other modalities' steps.
 
         Position 0, which is read, belongs to the first modality. For the others it is a query with a zero feature and
         no key; the positions are those of the full sequence.
@@ -104,7 +111,7 @@ class TransformerFusion(Fusion):
             if start:
                 value, keys = F.pad(value, (0, 0, 1, 0)), F.pad(keys, (1, 0))
                 positions = torch.cat([table[:1], positions])
-            parts.append((self.body.embed(value, positions), keys))
+            parts.append((value, positions, keys))
             start += f.value.shape[1]
         return parts
 
