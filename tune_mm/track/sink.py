@@ -90,7 +90,7 @@ class Sink:
         buffer.start = False
 
     def _create(self, run: RunHandle, buffer: Buffer) -> None:
-        identity = {SEARCH: run.search, KEY: run.key} if run.key else {SEARCH: run.search}
+        identity = {SEARCH: limits.identifier(run.search), **({KEY: run.key} if run.key else {})}
         parent = {PARENT: run.parent.run_id} if run.parent is not None and run.parent.run_id else {}
         tags = {**buffer.tags, **identity, **parent}
         try:
@@ -109,7 +109,7 @@ class Sink:
             runs: dict[str, MlflowRun] = {}
             token = None
             while True:
-                condition = f"tags.`{SEARCH}` = '{search}'"
+                condition = f"tags.`{SEARCH}` = '{limits.identifier(search)}'"
                 order = ["attributes.start_time ASC"]
                 page = self.client.search_runs([self.experiment_id], condition, order_by=order, page_token=token)
                 for found in page:

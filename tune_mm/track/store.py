@@ -57,6 +57,11 @@ class Store:
             raise UserError(f"tracking store {redacted(chosen)} cannot be used: {reason(error)}") from error
         return store
 
+    @property
+    def shown(self) -> str:
+        """The URI as it may be printed: without a password."""
+        return redacted(self.uri)
+
     def client(self) -> MlflowClient:
         """A client of this store (cheap)."""
         return MlflowClient(tracking_uri=self.uri)

@@ -81,7 +81,7 @@ class Writer:
         """
         tags = dict(tags or {})
         search = self.search or tags.get("search") or (parent.search if parent else None) or self.experiment
-        handle = RunHandle(name, limits.identifier(str(search)), limits.text(key or "", limits.TAG), parent)
+        handle = RunHandle(name, str(search), limits.text(key or "", limits.TAG), parent)
         if key:
             handle = self._runs.setdefault((handle.search, handle.key), handle)
         found = limits.tags({"search": search, **tags, "status": "running"})
