@@ -7,7 +7,7 @@ import torch
 
 from tests import support
 from tune_mm import config as C
-from tune_mm.core.run import Run
+from tune_mm.core.run import Run, check
 from tune_mm.core.types import Dataset, Split
 
 TIMES = {"time/epoch"}
@@ -146,3 +146,16 @@ def test_unimodal_has_no_parameters_of_the_others():
         ValueError, match=r"method\.modality: must be one of text, audio, visual, got 'adio'; nearest 'audio'"
     ):
         Run(support.config("unimodal", modality="adio"), support.dataset())
+
+
+def test_what_does_not_fit_is_refused_without_training():
+    data = support.dataset()
+    check(support.config("cggm"), data.spec)
+    with pytest.raises(ValueError, match=r"model\.encoder: .*heads must divide width, but got heads=3, width=10"):
+        check(support.config(overrides={"model.encoder.heads": 3}), data.spec)
+    with pytest.raises(ValueError, match=r"no metric 'val/mae' in classification"):
+        check(support.config(overrides={"train.monitor": "val/mae"}), data.spec)
+    with pytest.raises(ValueError, match=r"nearest 'val/accuracy/audio'"):
+        Run(support.config(overrides={"train.monitor": "val/accuracy/adio"}), data)
+    run = Run(support.config(overrides={"train.monitor": "val/accuracy/audio"}), data)
+    assert run.epoch().metrics["val/accuracy/audio"] == run.best_value

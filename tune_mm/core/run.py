@@ -6,6 +6,7 @@ A resumed run continues bit for bit on the same kind of device.
 
 from __future__ import annotations
 
+import difflib
 import math
 import time
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from tune_mm.config import Config
 from tune_mm.core import metrics, schedule, statistics, step
 from tune_mm.core.method import Method
 from tune_mm.core.net import Net
-from tune_mm.core.types import Batch, Clock, Dataset, Tensors, Update
+from tune_mm.core.types import Batch, Clock, Dataset, DataSpec, Tensors, Update
 
 FORMAT = 1
 
@@ -49,15 +50,45 @@ def float_fields(section: Any) -> dict[str, float]:
     return {k: v for k, v in section if isinstance(v, float)}
 
 
+def method_of(config: Config) -> Method:
+    """The method that a config names, with its settings."""
+    method: Method = plugins.load("methods", dict(config.method)["name"])(config.method)
+    return method
+
+
+def objective_of(config: Config, spec: DataSpec) -> str:
+    """The metric that names the best epoch. Raises ValueError for one that the task or the modalities do not have."""
+    wanted = config.train.monitor
+    if wanted == "auto":
+        return metrics.default(spec.task)
+    allowed = [f"val/{n}{m}" for m in ("", *(f"/{m}" for m in spec.modalities)) for n in metrics.names(spec.task)]
+    if wanted not in allowed:
+        near = difflib.get_close_matches(wanted, allowed, n=1)
+        hint = f"; nearest '{near[0]}'" if near else ""
+        raise ValueError(
+            f"train.monitor: no metric '{wanted}' in {spec.task.kind}{hint}; known: {', '.join(allowed)}"
+        )
+    return wanted
+
+
+def check(config: Config, spec: DataSpec) -> None:
+    """Build the run's model without memory or training. Raises ValueError for what does not fit together or the data."""
+    method = method_of(config)
+    part = method.spec(spec)
+    objective_of(config, part)
+    with torch.device("meta"):
+        plugins.load("models", "multimodal")(config.model, part, method.aux)
+
+
 class Run:
-    """One training run of `config` on `dataset`. Raises ValueError when the method does not support the data set."""
+    """One training run of `config` on `dataset`. Raises ValueError for what `check` would refuse."""
 
     def __init__(self, config: Config, dataset: Dataset) -> None:
         self.config, self.dataset = config, dataset
         self.device = device_of(config.train.device)
-        self.method: Method = plugins.load("methods", dict(config.method)["name"])(config.method)
+        self.method = method_of(config)
         self.spec = self.method.spec(dataset.spec)
-        self.objective = metrics.default(self.spec.task) if config.train.monitor == "auto" else config.train.monitor
+        self.objective = objective_of(config, self.spec)
         self.mode = metrics.mode(self.objective)
         self.splits = {name: split.to(self.device) for name, split in dataset.splits.items()}
         self.hp = self._tensors(float_fields(config.method))
