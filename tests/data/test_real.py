@@ -1,0 +1,91 @@
+"""The real files at hand: sizes, shapes, disjoint splits, known figures."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+
+from tune_mm import config
+from tune_mm.core.types import Dataset
+from tune_mm.data import base
+
+
+def load(name: str, root: Path) -> Dataset:
+    section = config.load(name).data
+    source = base.resolve(section, root, require_real=True)
+    assert (source.kind, source.message) == ("real", "")
+    return base.load(section, source)
+
+
+def sizes(data: Dataset) -> list[int]:
+    return [len(split) for split in data.splits.values()]
+
+
+def test_mosi(data_root: Path) -> None:
+    data = load("mosi", data_root)
+    assert data.kind == "real"
+    assert sizes(data) == [1447, 286, 466]
+    assert dict(data.spec.shapes) == {"text": (8, 100), "audio": (8, 73), "visual": (8, 100)}
+    assert data.notes == ()
+    test = data.splits["test"]
+    assert torch.bincount(test.target).tolist() == [183, 283]
+    mask = test.inputs["text"].mask
+    assert mask is not None
+    assert mask[:, 0].all()
+    # Zeros come after the utterances before it: a mask has no holes.
+    assert (mask[:, 1:] <= mask[:, :-1]).all()
+    videos = [{i.rpartition("_")[0] for i in split.ids} for split in data.splits.values()]
+    assert [len(v) for v in videos] == [62, 12, 19]
+    assert not videos[0] & videos[1] | videos[0] & videos[2] | videos[1] & videos[2]
+
+
+def test_mosi_text_alone_is_as_good_as_known(data_root: Path) -> None:
+    data = load("mosi", data_root)
+    x = {s: split.inputs["text"].value[:, 0].numpy() for s, split in data.splits.items()}
+    y = {s: split.target.numpy() for s, split in data.splits.items()}
+    model = LogisticRegression(C=0.01, max_iter=500).fit(x["train"], y["train"])
+    assert model.score(x["test"], y["test"]) == pytest.approx(0.757, abs=0.03)
+
+
+def test_mosi_as_a_score(data_root: Path) -> None:
+    section = config.load("mosi", ["data.task=regression"]).data
+    data = base.load(section, base.resolve(section, data_root))
+    assert set(data.splits["train"].target.tolist()) == {-1.0, 1.0}
+
+
+def test_utd_mhad(data_root: Path) -> None:
+    data = load("utd_mhad", data_root)
+    assert data.name == "utd_mhad"
+    assert sizes(data) == [431, 216, 214]
+    assert dict(data.spec.shapes) == {"inertial": (64, 6), "skeleton": (32, 60), "depth": (8, 1200)}
+    assert data.spec.task.outputs == 27
+    train = data.splits["train"].inputs
+    for x in train.values():
+        assert x.mask is None
+        assert x.value.mean(dim=(0, 1)).abs().max() < 1e-3
+    # The first joint is the origin of all others.
+    assert (train["skeleton"].value[:, :, :3] == 0).all()
+
+
+def test_utd_mhad_carves_validation_by_subject_when_there_is_none(data_root: Path, tmp_path: Path) -> None:
+    place = tmp_path / "utd_mhad"
+    place.mkdir()
+    for split in ("train", "test"):
+        (place / f"{split}.npz").symlink_to(data_root / "utd_mhad" / f"{split}.npz")
+    section = config.load("utd_mhad", ["data.val_fraction=0.25"]).data
+    data = base.load(section, base.resolve(section, tmp_path))
+    subjects = np.load(place / "train.npz")["subject"]
+    # Four subjects: one of them is the fourth that was asked for.
+    assert len(data.splits["val"]) in {int((subjects == s).sum()) for s in np.unique(subjects)}
+    assert sizes(data)[2] == 214
+
+
+def test_utd_mhad_inertial_alone_is_as_good_as_known(data_root: Path) -> None:
+    data = load("utd_mhad", data_root)
+    x = {s: split.inputs["inertial"].value.flatten(1).numpy() for s, split in data.splits.items()}
+    scaler = StandardScaler().fit(x["train"])
+    model = LogisticRegression(C=0.01, max_iter=300).fit(scaler.transform(x["train"]), data.splits["train"].target)
+    assert model.score(scaler.transform(x["test"]), data.splits["test"].target) > 0.6
