@@ -248,7 +248,10 @@ def test_interrupted_by_a_signal(place: Path) -> None:
         (["mosi", "--require-real"], "real data are required"),
         (["mosi", "--data-root", "/nowhere"], "/nowhere"),
         (["mosi", "method={name: unimodal, modality: smell}"], "method.modality"),
-        (["mosi", "train.monitor=val/mae"], "train.monitor: no metric 'val/mae' here; val/ and one of loss, accuracy"),
+        (
+            ["mosi", "train.monitor=val/mae"],
+            "train.monitor: no metric 'val/mae' in classification; available: val/loss, val/accuracy",
+        ),
         (["mosi", "train.monitor=val/accuracy/smell"], "no metric 'val/accuracy/smell'"),
         (["mosi", "train.monitor=val/nonsense"], "train.monitor: no metric"),
         (["mosi", "train.epochs=1", "--tracking-uri", "mango://x"], "cannot be used"),

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tune_mm import plugins
+from tune_mm.config import Section
 from tune_mm.core.types import Dataset
 from tune_mm.data import base
 
@@ -15,7 +16,7 @@ NAMES = plugins.available("data")
 SMALL = {"train": 40, "val": 24, "test": 16}
 
 
-def made(name: str, root: Path, **values: object) -> tuple[base.Section, base.Source]:
+def made(name: str, root: Path, **values: object) -> tuple[Section, base.Source]:
     plugin = plugins.load("data", name)
     config = plugin.Config()
     base.make(config, root, plugin.options(config).changed(**SMALL, **values))
@@ -35,7 +36,7 @@ def dataset(name: str, tmp_path: Path) -> Dataset:
 def test_the_plugin_says_what_it_is(name: str) -> None:
     plugin = plugins.load("data", name)
     assert issubclass(plugin, base.DataPlugin)
-    assert issubclass(plugin.Config, base.Section)
+    assert issubclass(plugin.Config, Section)
     assert plugin.Config().name == name
     assert plugin.files(plugin.Config())
 

@@ -1,4 +1,4 @@
-"""A user's own arrays: keys, shapes, masks, relative joints, statistics of train, and a validation split where none is."""
+"""A user's own arrays: keys, shapes, masks, relative joints, statistics of train, a carved validation split."""
 
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ def arrays(**extra: Any) -> dict[str, Arrays]:
 def write(place: Path, splits: dict[str, Arrays]) -> Path:
     place.mkdir(parents=True, exist_ok=True)
     for split, own in splits.items():
-        np.savez(place / f"{split}.npz", **own)
+        np.savez(place / f"{split}.npz", **own)  # type: ignore[arg-type]
     return place
 
 
@@ -174,16 +174,9 @@ def test_groups_of_one_cannot_be_carved(tmp_path: Path) -> None:
         load(tmp_path, raw, group="who")
 
 
-def change(raw: dict[str, Arrays], what: str) -> dict[str, Any]:
-    """Damages `raw`; returns the configuration to read it with."""
+def change_features(raw: dict[str, Arrays], what: str) -> None:
     train = raw["train"]
     match what:
-        case "key":
-            return {"modalities": ("poses", "image")}
-        case "label":
-            return {"label": "lable"}
-        case "relative":
-            return {"relative": ("image",)}
         case "count":
             train["image"] = train["image"][1:]
         case "shape":
@@ -196,19 +189,27 @@ def change(raw: dict[str, Arrays], what: str) -> dict[str, Any]:
             train["pose"] = train["pose"].astype(object)
         case "nan":
             train["pose"][5, 1, 2] = np.nan
+
+
+def change_labels(raw: dict[str, Arrays], what: str) -> None:
+    train = raw["train"]
+    match what:
         case "class":
             raw["val"]["label"][4] = 3
-        case "classes":
-            return {"classes": 2}
         case "negative":
             train["label"][3] = -1
         case "half":
             train["label"] = train["label"] + 0.5
+        case "one-hot":
+            train["label"] = np.eye(3)[train["label"]]
         case "one":
             for own in raw.values():
                 own["label"][:] = 0
-        case "one-hot":
-            train["label"] = np.eye(3)[train["label"]]
+
+
+def change_masks(raw: dict[str, Arrays], what: str) -> None:
+    train = raw["train"]
+    match what:
         case "empty":
             train["pose_mask"] = np.arange(24)[:, None] * np.ones((1, 4)) > 1
         case "length":
@@ -221,7 +222,14 @@ def change(raw: dict[str, Arrays], what: str) -> dict[str, Any]:
             train["image_mask"] = np.ones((24, 5), bool)
         case "mask and length":
             train["pose_mask"], train["pose_length"] = np.ones((24, 4), bool), np.full(24, 4)
-    return {}
+
+
+WRONG_SETTINGS: dict[str, dict[str, Any]] = {
+    "key": {"modalities": ("poses", "image")},
+    "label": {"label": "lable"},
+    "relative": {"relative": ("image",)},
+    "classes": {"classes": 2},
+}
 
 
 @pytest.mark.parametrize(
@@ -252,9 +260,10 @@ def change(raw: dict[str, Arrays], what: str) -> dict[str, Any]:
 )
 def test_what_is_wrong_is_said(tmp_path: Path, what: str, message: str) -> None:
     raw = arrays()
-    config = change(raw, what)
+    for change in (change_features, change_labels, change_masks):
+        change(raw, what)
     with pytest.raises(base.DataError, match=message):
-        load(tmp_path, raw, **config)
+        load(tmp_path, raw, **WRONG_SETTINGS.get(what, {}))
 
 
 @pytest.mark.parametrize(

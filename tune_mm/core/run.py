@@ -63,11 +63,10 @@ def objective_of(config: Config, spec: DataSpec) -> str:
         return metrics.default(spec.task)
     allowed = [f"val/{n}{m}" for m in ("", *(f"/{m}" for m in spec.modalities)) for n in metrics.names(spec.task)]
     if wanted not in allowed:
-        near = difflib.get_close_matches(wanted, allowed, n=1)
+        near = difflib.get_close_matches(wanted, allowed, n=1, cutoff=0.75)
         hint = f"; nearest '{near[0]}'" if near else ""
-        raise ValueError(
-            f"train.monitor: no metric '{wanted}' in {spec.task.kind}{hint}; known: {', '.join(allowed)}"
-        )
+        known = ", ".join(allowed)
+        raise ValueError(f"train.monitor: no metric '{wanted}' in {spec.task.kind}{hint}; available: {known}")
     return wanted
 
 

@@ -181,9 +181,8 @@ def _shapes(file: Any, path: Path, ids: dict[str, tuple[str, ...]], cap: int) ->
         raise DataError(
             f"{path}: no utterance '{missing[0]}'; {len(missing)} of the fold's {len(everyone)} are missing"
         )
-    shapes: dict[str, tuple[int, ...]] = {
-        i: file[i].shape if isinstance(file[i], h5py.Dataset) else () for i in everyone
-    }
+    # A group in place of a data set has no shape.
+    shapes: dict[str, tuple[int, ...]] = {i: getattr(file[i], "shape", ()) for i in everyone}
     width = next((s[1] for s in shapes.values() if len(s) == 2), 0)
     for name, shape in shapes.items():
         if len(shape) != 2 or shape[1] != width or width == 0:

@@ -61,9 +61,7 @@ class Fusion(nn.Module, ABC):
         path `zero`: the other modalities' features are 0 (DGL, Sec. 3.2); `mask`: they are not attended to. For
         fusions without attention the two are the same.
         """
-        return {
-            m: self.hidden({k: f if k == m else f.zero() for k, f in features.items()}) for m in features
-        }
+        return {m: self.hidden({k: f if k == m else f.zero() for k, f in features.items()}) for m in features}
 
     def forward(self, features: Features) -> Tensor:
         """Logits [B, C]."""

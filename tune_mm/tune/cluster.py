@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
@@ -13,6 +14,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # relative paths keep their meaning in a trial
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # the search has its own
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # else a banner comes even with verbose=0
 os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")
 os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1000000")  # Ray's own experiment state is not used
 os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
@@ -29,6 +31,11 @@ def quiet() -> None:
     """Ray and Tune say nothing: what a search has to say it says itself."""
     for name in ("ray", "ray.tune", "ray.train", "ray._private"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    # What the raylet prints about a dead worker passes by `logging`; the search says it in a line of its own.
+    with contextlib.suppress(Exception):
+        from ray._private.ray_logging import global_worker_stdstream_dispatcher
+
+        global_worker_stdstream_dispatcher.remove_handler("ray_print_logs")
 
 
 def processors() -> int:
@@ -42,22 +49,42 @@ def connect(address: str | None, cpus: float, gpus: float, concurrency: int | No
     Raises UserError when not even one does, or when no cluster answers.
     """
     quiet()
+    _join(address, cpus, concurrency)
+    there = slots(cpus, gpus, concurrency)
+    _warm(there, cpus)
+    return there
+
+
+def _join(address: str | None, cpus: float, concurrency: int | None) -> None:
     if ray.is_initialized():
-        return slots(cpus, gpus, concurrency)
+        return
     if address or os.environ.get("RAY_ADDRESS"):
         try:
             ray.init(address=address or "auto", log_to_driver=False, logging_level=logging.CRITICAL)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UserError(f"--address: no Ray cluster at '{address or 'RAY_ADDRESS'}': {error}") from None
-        return slots(cpus, gpus, concurrency)
-    if "RAY_AUTH_MODE" not in os.environ:
-        # Ray's own default writes a token to the home directory; this one lives as long as the search.
-        os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN"] = "token", secrets.token_hex(32)
+        return
+    if not {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
+        # A Ray of one's own asks for a token by default, and would write one to the home directory. (The mode itself
+        # is left to Ray: it has read that variable when it was imported.)
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     wanted = max(processors(), math.ceil(cpus)) if concurrency is None else math.ceil(concurrency * cpus)
     ray.init(address="local", num_cpus=wanted, object_store_memory=STORE, _node_ip_address="127.0.0.1",
              include_dashboard=False, log_to_driver=False, logging_level=logging.CRITICAL)  # fmt: skip
     quiet()
-    return slots(cpus, gpus, concurrency)
+
+
+def _import() -> None:
+    """What a worker needs first (torch takes seconds)."""
+    import tune_mm.core.run
+    import tune_mm.tune.trainable  # noqa: F401
+
+
+def _warm(count: int, cpus: float) -> None:
+    """Let `count` workers import, all at the same time: the trials' actors start in them without delay."""
+    task: Any = ray.remote(_import)
+    with contextlib.suppress(ray.exceptions.RayError):  # then the trials do it, and say what is wrong
+        ray.get([task.options(num_cpus=cpus).remote() for _ in range(count)], timeout=120)
 
 
 def slots(cpus: float, gpus: float, concurrency: int | None) -> int:

@@ -16,7 +16,7 @@ from ray.tune.experiment import Trial
 from tune_mm.config import Config
 from tune_mm.track.tags import Stage
 from tune_mm.tune.display import Board
-from tune_mm.tune.searchers import FAILURE_KEY, OBJECTIVE_KEY, AskTell
+from tune_mm.tune.searchers import FAILURE_KEY, OBJECTIVE_KEY, AskTell, Unkept
 from tune_mm.tune.trainable import BEST
 
 HOPELESS = 3  # trials that all fail before a stage gives up
@@ -30,9 +30,10 @@ class Tracking(Protocol):
     def file(self, stage: Stage, number: int, path: Path, name: str) -> None: ...
     def finish(self, stage: Stage, trial: FrozenTrial) -> None: ...
     def stopped(self, stage: Stage, number: int, reason: str) -> None: ...
+    def flush(self) -> None: ...
 
 
-class Halt(Stopper):
+class Halt(Unkept, Stopper):
     """Stops a stage: at a deadline (time.monotonic()), on a signal, or when every trial fails. Trials that run stay
     unfinished in the ledger, so that a resumed search goes on with them."""
 
@@ -52,10 +53,11 @@ class Halt(Stopper):
         return bool(self.reason)
 
 
-class Watch(Callback):
+class Watch(Unkept, Callback):
     """Follows the trials of one stage. config_of makes a trial's whole config from its values.
 
-    keep: Ray's scheduler may need the checkpoints of ended trials (population-based training).
+    scheme: what makes a URI of Ray's checkpoint paths. mutates: the scheduler changes settings (population-based
+    training), for which it needs the checkpoints of others.
     """
 
     def __init__(
@@ -67,10 +69,10 @@ class Watch(Callback):
         board: Board,
         halt: Halt,
         scheme: str = "",
-        keep: bool = False,
+        mutates: bool = False,
     ) -> None:
         self.stage, self.searcher, self.config_of, self.tracking = stage, searcher, config_of, tracking
-        self.board, self.halt, self._scheme, self._keep = board, halt, scheme, keep
+        self.board, self.halt, self._scheme, self._mutates = board, halt, scheme, mutates
         self._number: dict[str, int] = {}
         self._ended = self._failed = 0
 
@@ -94,9 +96,10 @@ class Watch(Callback):
         if FAILURE_KEY in result:
             return
         number, epoch = self._number[trial.trial_id], result["training_iteration"]
-        metrics = {k: v for k, v in result["metrics"].items() if isinstance(v, (int, float)) and math.isfinite(v)}
+        metrics = {**result["metrics"], "objective": result[OBJECTIVE_KEY]}
+        metrics = {k: v for k, v in metrics.items() if isinstance(v, (int, float)) and math.isfinite(v)}
         values = trial.config["values"]
-        if self._keep:  # population-based training changes settings on the way
+        if self._mutates:  # settings change on the way
             metrics |= {f"hp/{k}": v for k, v in values.items() if isinstance(v, float)}
             self.searcher.ledger.note(number, values=values)
         self.tracking.log(self.stage, number, metrics, epoch)
@@ -110,13 +113,12 @@ class Watch(Callback):
         place = {"path": f"{self._scheme}{checkpoint.path}", "epoch": trial.last_result["training_iteration"]}
         self.searcher.ledger.note(number, checkpoint=place)
         if self.stage == "final" and trial.last_result.get("done"):
-            with checkpoint.as_directory() as folder, contextlib.suppress(FileNotFoundError):
-                self.tracking.file(self.stage, number, Path(folder) / BEST, BEST)
+            keep_best(self.tracking, self.stage, number, checkpoint)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """It ended, and the searcher has told the ledger."""
         self._end(trial)
-        if not self._keep and trial.checkpoint is not None:
+        if not self._mutates and self.stage != "final" and trial.checkpoint is not None:
             with contextlib.suppress(OSError):
                 system: Any = trial.checkpoint.filesystem
                 system.delete_dir(str(Path(trial.checkpoint.path).parent))
@@ -129,6 +131,13 @@ class Watch(Callback):
         self.searcher.tell_lost(trial.trial_id, f"{kind}: {lines[0] if lines else 'no reason known'}"[:500])
         self._number.setdefault(trial.trial_id, -1)
         self._end(trial)
+
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Its worker died; Ray starts another from the last checkpoint."""
+        if trial.trial_id in self._number:
+            self.board.say(
+                f"{self.stage} {self._number[trial.trial_id]}: its worker died; it goes on from its checkpoint"
+            )
 
     # ---- helpers
 
@@ -151,3 +160,9 @@ class Watch(Callback):
         for number in self._number.values():
             if number >= 0:
                 self.tracking.stopped(self.stage, number, reason)
+
+
+def keep_best(tracking: Tracking, stage: Stage, number: int, checkpoint: Checkpoint) -> None:
+    """Hand the best epoch's tensors of a final run to tracking, which copies them."""
+    with checkpoint.as_directory() as folder, contextlib.suppress(FileNotFoundError):
+        tracking.file(stage, number, Path(folder) / BEST, BEST)

@@ -61,7 +61,9 @@ def run(
     Returns 0; 1 when trials failed; 130 when it was interrupted. Raises UserError before anything has started.
     """
     plan = P.resolve(options)
-    source = data.resolve(plan.space.base.data, plan.options.data_root, require_real=plan.options.require_real)
+    source = Source(plan.folder, "synthetic")
+    if build is None:
+        source = data.resolve(plan.space.base.data, plan.options.data_root, require_real=plan.options.require_real)
     if source.message:
         console.print(Text(source.message, style="yellow"))
     if dry:
@@ -81,17 +83,22 @@ def _locked(plan: Plan, source: Source, console: Console, build: Callable[[Confi
     tracker = Tracker(plan, source.kind)
     try:
         slots = cluster.connect(plan.options.address, plan.cpus, plan.gpus, plan.options.concurrency)
-        plan.save()
+        journal = plan.folder / "optuna.journal"
+        died = journal.stat().st_mtime if journal.exists() and not plan.record.get("closed") else None
+        plan.save(closed=False)
         console.print(Text(_opening(plan, slots, source)))
-        storage = open_storage(plan.folder / "optuna.journal")
+        storage = open_storage(journal)
         halt = Halt()
         board = Board(console, plan.space.spec.objective, plan.space.mode, plan.epochs)
         joined = bool(plan.options.address or os.environ.get("RAY_ADDRESS"))
-        context = Context(plan, storage, tracker, board, halt, slots, build, joined)
+        context = Context(plan, storage, tracker, board, halt, slots, build, joined, died=died)
         start = time.monotonic()
         with _signals(halt), board:
             books, found = _stages(context)
-        return _close(context, tracker, books, found, source, time.monotonic() - start)
+        code = _close(context, tracker, books, found, source, time.monotonic() - start)
+        tracker.close()
+        plan.save(closed=True)
+        return code
     finally:
         tracker.close()
         cluster.leave()

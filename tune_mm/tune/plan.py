@@ -102,11 +102,11 @@ class Plan:
         """The config of a stage, before a trial's own values."""
         return C.replace(space.base, {"train.epochs": epochs, "seed": self.seed if seed is None else seed})
 
-    def save(self) -> None:
-        """Write search.json, whole or not at all."""
+    def save(self, *, closed: bool) -> None:
+        """Write search.json, whole or not at all. closed: everything of the search is written, nothing is buffered."""
         self.folder.mkdir(parents=True, exist_ok=True)
         scratch = self.folder / f".{RECORD}.new"
-        scratch.write_text(json.dumps(self.record, indent=1) + "\n")
+        scratch.write_text(json.dumps({**self.record, "closed": closed}, indent=1) + "\n")
         os.replace(scratch, self.folder / RECORD)
 
 

@@ -107,7 +107,14 @@ def _each(key: str, choices: tuple[Scalar, ...]) -> list[Values]:
     return [{key: choice} for choice in choices]
 
 
-class AskTell(Searcher):
+class Unkept:
+    """Left empty in the file that Ray writes to restore a Tuner, which is not used: the ledger is what is restored."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class AskTell(Unkept, Searcher):
     """Ray's view of a ledger: unfinished trials first, from their checkpoints, then new ones up to `target`.
 
     Why not ray's OptunaSearch: it tells Optuna that a trial stopped by ASHA is complete, with the value of its partial

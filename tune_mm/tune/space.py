@@ -19,7 +19,7 @@ from tune_mm.config import Config, ConfigError, Section
 from tune_mm.core import metrics
 from tune_mm.errors import nearest
 from tune_mm.tune import domains as D
-from tune_mm.tune.searchers import SearcherName, key_value, ordered
+from tune_mm.tune.searchers import SearcherName, active, key_value, ordered
 
 FOLDER: Literal["search_spaces"] = "search_spaces"
 
@@ -134,7 +134,18 @@ def build(name: str, document: Document, overrides: Mapping[str, Any]) -> Space:
         problems.append(f"nothing is left to search: every domain is fixed by --set ({document.where('domains')})")
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
-    return Space(name, spec, base, domains, defaults, document.data)
+    return Space(name, spec, base, domains, tuple(_filled(d, base, domains) for d in defaults), document.data)
+
+
+def _filled(one: Mapping[str, Any], base: Config, domains: Mapping[str, D.Domain]) -> dict[str, Any]:
+    """A default with what it leaves out as the config has it (where that can be drawn): published is published."""
+    flat, out = C.flatten(base), dict[str, Any]()
+    for key in ordered(domains):
+        if key in one:
+            out[key] = one[key]
+        elif active(domains[key], out, flat) and domains[key].contains(flat.get(key)):
+            out[key] = flat[key]
+    return out
 
 
 def _spec(document: Document) -> SpaceSpec:

@@ -24,7 +24,7 @@ from tune_mm.data.base import Source
 from tune_mm.track.tags import Stage
 from tune_mm.tune import schedulers, searchers
 from tune_mm.tune.display import Board, Row
-from tune_mm.tune.driver import Halt, Tracking, Watch
+from tune_mm.tune.driver import Halt, Tracking, Watch, keep_best
 from tune_mm.tune.ledger import Ledger, Point, Values
 from tune_mm.tune.plan import Plan
 from tune_mm.tune.searchers import AskTell
@@ -32,6 +32,7 @@ from tune_mm.tune.space import Space
 from tune_mm.tune.trainable import Job, Runnable, RunTrainable
 
 MAX_FAILURES = 2  # deaths of its worker that a trial survives
+BUFFERED = 120.0  # seconds of tracking that a killed driver may take with it
 SAVE_EVERY = 10.0  # seconds of training between checkpoints
 
 Build = Callable[[Config], Runnable]
@@ -66,7 +67,8 @@ class StagePlan:
 
 @dataclass(frozen=True)
 class Context:
-    """What all stages share. slots: trials at once; build: what a trial runs; cluster: joined, not started here."""
+    """What all stages share. slots: trials at once; build: what a trial runs; cluster: joined, not started here;
+    died: when an earlier driver of this search wrote its last record without closing it (None: there is none)."""
 
     plan: Plan
     storage: JournalStorage
@@ -77,6 +79,7 @@ class Context:
     build: Build
     cluster: bool = False
     save_every: float = SAVE_EVERY
+    died: float | None = None
 
 
 def tuning(plan: Plan, stage: Stage) -> StagePlan:
@@ -146,6 +149,7 @@ def _point(points: tuple[Point, ...], number: int) -> Point | None:
 def run(context: Context, stage: StagePlan) -> Ledger:
     """Run what is left of a stage; returns its ledger. With `halt` set it may be unfinished."""
     book = ledger(context, stage)
+    _catch_up(context, stage, book)
     left = stage.target - book.handed_out() + len(book.unfinished())
     if left <= 0 or context.halt.stop_all():
         return book
@@ -163,14 +167,37 @@ def run(context: Context, stage: StagePlan) -> Ledger:
     where = context.plan.storage
     scheme = where.split("://")[0] + "://" if "://" in where else ""
     watch = Watch(stage.stage, searcher, lambda values: C.replace(stage.base, values), context.tracking, context.board,
-                  context.halt, scheme, keep=name == "pbt")  # fmt: skip
+                  context.halt, scheme, mutates=name == "pbt")  # fmt: skip
     grid = _tuner(context, stage, searcher, scheduler, watch).fit()
     _check(grid, searcher, watch)
     if context.halt.reason:
         watch.cut_off(context.halt.reason)
     elif not book.unfinished():
+        context.tracking.flush()  # final checkpoints among it
         _clean(_folder(context.plan, stage.stage))
     return book
+
+
+def _catch_up(context: Context, stage: StagePlan, book: Ledger) -> None:
+    """Write to tracking once more what ended shortly before a driver was killed: its buffer was lost with it.
+
+    Tracking skips the steps and parameters that it has.
+    """
+    if context.died is None:
+        return
+    for trial in book.trials(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL):
+        ended = trial.datetime_complete
+        if ended is None or ended.timestamp() < context.died - BUFFERED:
+            continue
+        number, attrs = trial.number, trial.user_attrs
+        facts: dict[str, Any] = {k: attrs[k] for k in ("role", "source") if k in attrs}
+        context.tracking.start(stage.stage, number, C.replace(stage.base, values_of(trial)), facts)
+        for epoch, value in sorted(trial.intermediate_values.items()):
+            context.tracking.log(stage.stage, number, {"objective": value}, epoch)
+        if stage.stage == "final" and "checkpoint" in attrs:
+            with contextlib.suppress(OSError):
+                keep_best(context.tracking, stage.stage, number, Checkpoint(attrs["checkpoint"]["path"]))
+        context.tracking.finish(stage.stage, trial)
 
 
 def _tuner(context: Context, stage: StagePlan, searcher: AskTell, scheduler: Any, watch: Watch) -> Tuner:

@@ -80,9 +80,9 @@ class Tracker:
         self._writer.log(self._parent, metrics, 0)
         self._writer.finish(self._parent, status, reason)
 
-    def stop(self, reason: str) -> None:
-        """The search was stopped before its end."""
-        self._writer.finish(self._parent, "stopped", reason)
+    def flush(self) -> None:
+        """Write what has gathered."""
+        self._writer.flush()
 
     def close(self) -> None:
         """Write what is left."""

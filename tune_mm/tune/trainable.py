@@ -73,20 +73,27 @@ class RunTrainable(Trainable):
     run: Runnable | None
 
     def setup(self, config: dict[str, Any], job: Job | None = None) -> None:
-        """Ray's hook. job comes through `tune.with_parameters`."""
+        """Ray's hook. job comes through `tune.with_parameters`.
+
+        Nothing is built before the first step: Ray hands a trial whose actor is still starting to an actor that falls
+        free and kills the starting one, so that with short trials slow starts would leave slots empty for good.
+        """
         assert job is not None
         self._job = job
         torch.set_num_threads(max(1, int(job.cpus)))
-        self._begin(config)
+        self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Run another trial in this actor."""
-        self._begin(new_config)
+        self.run, self._failure, self._best_metrics, self._finished = None, "", dict[str, float](), False
+        self._seconds, self._saved_at, self._settings = 0.0, time.monotonic(), new_config
         return True
 
-    def _begin(self, config: dict[str, Any]) -> None:
-        self.run, self._failure, self._best_metrics, self._finished = None, "", dict[str, float](), False
-        self._seconds, self._saved_at = 0.0, time.monotonic()
+    def _begin(self) -> None:
+        """Build the run, if that is still to be done."""
+        config = self._settings
+        if self.run is not None or self._failure:
+            return
         try:
             self.run = self._job.build(config["values"])
             if config["checkpoint"]:
@@ -99,7 +106,8 @@ class RunTrainable(Trainable):
 
     def step(self) -> dict[str, Any]:
         """One epoch; in a final run's last step also the test."""
-        if self._failure or self.run is None:
+        self._begin()
+        if self.run is None or self._failure:
             return self._failed()
         try:
             return self._advance(self.run)
@@ -151,6 +159,7 @@ class RunTrainable(Trainable):
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Go on from a state written by save_checkpoint (checkpoint: its folder)."""
+        self._begin()
         if self.run is None:
             return
         saved = torch.load(Path(checkpoint) / STATE, weights_only=True, map_location="cpu")
