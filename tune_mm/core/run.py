@@ -66,12 +66,13 @@ def objective_of(config: Config, spec: DataSpec) -> str:
         near = difflib.get_close_matches(wanted, allowed, n=1, cutoff=0.75)
         hint = f"; nearest '{near[0]}'" if near else ""
         known = ", ".join(allowed)
-        raise ValueError(f"train.monitor: no metric '{wanted}' in {spec.task.kind}{hint}; available: {known}")
+        what = f"no metric '{wanted}' in {spec.task.kind}"
+        raise ValueError(f"train.monitor: {what}{hint}; available: {known}")
     return wanted
 
 
 def check(config: Config, spec: DataSpec) -> None:
-    """Build the run's model without memory or training. Raises ValueError for what does not fit together or the data."""
+    """Build the run's model without memory or training. Raises ValueError for what does not fit."""
     method = method_of(config)
     part = method.spec(spec)
     objective_of(config, part)
