@@ -82,3 +82,8 @@ def batch(data: Dataset, count=16, dtype=torch.float64):
 def hp(section, dtype=torch.float64):
     """Float fields of a config section as 0-dim tensors."""
     return {k: torch.tensor(v, dtype=dtype) for k, v in section if isinstance(v, float)}
+
+
+def named(name: str):
+    """A message for assert_close that says which tensor differs."""
+    return lambda message: f"{name}: {message}"

@@ -97,9 +97,7 @@ def test_direction_equals_double_backward(fusion, task):
         net.params.items(), torch.autograd.grad(total, list(net.params.values())), strict=True
     ):
         assert param.shape == expected.shape
-        torch.testing.assert_close(
-            found.grads[name], expected, rtol=1e-7, atol=1e-10, msg=lambda m, n=name: f"{n}: {m}"
-        )
+        torch.testing.assert_close(found.grads[name], expected, rtol=1e-7, atol=1e-10, msg=support.named(name))
 
 
 @pytest.mark.parametrize("direction", ["gradient", "weight"])

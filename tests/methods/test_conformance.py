@@ -39,7 +39,7 @@ def test_each_method_states_its_neutral_settings():
 
 @pytest.mark.parametrize("name", METHODS)
 def test_module_docstring_has_the_fixed_headings(name):
-    text = __import__(f"tune_mm.methods.{name}", fromlist=["plugin"]).__doc__
+    text = __import__(f"tune_mm.methods.{name}", fromlist=["plugin"]).__doc__ or ""
     heads = [line for line in text.splitlines() if line and not line.startswith(" ")]
     assert heads[1:] == ["Paper", "Idea", "Equations", "Deviations", "Shapes"]
 
@@ -111,7 +111,7 @@ def test_alone_equals_vmap(name, fusion):
         ):
             assert set(theirs) == set(mine)
             for key, value in theirs.items():
-                torch.testing.assert_close(mine[key][s], value, rtol=1e-9, atol=1e-10, msg=lambda m, k=key: f"{k}: {m}")
+                torch.testing.assert_close(mine[key][s], value, rtol=1e-9, atol=1e-10, msg=support.named(key))
 
 
 @pytest.mark.parametrize(("name", "fusion"), [*product(sorted(support.NEUTRAL), FUSIONS)])

@@ -51,7 +51,7 @@ def test_equals_the_two_pass_algorithm(fusion, path, task):
     by_joint = autograd(joint, net.params)
     for name, gradient in found.grads.items():
         expected = 3.0 * by_unimodal[name] if name.startswith("encoders.") else by_joint[name]
-        torch.testing.assert_close(gradient, expected, rtol=1e-9, atol=1e-12, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(gradient, expected, rtol=1e-9, atol=1e-12, msg=support.named(name))
 
 
 @pytest.mark.parametrize(("mt", "ut"), [*product([False, True], repeat=2)])
