@@ -42,7 +42,13 @@ def environment() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     found = {f"version.{package}": version for package, version in versions.items()}
-    return {**found, **commit(CHECKOUT), "host": platform.node(), "mlflow.user": _user()}
+    return {
+        **found,
+        **commit(CHECKOUT),
+        "host": platform.node(),
+        "mlflow.user": _user(),
+        "mlflow.source.name": "tune_mm",
+    }
 
 
 def commit(checkout: Path) -> dict[str, str]:
