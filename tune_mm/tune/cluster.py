@@ -21,6 +21,7 @@ os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
+from ray.tune.execution.class_cache import DEFAULT_ENV_VARS, ENV_VARS_TO_PROPAGATE
 
 from tune_mm.errors import UserError
 
@@ -81,8 +82,14 @@ def _import() -> None:
 
 
 def _warm(count: int, cpus: float) -> None:
-    """Let `count` workers import, all at the same time: the trials' actors start in them without delay."""
-    task: Any = ray.remote(_import)
+    """Let `count` workers import, all at the same time: the trials' actors start in them without delay.
+
+    Ray reuses a worker only under the very same environment, so this takes the one that Tune gives its actors.
+    """
+    # Tune starts actors one after another unless told how many may be on their way.
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(count)
+    variables = {**DEFAULT_ENV_VARS, **{k: os.environ[k] for k in ENV_VARS_TO_PROPAGATE if k in os.environ}}
+    task: Any = ray.remote(runtime_env={"env_vars": variables})(_import)
     with contextlib.suppress(ray.exceptions.RayError):  # then the trials do it, and say what is wrong
         ray.get([task.options(num_cpus=cpus).remote() for _ in range(count)], timeout=120)
 
