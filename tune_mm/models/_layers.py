@@ -1,8 +1,8 @@
 """Pre-norm transformer layers, shared by encoders, fusion and classifiers.
 
 What is read from a transformer here is either the whole sequence or position 0 alone. In the second case the last
-layer computes one query, one residual branch and one feed-forward row per sample, and no keys and values: exact, as
-no other position of the last layer is ever read.
+layer computes one query, one residual branch and one feed-forward row per sample: exact, because no other position of
+the last layer is ever read.
 
 Shape legend: B batch, T time steps, W width.
 """
@@ -76,30 +76,20 @@ class Layer(nn.Module):
     def forward(self, x: Tensor, bias: Tensor | None, first: bool = False) -> Tensor:
         """bias: what to add to the scores (`bias_of`). first: only position 0 is computed."""
         p = self.dropouts if self.training else Dropouts()
-        mixed = (self._attend_first if first else self._attend)(self.norm_attention(x), bias, p.attention)
-        x = add_dropped(x[:, :1] if first else x, self.out(mixed), p.residual)
+        mixed = attention(self._project(self.norm_attention(x), first), bias, p.attention, self.heads)
+        x = add_dropped(x[:, :1] if first else x, self.out(unfold(mixed, self.heads)), p.residual)
         inner = relu_dropout(self.up(self.norm_ffn(x)), p.relu)
         return add_dropped(x, self.down(inner), p.residual)
 
-    def _attend(self, x: Tensor, bias: Tensor | None, p: float) -> Tensor:
-        """The heads' outputs side by side, [B, T, W]."""
-        q, k, v = fold(self.qkv(x), 3, self.heads)
-        return unfold(attention((q, k, v), bias, p, self.heads), self.heads)
-
-    def _attend_first(self, x: Tensor, bias: Tensor | None, p: float) -> Tensor:
-        """`_attend` of position 0, [B, 1, W], without keys and values of every step.
-
-        Per head, q (K x_t + c) = (q K) x_t + const, where softmax ignores the constant, and sum_t p_t (V x_t + d) =
-        V (sum_t p_t x_t) + d sum_t p_t: products of W channels in place of projections of the whole sequence.
-        """
-        (query, key, value), (d_query, _, d_value) = self.qkv.weight.chunk(3), self.qkv.bias.chunk(3)
-        by_head = (self.heads, -1, x.shape[-1])
-        q = F.linear(x[:, 0], query, d_query).view(len(x), self.heads, -1).transpose(0, 1)
-        scores = torch.bmm(q * q.shape[-1] ** -0.5, key.view(by_head)).transpose(0, 1) @ x.transpose(1, 2)
-        scores = scores if bias is None else scores + bias.view(scores.shape)
-        weights = dropout(torch.softmax(scores, -1), p)
-        mixed = torch.bmm((weights @ x).transpose(0, 1), value.view(by_head).transpose(1, 2)).transpose(0, 1)
-        return (mixed + weights.sum(-1, keepdim=True) * d_value.view(self.heads, -1)).reshape(len(x), 1, -1)
+    def _project(self, x: Tensor, first: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, [B * heads, T, W / heads] each (one query with `first`)."""
+        if not first:
+            q, k, v = fold(self.qkv(x), 3, self.heads)
+            return q, k, v
+        width, weight, bias = x.shape[-1], self.qkv.weight, self.qkv.bias
+        (q,) = fold(F.linear(x[:, :1], weight[:width], bias[:width]), 1, self.heads)
+        k, v = fold(F.linear(x, weight[width:], bias[width:]), 2, self.heads)
+        return q, k, v
 
 
 class Transformer(nn.Module):
