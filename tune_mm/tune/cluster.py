@@ -8,6 +8,7 @@ import math
 import os
 import secrets
 import sys
+from dataclasses import dataclass
 from typing import Any
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -44,27 +45,57 @@ def processors() -> int:
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
-def connect(address: str | None, cpus: float, gpus: float, concurrency: int | None) -> int:
-    """Start Ray here, or join the cluster at `address` (or RAY_ADDRESS); returns how many trials fit at once.
+@dataclass(frozen=True)
+class Connection:
+    """A Ray that answers. slots: trials that fit at once; started: by us, on this machine."""
 
-    Raises UserError when not even one does, or when no cluster answers.
+    slots: int
+    started: bool
+    warming: tuple[Any, ...]
+
+    def wait(self) -> None:
+        """Until the workers are warm."""
+        with contextlib.suppress(ray.exceptions.RayError):  # then the trials import, and say what is wrong
+            ray.get(list(self.warming), timeout=120)
+
+    def close(self) -> None:
+        """Stop Ray if we started it."""
+        if self.started:
+            ray.shutdown()
+
+
+def connect(address: str | None, cpus: float, gpus: float, concurrency: int | None) -> Connection:
+    """Start Ray here, or join the cluster at `address` (or RAY_ADDRESS); one that runs in this process is kept.
+
+    Raises UserError when not even one trial fits, or when no cluster answers.
     """
     quiet()
-    _join(address, cpus, concurrency)
-    there = slots(cpus, gpus, concurrency)
-    _warm(there, cpus)
-    return there
+    started = False
+    if not ray.is_initialized():
+        address = address or os.environ.get("RAY_ADDRESS")
+        if address:
+            _join(address)
+        else:
+            _start(cpus, concurrency)
+        started = True
+    quiet()
+    try:
+        count = slots(cpus, gpus, concurrency)
+    except UserError:
+        if started:
+            ray.shutdown()
+        raise
+    return Connection(count, started, _warm(count, cpus))
 
 
-def _join(address: str | None, cpus: float, concurrency: int | None) -> None:
-    if ray.is_initialized():
-        return
-    if address or os.environ.get("RAY_ADDRESS"):
-        try:
-            ray.init(address=address or "auto", log_to_driver=False, logging_level=logging.CRITICAL)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise UserError(f"--address: no Ray cluster at '{address or 'RAY_ADDRESS'}': {error}") from None
-        return
+def _join(address: str) -> None:
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise UserError(f"--address: no Ray cluster at '{address}': {error}") from None
+
+
+def _start(cpus: float, concurrency: int | None) -> None:
     if not {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
         # A Ray of one's own asks for a token by default, and would write one to the home directory. (The mode itself
         # is left to Ray: it has read that variable when it was imported.)
@@ -72,7 +103,6 @@ def _join(address: str | None, cpus: float, concurrency: int | None) -> None:
     wanted = max(processors(), math.ceil(cpus)) if concurrency is None else math.ceil(concurrency * cpus)
     ray.init(address="local", num_cpus=wanted, object_store_memory=STORE, _node_ip_address="127.0.0.1",
              include_dashboard=False, log_to_driver=False, logging_level=logging.CRITICAL)  # fmt: skip
-    quiet()
 
 
 def _import() -> None:
@@ -81,7 +111,7 @@ def _import() -> None:
     import tune_mm.tune.trainable  # noqa: F401
 
 
-def _warm(count: int, cpus: float) -> None:
+def _warm(count: int, cpus: float) -> tuple[Any, ...]:
     """Let `count` workers import, all at the same time: the trials' actors start in them without delay.
 
     Ray reuses a worker only under the very same environment, so this takes the one that Tune gives its actors.
@@ -90,8 +120,7 @@ def _warm(count: int, cpus: float) -> None:
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(count)
     variables = {**DEFAULT_ENV_VARS, **{k: os.environ[k] for k in ENV_VARS_TO_PROPAGATE if k in os.environ}}
     task: Any = ray.remote(runtime_env={"env_vars": variables})(_import)
-    with contextlib.suppress(ray.exceptions.RayError):  # then the trials do it, and say what is wrong
-        ray.get([task.options(num_cpus=cpus).remote() for _ in range(count)], timeout=120)
+    return tuple(task.options(num_cpus=cpus).remote() for _ in range(count))
 
 
 def slots(cpus: float, gpus: float, concurrency: int | None) -> int:
@@ -107,8 +136,3 @@ def slots(cpus: float, gpus: float, concurrency: int | None) -> int:
         raise UserError(f"a trial needs {cpus:g} CPUs and {gpus:g} GPUs, and there are {there.get('CPU', 0):g} and "
                         f"{there.get('GPU', 0):g}")  # fmt: skip
     return fit if concurrency is None else min(fit, concurrency)
-
-
-def leave() -> None:
-    """Stop Ray here, or leave the cluster."""
-    ray.shutdown()

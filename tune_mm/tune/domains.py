@@ -124,7 +124,7 @@ def parse(raw: Any) -> Domain | str:
 def _fits(kind: str, args: list[Any]) -> bool:
     if kind in LISTS:
         plain = all(a is None or isinstance(a, (bool, int, float, str)) for a in args)
-        return plain and len(args) > 0 and len({(type(a), a) for a in args}) == len(args)
+        return plain and len(args) > 0 and len(set(args)) == len(args)
     if not all(isinstance(a, (int, float)) and not isinstance(a, bool) and math.isfinite(a) for a in args):
         return False
     if len(args) != (3 if kind == "quniform" else 2):

@@ -76,22 +76,25 @@ def run(
     except Busy as error:
         raise UserError(str(error)) from None
     with contextlib.closing(lock):
+        P.still_free(plan)
         return _locked(plan, source, console, build)
 
 
 def _locked(plan: Plan, source: Source, console: Console, build: Callable[[Config], Runnable]) -> int:
-    tracker = Tracker(plan, source.kind)
+    tracker: Tracker | None = None
+    ray = cluster.connect(plan.options.address, plan.cpus, plan.gpus, plan.options.concurrency)
     try:
-        slots = cluster.connect(plan.options.address, plan.cpus, plan.gpus, plan.options.concurrency)
+        tracker = Tracker(plan, source.kind)  # takes seconds, while the workers import
+        ray.wait()
         journal = plan.folder / "optuna.journal"
         died = journal.stat().st_mtime if journal.exists() and not plan.record.get("closed") else None
         plan.save(closed=False)
-        console.print(Text(_opening(plan, slots, source)))
+        console.print(Text(_opening(plan, ray.slots, source)))
         storage = open_storage(journal)
         halt = Halt()
         board = Board(console, plan.space.spec.objective, plan.space.mode, plan.epochs)
         joined = bool(plan.options.address or os.environ.get("RAY_ADDRESS"))
-        context = Context(plan, storage, tracker, board, halt, slots, build, joined, died=died)
+        context = Context(plan, storage, tracker, board, halt, ray.slots, build, joined, died=died)
         start = time.monotonic()
         with _signals(halt), board:
             books, found = _stages(context)
@@ -100,8 +103,9 @@ def _locked(plan: Plan, source: Source, console: Console, build: Callable[[Confi
         plan.save(closed=True)
         return code
     finally:
-        tracker.close()
-        cluster.leave()
+        if tracker is not None:
+            tracker.close()
+        ray.close()
 
 
 def _stages(context: Context) -> tuple[dict[str, Ledger], results.Finals | None]:

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,17 +15,15 @@ from typing import Any
 from tune_mm import config as C
 from tune_mm._yaml import Document
 from tune_mm.config import Config
-from tune_mm.errors import UserError, nearest
+from tune_mm.errors import UserError
+from tune_mm.tune import records
 from tune_mm.tune import space as S
+from tune_mm.tune.records import FORMAT, RECORD
 from tune_mm.tune.searchers import grid
 from tune_mm.tune.space import Space
 
-FORMAT = 1
-RECORD = "search.json"
 TRIALS = 20
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-# What a resumed search keeps: options by their flag.
-_KEPT = {"trials": "--trials", "epochs": "--epochs", "seed": "--seed", "overrides": "--set", "storage": "--storage"}
 
 
 @dataclass(frozen=True)
@@ -122,7 +120,7 @@ def resolve(options: Options) -> Plan:
     name = options.name or _free(options.searches, space.name)
     if not _NAME.fullmatch(name):
         raise UserError(f"--name: must be letters, digits, '.', '_' and '-' (at most 100), got '{name}'")
-    if (options.searches / name).exists():
+    if (options.searches / name / RECORD).exists():
         way = f"continue it with --name {name} --resume, add trials with --extend N, or choose another --name"
         raise UserError(f"--name: a search '{name}' exists already in {options.searches / name}; {way}")
     trials = _count(space, options.trials)
@@ -146,6 +144,12 @@ def resolve(options: Options) -> Plan:
         "storage": options.storage,
     }
     return _plan(options, record, space, baseline)
+
+
+def still_free(plan: Plan) -> None:
+    """To be asked under the search's lock: did another process begin a new search of that name meanwhile?"""
+    if not plan.resumed and (plan.folder / RECORD).exists():
+        raise UserError(f"--name: a search '{plan.name}' was begun by another process just now; choose another --name")
 
 
 def _plan(
@@ -209,23 +213,20 @@ def unlike(plan: Plan) -> list[str]:
 def _free(searches: Path, space: str) -> str:
     """<space>-<n> with the first n that no search has."""
     number = 1
-    while (searches / f"{space}-{number}").exists():
+    while (searches / f"{space}-{number}" / RECORD).exists():
         number += 1
     return f"{space}-{number}"
 
 
-# ---- going on with a search
-
-
 def _continued(options: Options) -> Plan:
-    record = _record(options)
-    problems = list(_changed(options, record))
+    record = records.find(options.searches, options.name, options.space)
+    problems = list(records.changed(vars(options), record))
     saved, path = record["space"], Path(record["space"]["path"])
     if path.is_file():
-        problems += _differences("the space file", str(path), saved["values"], C.read_yaml(path).data)
+        problems += records.differences("the space file", str(path), saved["values"], C.read_yaml(path).data)
     overrides = record["overrides"]
     space = S.build(saved["name"], Document(saved["values"], {}, path), overrides)
-    problems += _differences("the config", space.spec.config, record["config"], C.to_dict(space.base))
+    problems += records.differences("the config", space.spec.config, record["config"], C.to_dict(space.base))
     if problems:
         raise UserError("\n".join([f"{record['name']} cannot go on as it began:", *problems]))
     baseline = None
@@ -244,58 +245,3 @@ def _continued(options: Options) -> Plan:
     merged = {**vars(options), "tracking_uri": record["tracking_uri"], "storage": record["storage"], "data_root": root}
     merged["require_real"] = options.require_real or record["require_real"]
     return _plan(Options(**merged), record, space, baseline, resumed=True)
-
-
-def _record(options: Options) -> dict[str, Any]:
-    """search.json of --name, or of the latest search of --space. Raises UserError."""
-    known = {r["name"]: r for r in _records(options.searches)}
-    if options.name is not None:
-        if options.name not in known:
-            listed = f"; there are: {', '.join(known)}" if known else ""
-            raise UserError(
-                f"--name: no search '{options.name}' in {options.searches}{nearest(options.name, known)}{listed}"
-            )
-        found = known[options.name]
-    elif options.space is not None:
-        name = S.read(options.space).path.stem
-        ours = [r for r in known.values() if r["space"]["name"] == name]
-        if not ours:
-            raise UserError(f"--resume: no search of the space '{name}' in {options.searches}")
-        found = max(ours, key=lambda r: str(r["created"]))
-    else:
-        raise UserError("--resume and --extend need --space NAME (its latest search) or --name NAME")
-    if found.get("format") != FORMAT:
-        raise UserError(f"{found['name']}: {RECORD} has format {found.get('format')}, this version reads {FORMAT}")
-    return found
-
-
-def _records(searches: Path) -> Iterator[dict[str, Any]]:
-    for file in sorted(searches.glob(f"*/{RECORD}")):
-        try:
-            yield json.loads(file.read_text())
-        except (OSError, json.JSONDecodeError) as error:
-            raise UserError(f"{file}: cannot be read: {error}") from None
-
-
-def _changed(options: Options, record: Mapping[str, Any]) -> Iterator[str]:
-    """Flags that ask for something else than the search began with."""
-    for key, flag in _KEPT.items():
-        given = getattr(options, key)
-        if given not in (None, {}) and given != record[key]:
-            hint = "; --extend N adds trials" if key == "trials" else ""
-            yield f"{flag}: the search has {record[key]}, got {given}{hint}"
-
-
-def _differences(what: str, where: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
-    before, after = dict(_flat(old)), dict(_flat(new))
-    for key in sorted({*before, *after}):
-        if before.get(key) != after.get(key):
-            yield f"{key}: {what} has changed since ({where}): was {before.get(key)}, is {after.get(key)}"
-
-
-def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _flat(inner, f"{prefix}.{key}" if prefix else str(key))
-    else:
-        yield prefix, list(value) if isinstance(value, tuple) else value
