@@ -92,8 +92,9 @@ class State:
 
     @property
     def best_metrics(self) -> dict[str, float]:
-        """Metrics of the best validation epoch ({} before the first)."""
-        return self.history[self.run.best_epoch - 1] if self.run.best_epoch else {}
+        """Validation metrics of the best epoch ({} before the first)."""
+        best = self.history[self.run.best_epoch - 1] if self.run.best_epoch else {}
+        return {k: v for k, v in best.items() if k.startswith("val/")}
 
 
 def _difference(theirs: str, ours: str) -> str:

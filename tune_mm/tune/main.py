@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tune_mm.config import Config
+from tune_mm.core.run import check
 from tune_mm.data import base as data
 from tune_mm.data.base import Source
 from tune_mm.errors import UserError
@@ -64,6 +65,7 @@ def run(
     source = Source(plan.folder, "synthetic")
     if build is None:
         source = data.resolve(plan.space.base.data, plan.options.data_root, require_real=plan.options.require_real)
+        _fits(plan, source)
     if source.message:
         console.print(Text(source.message, style="yellow"))
     if dry:
@@ -78,6 +80,16 @@ def run(
     with contextlib.closing(lock):
         P.still_free(plan)
         return _locked(plan, source, console, build)
+
+
+def _fits(plan: Plan, source: Source) -> None:
+    """Raises UserError for a model, a method or an objective that does not fit the data, before anything starts."""
+    for space in filter(None, (plan.space, plan.baseline)):
+        config = plan.config(space, plan.epochs)
+        try:
+            check(config, data.load(config.data, source).spec)
+        except ValueError as error:
+            raise UserError(f"{space.name}: {error}") from None
 
 
 def _locked(plan: Plan, source: Source, console: Console, build: Callable[[Config], Runnable]) -> int:

@@ -127,7 +127,7 @@ class RunTrainable(Trainable):
             found = run.epoch()
             metrics, diverged, self._finished = found.metrics, found.diverged, found.done
             if found.best:
-                self._best_metrics = metrics
+                self._best_metrics = {k: v for k, v in metrics.items() if k.startswith("val/")}
         self._finished = self._finished or run.epochs_done >= self._job.epochs
         result: dict[str, Any] = {
             "training_iteration": run.epochs_done,
