@@ -57,8 +57,8 @@ def test_all_values(raw: dict[str, Any], values: tuple[Any, ...] | None) -> None
 def test_what_is_drawn_lies_inside(kind: str, seed: int) -> None:
     import optuna
 
-    args: list[Any] = {"quniform": [0.1, 0.9, 0.1], "randint": [2, 7], "choice": [0, True, "x"]}.get(kind, [0.01, 3])
-    found = parse({kind: args})
+    special: dict[str, list[Any]] = {"quniform": [0.1, 0.9, 0.1], "randint": [2, 7], "choice": [0, True, "x"]}
+    found = parse({kind: special.get(kind, [0.01, 3])})
     assert isinstance(found, Domain)
     sampler = optuna.samplers.RandomSampler(seed=seed)
     study = optuna.create_study(sampler=sampler)

@@ -43,17 +43,20 @@ def test_every_scheduler_can_be_made(name: str, mode: str) -> None:
         assert isinstance(make(name, mode), TrialScheduler)
 
 
+@pytest.mark.parametrize("name", ["asha", "hyperband"])
 @pytest.mark.parametrize("sign", [1, -1])
-def test_rungs_rebuilt_from_the_past_decide_as_the_undisturbed_ones(sign: int) -> None:
+def test_rungs_rebuilt_from_the_past_decide_as_the_undisturbed_ones(sign: int, name: str) -> None:
     mode = "max" if sign > 0 else "min"
     histories = {n: [(e, sign * (0.1 * n + 0.01 * e)) for e in range(1, 4)] for n in range(4)}
-    undisturbed = make("asha", mode)
+    undisturbed = make(name, mode)
     for number, history in histories.items():
         decisions(undisturbed, number, history)
-    resumed = make("asha", mode, past=histories)
-    assert [r for _, r in undisturbed._brackets[0]._rungs] != [{}, {}, {}]
-    for old, new in zip(undisturbed._brackets[0]._rungs, resumed._brackets[0]._rungs, strict=True):
-        assert sorted(old[1].values()) == sorted(new[1].values())
+    resumed = make(name, mode, past=histories)
+    assert len(resumed._brackets) == (1 if name == "asha" else 3)
+    assert any(r for b in undisturbed._brackets for _, r in b._rungs)
+    for before, after in zip(undisturbed._brackets, resumed._brackets, strict=True):
+        for old, new in zip(before._rungs, after._rungs, strict=True):
+            assert sorted(old[1].values()) == sorted(new[1].values())
     for number, value in ((5, 0.05), (6, 0.9)):
         assert decisions(undisturbed, number, [(1, sign * value)]) == decisions(resumed, number, [(1, sign * value)])
 

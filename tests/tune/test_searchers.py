@@ -114,7 +114,7 @@ def test_asha_s_stop_is_told_as_pruned_and_nan_as_failed(tmp_path: Path) -> None
     searcher = AskTell(book, target=4, capacity=lambda: 4)
     for name in "abcd":
         assert isinstance(searcher.suggest(name), dict)
-    assert searcher.suggest("e") == "FINISHED"
+    assert str(searcher.suggest("e")) == "FINISHED"
     searcher.on_trial_result("a", result(1, 0.3))
     searcher.on_trial_complete("a", result(2, 0.4, **{"best_metrics/val/accuracy": 0.4}))
     searcher.on_trial_complete("b", result(3, 0.6, finished=True))
@@ -150,7 +150,7 @@ def test_unfinished_trials_are_handed_out_again_first_from_their_checkpoint(tmp_
     assert configs[1] == {"number": 1, "values": second.values, "checkpoint": None}
     assert isinstance(configs[2], dict)
     assert configs[2]["number"] == 2
-    assert searcher.suggest("d") == "FINISHED"
+    assert str(searcher.suggest("d")) == "FINISHED"
     assert searcher.resumed[0].reported == ((1, 0.2), (2, 0.3))
     searcher.on_trial_result("a", result(3, 0.35))
     searcher.on_trial_result("a", result(4, 0.4))

@@ -72,7 +72,7 @@ class Watch(Unkept, Callback):
         mutates: bool = False,
     ) -> None:
         self.stage, self.searcher, self.config_of, self.tracking = stage, searcher, config_of, tracking
-        self.board, self.halt, self._scheme, self._mutates = board, halt, scheme, mutates
+        self.board, self.halt, self._scheme, self.mutates = board, halt, scheme, mutates
         self._number: dict[str, int] = {}
         self._ended = self._failed = 0
 
@@ -96,10 +96,10 @@ class Watch(Unkept, Callback):
         if FAILURE_KEY in result:
             return
         number, epoch = self._number[trial.trial_id], result["training_iteration"]
-        metrics = {**result["metrics"], "objective": result[OBJECTIVE_KEY]}
+        metrics = {"objective": result[OBJECTIVE_KEY], **result["metrics"]}  # first: what the UI compares by
         metrics = {k: v for k, v in metrics.items() if isinstance(v, (int, float)) and math.isfinite(v)}
         values = trial.config["values"]
-        if self._mutates:  # settings change on the way
+        if self.mutates:  # settings change on the way
             metrics |= {f"hp/{k}": v for k, v in values.items() if isinstance(v, float)}
             self.searcher.ledger.note(number, values=values)
         self.tracking.log(self.stage, number, metrics, epoch)
@@ -118,7 +118,7 @@ class Watch(Unkept, Callback):
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """It ended, and the searcher has told the ledger."""
         self._end(trial)
-        if not self._mutates and self.stage != "final" and trial.checkpoint is not None:
+        if not self.mutates and self.stage != "final" and trial.checkpoint is not None:
             with contextlib.suppress(OSError):
                 system: Any = trial.checkpoint.filesystem
                 system.delete_dir(str(Path(trial.checkpoint.path).parent))

@@ -1,13 +1,16 @@
 """Which trials are stopped early: Ray's schedulers, and their memory given back after a resume.
 
 Ray keeps a scheduler's memory in its own experiment state, which is not used here: a resumed search starts a fresh
-scheduler. ASHA's rungs are rebuilt from the ledger's intermediate values; the others start without memory.
+scheduler. The rungs of asha and hyperband are rebuilt from the ledger's intermediate
+values; the others start without memory.
 """
 
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Iterable, Mapping
+from types import SimpleNamespace
 from typing import Any, cast
 
 from ray import tune
@@ -15,7 +18,6 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import (
     AsyncHyperBandScheduler,
     FIFOScheduler,
-    HyperBandScheduler,
     MedianStoppingRule,
     PopulationBasedTraining,
     TrialScheduler,
@@ -29,7 +31,6 @@ TIME = "training_iteration"
 History = Iterable[tuple[int, float]]
 
 FORGETFUL = {
-    "hyperband": "hyperband's brackets start empty",
     "median": "the median rule compares with trials from now on only",
     "pbt": "the population starts from the trials that run now",
 }
@@ -43,30 +44,49 @@ class _Past:
 
 
 class Asha(AsyncHyperBandScheduler):
-    """ASHA that can be told what happened before it was made.
+    """ASHA, or with several brackets asynchronous HyperBand, that can be told what happened before it was made.
 
     past: the reports of every trial that ended, by number. resumed: trials that go on from a checkpoint, with what they
-    had reported up to it: their rungs are filled when they are added, under the id they have now.
+    had reported up to it: their rungs are filled when they are added, under the id they have now. A bracket is a
+    function of the trial's number (Ray draws it), so that it is the same after a resume.
     """
 
     def __init__(self, past: Mapping[int, History], resumed: Mapping[int, Assignment], **settings: Any) -> None:
         super().__init__(**settings)
         self._resumed, self._given = resumed, set[int]()
         for number, history in past.items():
-            self._feed(_Past(f"past-{number}"), history)
+            self._feed(number, _Past(f"past-{number}"), history)
 
-    def _feed(self, trial: Any, history: History) -> None:
+    def bracket(self, number: int) -> int:
+        """The bracket of a trial: the more rungs, the likelier, with Ray's weights."""
+        sizes = [len(b._rungs) for b in self._brackets]
+        weights = [math.exp(s - max(sizes)) for s in sizes]
+        return random.Random(number).choices(range(len(sizes)), weights)[0]
+
+    def _feed(self, number: int, trial: Any, history: History) -> None:
         sign = 1.0 if self._mode == "max" else -1.0
         for epoch, value in history:
-            self._brackets[0].on_result(trial, epoch, sign * value)
+            self._brackets[self.bracket(number)].on_result(trial, epoch, sign * value)
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
         """Ray's, then the trial's own past (once: a trial whose worker died is added again)."""
         super().on_trial_add(tune_controller, trial)
         number: int = trial.config["number"]
+        self._trial_info[trial.trial_id] = self._brackets[self.bracket(number)]
         if number in self._resumed and number not in self._given:
             self._given.add(number)
-            self._feed(trial, self._resumed[number].reported)
+            self._feed(number, trial, self._resumed[number].reported)
+
+
+class Pbt(PopulationBasedTraining):
+    """Ray's, for trials that a searcher proposed.
+
+    Ray refuses that because a searcher would be told a result for settings that have changed since. Here the ledger
+    keeps the settings that a trial ends with.
+    """
+
+    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
+        super().on_trial_add(cast("Any", SimpleNamespace(search_alg=None)), trial)
 
 
 def epochs_of(share: float, epochs: int) -> int:
@@ -84,26 +104,28 @@ def make(
     past: Mapping[int, History],
     resumed: Mapping[int, Assignment],
 ) -> TrialScheduler:
-    """The scheduler `name`. grace: see epochs_of; for pbt it is the number of epochs between two exploits."""
+    """The scheduler `name`. hyperband is the asynchronous one: Ray's own waits for brackets that a search that asks for
+    one trial at a time never fills. grace: see epochs_of; for pbt it is the number of epochs between two exploits."""
     first = epochs_of(grace, epochs)
     goal: dict[str, Any] = {"time_attr": TIME, "metric": OBJECTIVE_KEY, "mode": mode}
-    if name == "asha":
-        settings = {**goal, "max_t": epochs, "grace_period": first, "reduction_factor": reduction}
+    if name in ("asha", "hyperband"):
+        brackets = len(rungs(epochs, grace, reduction)) if name == "hyperband" else 1
+        settings = {**goal, "max_t": epochs, "grace_period": first, "reduction_factor": reduction, "brackets": brackets}
         return Asha(past, resumed, **settings)
-    if name == "hyperband":
-        return HyperBandScheduler(**goal, max_t=epochs, reduction_factor=reduction)
     if name == "median":
         return MedianStoppingRule(**goal, grace_period=first)
     if name == "pbt":
         mutations: dict[str, Any] = {"values": {k: _mutation(d) for k, d in domains.items() if mutable(k, d)}}
-        return PopulationBasedTraining(**goal, perturbation_interval=first, hyperparam_mutations=mutations)
+        return Pbt(**goal, perturbation_interval=first, hyperparam_mutations=mutations)
     none: Any = FIFOScheduler  # which has no type hints
     return cast("TrialScheduler", none())
 
 
 def mutable(key: str, domain: Domain) -> bool:
-    """Whether population-based training may change the setting mid-run: floats of the method and the optimizer."""
-    return key.startswith(("method.", "optim.")) and domain.kind in ("uniform", "loguniform", "quniform")
+    """Whether population-based training may change a setting mid-run: floats of the method and the optimizer that every
+    trial has."""
+    drawn = domain.kind in ("uniform", "loguniform", "quniform")
+    return key.startswith(("method.", "optim.")) and drawn and not domain.when
 
 
 def _mutation(domain: Domain) -> Any:

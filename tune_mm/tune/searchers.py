@@ -151,8 +151,11 @@ class AskTell(Unkept, Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell COMPLETE, PRUNED or FAIL."""
-        if error or result is None:
+        if error:
             self.lost.add(trial_id)
+            return
+        if not result:  # stopped while it waited: it stays unfinished
+            self.numbers.pop(trial_id)
             return
         self.on_trial_result(trial_id, result)
         number, facts = self.numbers.pop(trial_id), facts_of(result)

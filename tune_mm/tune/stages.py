@@ -155,7 +155,7 @@ def run(context: Context, stage: StagePlan) -> Ledger:
         return book
     spec = stage.space.spec.scheduler if stage.stage == "search" else context.plan.space.spec.scheduler
     name = "none" if stage.stage == "final" else spec.name
-    pauses = name in ("hyperband", "pbt")  # they hold trials back until others have come as far
+    pauses = name == "pbt"  # it holds trials back until others have come as far
     searcher = AskTell(book, stage.target, lambda: stage.target if pauses else context.slots + context.cluster)
     ended = book.trials(TrialState.COMPLETE, TrialState.PRUNED)
     if name in schedulers.FORGETFUL and (ended or book.unfinished()):
@@ -222,7 +222,7 @@ def _tuner(context: Context, stage: StagePlan, searcher: AskTell, scheduler: Any
             callbacks=[watch],
             verbose=0,
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
-            checkpoint_config=CheckpointConfig(num_to_keep=2, checkpoint_at_end=final),
+            checkpoint_config=CheckpointConfig(num_to_keep=4 if watch.mutates else 2, checkpoint_at_end=final),
         ),
     )
 
