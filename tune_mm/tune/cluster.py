@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import secrets
+import socket
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -89,9 +90,12 @@ def connect(address: str | None, cpus: float, gpus: float, concurrency: int | No
 
 
 def _join(address: str) -> None:
+    host, sign, port = address.rpartition(":")
     try:
+        if sign and port.isdecimal() and "://" not in address:  # Ray itself would try for minutes
+            socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise UserError(f"--address: no Ray cluster at '{address}': {error}") from None
 
 

@@ -166,7 +166,8 @@ def _close(
     """Summary, tables, and what to do next; the exit code."""
     plan, console, halt = context.plan, context.board.console, context.halt
     failed, diverged = results.failures(books)
-    status = halt.reason or ("completed" if not failed else "completed, trials failed")
+    unfinished = any(book.unfinished() for book in books.values())
+    status = halt.reason or ("time budget" if unfinished else "completed, trials failed" if failed else "completed")
     uri = tracker.store.uri
     text = json.dumps(results.summary(plan, books, found, source.kind, status, seconds, uri), indent=1)
     (plan.folder / SUMMARY).write_text(text + "\n")
@@ -182,7 +183,6 @@ def _close(
         console.print(Text("the data are synthetic: the numbers say nothing about the real data set", style="yellow"))
     console.print(Text(f"summary: {_short(plan.folder / SUMMARY)}   time: {span(seconds)}"))
     console.print(Text(f"compare: mlflow ui --backend-store-uri {shlex.quote(uri)}   (experiment {plan.space.name})"))
-    unfinished = any(book.unfinished() for book in books.values())
     if halt.reason or unfinished:
         why = f"stopped: {halt.reason}. " if halt.reason else ""
         console.print(Text(f"{why}go on with: {_again(plan)}"))
