@@ -176,7 +176,7 @@ def statistics_cost(rounds: int) -> dict[str, Any]:
 def _report(title: str, times: dict[str, Timing], one: str, other: str, goal: float) -> float:
     table(title, ("", "wall ms", "cpu ms"), [[k, *_cells(t, 1000)] for k, t in times.items()])
     ratio = times[one].wall / times[other].wall
-    print(verdict("ratio", ratio, goal))
+    print(verdict("ratio", ratio, goal) + f" (processor time: {times[one].cpu / times[other].cpu:.2f})")
     return ratio
 
 
