@@ -33,9 +33,8 @@ finals: {top: 0}
 
 @pytest.fixture(scope="session")
 def one_ray() -> Iterator[None]:
-    """A Ray with two warm workers, kept by every search of the session."""
-    connection = cluster.connect(None, 1, 0, 2)
-    connection.wait()
+    """A Ray with two slots, kept by every search of the session."""
+    cluster.connect(None, 1, 0, 2)
     yield
     ray.shutdown()
 

@@ -8,16 +8,22 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from functools import partial
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 from optuna.trial import TrialState
+from rich.console import Console
 
 from tests.tune.conftest import TOY, Searches
+from tests.tune.toy import Toy
 from tune_mm.errors import UserError
 from tune_mm.track import Store
+from tune_mm.tune import main
 from tune_mm.tune.ledger import Lock
+from tune_mm.tune.plan import Options
 
 
 def runs(searches: Searches) -> list[Any]:
@@ -42,7 +48,8 @@ def test_a_search_from_its_first_trial_to_its_finals(searches: Searches) -> None
     text = TOY.replace("domains:\n", "domains:\n  optim.weight_decay: {choice: [0.0, 1.0]}\n")
     text = text.replace(
         "  - {optim.lr: 1e-3}",
-        "  - {optim.lr: 1e-3}\n  - {optim.lr: 1e-2, optim.weight_decay: 1.0}\n  - {optim.lr: 1e-5}",
+        # The second is as good as the first until it diverges: never stopped before, however slow the first.
+        "  - {optim.lr: 1e-3}\n  - {optim.lr: 1e-3, optim.weight_decay: 1.0}\n  - {optim.lr: 1e-5}",
     )
     text = text.replace("{top: 0}", f"{{top: 2, seeds: 3, epochs: 12, baseline: '{below}'}}")
     assert searches.run(searches.write(text)) == 0, searches.says
@@ -128,15 +135,15 @@ def test_a_search_whose_trials_all_fail_is_given_up(searches: Searches) -> None:
     assert summary(searches, "toy-1")["finals"] is None
 
 
+def test_short_trials_use_all_slots(searches: Searches) -> None:
+    """Trials are shorter than the start of a worker: Tune alone would run them all in the first."""
+    space = searches.write(TOY.replace("epochs: 9", "epochs: 1"))
+    assert searches.run(space, build=partial(Toy, wait=0.3), trials=16) == 0
+    workers = [t.user_attrs["best_metrics"]["val/worker"] for t in searches.book("toy-1").trials()]
+    assert len(set(workers)) == 2
+
+
 def test_a_dry_run_writes_nothing(searches: Searches) -> None:
-    from io import StringIO
-
-    from rich.console import Console
-
-    from tests.tune.toy import Toy
-    from tune_mm.tune import main
-    from tune_mm.tune.plan import Options
-
     out = StringIO()
     options = Options(root=searches.root, space=searches.write(), gpus=0.25, time_budget=1800)
     assert main.run(options, Console(file=out, width=150), dry=True, build=Toy) == 0

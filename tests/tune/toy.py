@@ -58,7 +58,8 @@ class Toy:
         if best:
             self.best_value, self.best_epoch = value, self.epochs_done
         done = math.isnan(value) or self.epochs_done >= self.config.train.epochs
-        return ToyResult({"val/accuracy": value, "train/loss": 1 - value}, best, done, math.isnan(value))
+        metrics = {"val/accuracy": value, "train/loss": 1 - value, "val/worker": float(os.getpid())}
+        return ToyResult(metrics, best, done, math.isnan(value))
 
     def test(self) -> dict[str, float]:
         return {"test/accuracy": self.best_value - 0.1 + self.config.seed * 1e-3}

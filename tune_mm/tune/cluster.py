@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import math
 import os
@@ -23,7 +24,7 @@ os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
-from ray.tune.execution.class_cache import DEFAULT_ENV_VARS, ENV_VARS_TO_PROPAGATE
+from ray.tune.execution.tune_controller import TuneController
 
 from tune_mm.errors import UserError
 
@@ -52,12 +53,6 @@ class Connection:
 
     slots: int
     started: bool
-    warming: tuple[Any, ...]
-
-    def wait(self) -> None:
-        """Until the workers are warm."""
-        with contextlib.suppress(ray.exceptions.RayError):  # then the trials import, and say what is wrong
-            ray.get(list(self.warming), timeout=120)
 
     def close(self) -> None:
         """Stop Ray if we started it."""
@@ -86,7 +81,10 @@ def connect(address: str | None, cpus: float, gpus: float, concurrency: int | No
         if started:
             ray.shutdown()
         raise
-    return Connection(count, started, _warm(count, cpus))
+    # Tune starts actors one after another unless told how many may be on their way.
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(count)
+    _let_actors_start()
+    return Connection(count, started)
 
 
 def _join(address: str) -> None:
@@ -109,22 +107,28 @@ def _start(cpus: float, concurrency: int | None) -> None:
              include_dashboard=False, log_to_driver=False, logging_level=logging.CRITICAL)  # fmt: skip
 
 
-def _import() -> None:
-    """What a worker needs first (torch takes seconds)."""
-    import tune_mm.core.run
-    import tune_mm.tune.trainable  # noqa: F401
+def _let_actors_start() -> None:
+    """Keep Tune from killing actors that are starting.
 
-
-def _warm(count: int, cpus: float) -> tuple[Any, ...]:
-    """Let `count` workers import, all at the same time: the trials' actors start in them without delay.
-
-    Ray reuses a worker only under the very same environment, so this takes the one that Tune gives its actors.
+    With `reuse_actors` it hands an actor that falls free to any trial that waits, also to one whose own actor is on its
+    way, and kills that actor; the next trial then starts another, and so on. Where trials are shorter than the start of
+    a worker (seconds: it imports torch), slots stay empty for good. Here such a trial keeps its actor, and the free
+    one goes to the next trial.
     """
-    # Tune starts actors one after another unless told how many may be on their way.
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(count)
-    variables = {**DEFAULT_ENV_VARS, **{k: os.environ[k] for k in ENV_VARS_TO_PROPAGATE if k in os.environ}}
-    task: Any = ray.remote(runtime_env={"env_vars": variables})(_import)
-    return tuple(task.options(num_cpus=cpus).remote() for _ in range(count))
+    reuse: Any = TuneController._maybe_reuse_cached_actor
+    if hasattr(reuse, "original"):
+        return
+
+    @functools.wraps(reuse)
+    def reuse_unless_starting(self: Any, trial: Any) -> Any:
+        actor = self._trial_to_actor.get(trial)
+        has_resources = actor in self._actor_manager._live_actors_to_ray_actors_resources
+        if actor is not None and has_resources and actor not in self._started_actors:
+            return False
+        return reuse(self, trial)
+
+    reuse_unless_starting.original = reuse  # type: ignore[attr-defined]
+    TuneController._maybe_reuse_cached_actor = reuse_unless_starting  # type: ignore[method-assign]
 
 
 def slots(cpus: float, gpus: float, concurrency: int | None) -> int:

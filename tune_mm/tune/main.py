@@ -9,7 +9,7 @@ import shlex
 import signal
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tune_mm.config import Config
 from tune_mm.core.run import check
 from tune_mm.data import base as data
 from tune_mm.data.base import Source
@@ -34,7 +33,7 @@ from tune_mm.tune.ledger import Busy, Ledger, Lock, open_storage
 from tune_mm.tune.plan import Options, Plan
 from tune_mm.tune.stages import Context
 from tune_mm.tune.tracking import Tracker
-from tune_mm.tune.trainable import Runnable
+from tune_mm.tune.work import Build, train
 
 FAILED, INTERRUPTED = 1, 130
 SUMMARY = "summary.json"
@@ -54,9 +53,7 @@ def spaces(console: Console) -> int:
     return 0
 
 
-def run(
-    options: Options, console: Console, *, dry: bool = False, build: Callable[[Config], Runnable] | None = None
-) -> int:
+def run(options: Options, console: Console, *, dry: bool = False, build: Build | None = None) -> int:
     """Search as `options` say. build: what a trial runs instead of core's Run (benchmarks, tests).
 
     Returns 0; 1 when trials failed; 130 when it was interrupted. Raises UserError before anything has started.
@@ -72,7 +69,7 @@ def run(
         show_plan(console, plan, source)
         return 0
     root = plan.options.data_root
-    build = build or partial(stages.train, source=source, root=None if root is None else str(root))
+    build = build or partial(train, source=source, root=None if root is None else str(root))
     try:
         lock = Lock(plan.folder / "lock")
     except Busy as error:
@@ -92,12 +89,11 @@ def _fits(plan: Plan, source: Source) -> None:
             raise UserError(f"{space.name}: {error}") from None
 
 
-def _locked(plan: Plan, source: Source, console: Console, build: Callable[[Config], Runnable]) -> int:
+def _locked(plan: Plan, source: Source, console: Console, build: Build) -> int:
     tracker: Tracker | None = None
     ray = cluster.connect(plan.options.address, plan.cpus, plan.gpus, plan.options.concurrency)
     try:
-        tracker = Tracker(plan, source.kind)  # takes seconds, while the workers import
-        ray.wait()
+        tracker = Tracker(plan, source.kind)
         journal = plan.folder / "optuna.journal"
         died = journal.stat().st_mtime if journal.exists() and not plan.record.get("closed") else None
         plan.save(closed=False)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import contextlib
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from optuna.storages import JournalStorage
@@ -18,9 +17,6 @@ from ray.tune import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, Tun
 
 from tune_mm import config as C
 from tune_mm.config import Config
-from tune_mm.core.run import Run
-from tune_mm.data import base as data
-from tune_mm.data.base import Source
 from tune_mm.track.tags import Stage
 from tune_mm.tune import schedulers, searchers
 from tune_mm.tune.display import Board, Row
@@ -29,25 +25,12 @@ from tune_mm.tune.ledger import Ledger, Point, Values
 from tune_mm.tune.plan import Plan
 from tune_mm.tune.searchers import AskTell
 from tune_mm.tune.space import Space
-from tune_mm.tune.trainable import Job, Runnable, RunTrainable
+from tune_mm.tune.trainable import Job, RunTrainable
+from tune_mm.tune.work import Build, built
 
 MAX_FAILURES = 2  # deaths of its worker that a trial survives
 BUFFERED = 120.0  # seconds of tracking that a killed driver may take with it
 SAVE_EVERY = 10.0  # seconds of training between checkpoints
-
-Build = Callable[[Config], Runnable]
-
-
-def train(config: Config, source: Source, root: str | None) -> Runnable:
-    """The default of what a trial runs: core's Run on the data set. On a node without the files they are looked for
-    again. Raises DataError, ValueError."""
-    if not source.root.is_dir():
-        source = data.resolve(config.data, None if root is None else Path(root), require_real=source.kind == "real")
-    return Run(config, data.load(config.data, source))
-
-
-def _built(values: Mapping[str, Any], base: Config, build: Build) -> Runnable:
-    return build(C.replace(base, values))
 
 
 @dataclass(frozen=True)
@@ -202,7 +185,7 @@ def _catch_up(context: Context, stage: StagePlan, book: Ledger) -> None:
 
 def _tuner(context: Context, stage: StagePlan, searcher: AskTell, scheduler: Any, watch: Watch) -> Tuner:
     plan, final = context.plan, stage.stage == "final"
-    build = partial(_built, base=stage.base, build=context.build)
+    build = partial(built, base=stage.base, build=context.build)
     job = Job(build, stage.epochs, plan.cpus, context.save_every, test=final)
     trainable = tune.with_resources(tune.with_parameters(RunTrainable, job=job), {"cpu": plan.cpus, "gpu": plan.gpus})
     return Tuner(
