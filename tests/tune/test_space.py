@@ -98,6 +98,11 @@ def test_every_mistake_is_reported_with_its_line(tmp_path: Path) -> None:
         ("method.rho: {uniform: [0.8, 2.0]}", "method.ro: {uniform: [0.8, 2.0]}", "nearest 'method.rho'"),
         ("choice: [adam, sgd]", "choice: [adam, sgdd]", "must be one of sgd, adam, adamw, got 'sgdd'; nearest 'sgd'"),
         ("defaults:", "searcher: tpee\ndefaults:", "searcher: must be one of tpe, random, cmaes, nsgaii, grid"),
+        (
+            "optim.lr: {loguniform",
+            "train.epochs: {randint: [1, 9]}\n  optim.lr: {loguniform",
+            "the search sets it itself",
+        ),
         ("defaults:", "schedular: asha\ndefaults:", "schedular: no such key; nearest 'scheduler'"),
         ("defaults:", "trials: 0\ndefaults:", "trials: must be >= 1, got 0"),
         ("defaults:", "scheduler: {name: asha, reduction: 1}\ndefaults:", "scheduler.reduction: must be > 1, got 1"),

@@ -127,18 +127,21 @@ class AskTell(Unkept, Searcher):
     def __init__(self, ledger: Ledger, target: int, capacity: Callable[[], int]) -> None:
         super().__init__(metric=OBJECTIVE_KEY, mode=ledger.mode)
         self.ledger, self.target, self._capacity = ledger, target, capacity
-        self._again = ledger.unfinished()
+        self._again, self._asked = ledger.unfinished(), ledger.handed_out()
         self.numbers: dict[str, int] = {}  # ray's trial id -> ledger's number, of live trials
         self.lost: set[str] = set()
         self.resumed: dict[int, Assignment] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         """The next trial's config, None for "not now", Ray's word FINISHED when the stage has all its trials."""
-        if not self._again and self.ledger.handed_out() >= self.target:
+        if not self._again and self._asked >= self.target:
             return cast("dict[str, Any]", Searcher.FINISHED)  # a str, which Ray's own annotation leaves out
         if len(self.numbers) >= self._capacity():
             return None
-        assignment = self.ledger.again(self._again.pop(0)) if self._again else self.ledger.ask()
+        if self._again:
+            assignment = self.ledger.again(self._again.pop(0))
+        else:
+            assignment, self._asked = self.ledger.ask(), self._asked + 1
         if assignment.reported:
             self.resumed[assignment.number] = assignment
         self.numbers[trial_id] = assignment.number

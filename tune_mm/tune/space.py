@@ -21,6 +21,13 @@ from tune_mm.errors import nearest
 from tune_mm.tune import domains as D
 from tune_mm.tune.searchers import SearcherName, active, key_value, ordered
 
+# Settings that a search decides for its trials.
+OWN = {
+    "name": "config",
+    "seed": "--seed, finals.seeds",
+    "train.epochs": "scheduler.epochs",
+    "train.monitor": "objective",
+}
 FOLDER: Literal["search_spaces"] = "search_spaces"
 
 
@@ -228,6 +235,9 @@ def _domains(base: Config, domains: Mapping[str, D.Domain], document: Document) 
     known = {*C.fields(base), *PLUGINS}
     for key, domain in domains.items():
         where = f" ({document.where(f'domains.{key}')})"
+        if key in OWN:
+            yield f"domains.{key}: cannot be searched, the search sets it itself ({OWN[key]}){where}"
+            continue
         unknown = [c for c in domain.when if c not in domains and c not in known]
         if unknown:
             yield from (f"domains.{key}.when: no such key '{c}'{nearest(c, known)}{where}" for c in unknown)
