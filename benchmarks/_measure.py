@@ -89,6 +89,7 @@ def machine() -> dict[str, Any]:
     return {
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", "default"),
         "load_average": os.getloadavg()[0],
         "capability": torch.backends.cpu.get_cpu_capability(),
         "platform": platform.platform(),
