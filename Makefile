@@ -19,7 +19,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 export MLFLOW_DISABLE_TELEMETRY := true
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-DEMO_FLAGS := --space cggm_iemocap --trials 6 --epochs 3 --concurrency 2
+DEMO_FLAGS := --space cggm_iemocap --trials 8 --epochs 6 --concurrency 2
 TEST_FLAGS :=
 
 .PHONY: demo test lint format clean

@@ -143,3 +143,11 @@ domains:
         ),
     )
     assert "method.rho: no such key" in wrong[0]
+
+
+def test_mistakes_of_form_and_of_meaning_come_together(tmp_path: Path) -> None:
+    """A section that cannot be read hides nothing that is wrong in the others."""
+    text = GOOD.replace("defaults:", "scheduler: ashaa\ndefaults:").replace("rho: {uniform: [0.8", "rho: {uniform: [-1")
+    told = "\n".join(problems(tmp_path, text))
+    assert "nearest 'asha'" in told
+    assert "domains.method.rho: must be >= 0, got -1" in told

@@ -5,6 +5,7 @@ See search_spaces/*.yaml for examples and `domains.py` for what a setting may be
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -125,7 +126,7 @@ def build(name: str, document: Document, overrides: Mapping[str, Any]) -> Space:
 
     Raises ConfigError with all problems, each with file and line.
     """
-    spec = _spec(document)
+    spec = _spec(document, overrides)
     parsed = {k: D.parse(v) for k, v in spec.domains.items()}
     problems = [f"domains.{k}: {p} ({document.where(f'domains.{k}')})" for k, p in parsed.items() if isinstance(p, str)]
     problems += _objective(spec, document)
@@ -155,12 +156,27 @@ def _filled(one: Mapping[str, Any], base: Config, domains: Mapping[str, D.Domain
     return out
 
 
-def _spec(document: Document) -> SpaceSpec:
+def _spec(document: Document, overrides: Mapping[str, Any]) -> SpaceSpec:
     try:
         return SpaceSpec.model_validate(_tuples(document.data))
     except ValidationError as error:
         keys = dict(_keys(SpaceSpec))
-        raise ConfigError(explain(error, document.data, keys, lambda k: (k, f" ({document.where(k)})"))) from None
+        found = explain(error, document.data, keys, lambda k: (k, f" ({document.where(k)})"))
+        wrong = {str(e["loc"][0]) for e in error.errors() if e["loc"]}
+        raise ConfigError([*found, *_others(document, wrong, overrides)]) from None
+
+
+def _others(document: Document, wrong: set[str], overrides: Mapping[str, Any]) -> tuple[str, ...]:
+    """What else is wrong with a file, in the sections that can be read without those in `wrong`."""
+    needed = {name for name, info in SpaceSpec.model_fields.items() if info.is_required()}
+    if not wrong or wrong & needed:
+        return ()
+    rest = {k: v for k, v in document.data.items() if k not in wrong}
+    try:
+        build("", dataclasses.replace(document, data=rest), overrides)
+    except ConfigError as error:
+        return error.problems
+    return ()
 
 
 def _tuples(data: Mapping[str, Any]) -> dict[str, Any]:
