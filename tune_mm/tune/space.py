@@ -185,16 +185,10 @@ def _tuples(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _keys(cls: type[Section], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    nested: dict[str, type[Section]] = {
-        "searcher": SearcherSpec,
-        "scheduler": SchedulerSpec,
-        "resources": ResourceSpec,
-        "finals": FinalSpec,
-    }
     for name, info in cls.model_fields.items():
         yield prefix + name, info.annotation
-        if cls is SpaceSpec and name in nested:
-            yield from _keys(nested[name], f"{name}.")
+        if isinstance(info.annotation, type) and issubclass(info.annotation, Section):
+            yield from _keys(info.annotation, f"{name}.")
 
 
 def _objective(spec: SpaceSpec, document: Document) -> Iterator[str]:
