@@ -93,10 +93,10 @@ def test_lanes_with_their_own_settings_equal_separate_runs(name):
     torch.manual_seed(1)
     p, g = torch.randn(3, 8, dtype=torch.float64), torch.randn(3, 8, dtype=torch.float64)
     lanes = {k: torch.tensor([[v], [v / 2], [v / 4]], dtype=torch.float64) for k, v in HP.items()}
-    rule, slots = optim.RULES[name], optim.init_slots(name, p)
+    rule, slots = optim.RULES[name], {slot: torch.zeros_like(p) for slot in optim.SLOTS[name]}
     moved, _ = rule(p, g, slots, lanes, 2)
     for k in range(3):
-        alone, _ = rule(p[k], g[k], optim.init_slots(name, p[k]), {n: v[k] for n, v in lanes.items()}, 2)
+        alone, _ = rule(p[k], g[k], {s: v[k] for s, v in slots.items()}, {n: v[k] for n, v in lanes.items()}, 2)
         torch.testing.assert_close(moved[k], alone, rtol=1e-13, atol=1e-13)
 
 

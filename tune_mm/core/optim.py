@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from tune_mm.core.types import Tensors
@@ -45,8 +44,3 @@ def _adam(params: Tensor, grads: Tensor, slots: Tensors, hp: Tensors, step: int)
 RULES: dict[str, Rule] = {"sgd": sgd, "adam": adam, "adamw": adamw}
 SLOTS: dict[str, tuple[str, ...]] = {"sgd": ("momentum",), "adam": ("exp_avg", "exp_avg_sq")}
 SLOTS["adamw"] = SLOTS["adam"]
-
-
-def init_slots(name: str, params: Tensor) -> Tensors:
-    """Zero slots for a flat parameter vector. Raises KeyError for an unknown rule."""
-    return {slot: torch.zeros_like(params) for slot in SLOTS[name]}

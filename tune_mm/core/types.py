@@ -118,11 +118,6 @@ class Clock(NamedTuple):
     epochs: int
     substep: int = 0
 
-    @property
-    def progress(self) -> float:
-        """Share of the whole training that is done, in [0, 1)."""
-        return (self.epoch + self.step / max(self.steps, 1)) / max(self.epochs, 1)
-
 
 @dataclass(frozen=True)
 class Update:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy
-from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.tracking import MlflowClient
@@ -85,10 +84,6 @@ class Store:
             way = f"`mlflow experiments restore -x {found.experiment_id}`, or take another name"
             raise UserError(f"experiment '{name}' is deleted in {redacted(self.uri)}: {way}")
         return str(found.experiment_id)
-
-    def experiments(self) -> tuple[str, ...]:
-        """Names of the experiments that are not deleted."""
-        return tuple(e.name for e in self.client().search_experiments(view_type=ViewType.ACTIVE_ONLY))
 
 
 def redacted(uri: str) -> str:

@@ -18,13 +18,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
-
 Scalar = bool | int | float | str | None
 
 ARGUMENTS = {
@@ -45,17 +38,6 @@ class Domain:
     kind: str
     args: tuple[Scalar, ...]
     when: Mapping[str, tuple[Scalar, ...]] = field(default_factory=dict)
-
-    def distribution(self) -> BaseDistribution:
-        """Optuna's form of the domain."""
-        if self.kind in LISTS:
-            return CategoricalDistribution(self.args)
-        numbers = self._numbers()
-        if self.kind == "randint":
-            return IntDistribution(numbers[0], numbers[1])
-        if self.kind == "quniform":
-            return FloatDistribution(numbers[0], numbers[1], step=numbers[2])
-        return FloatDistribution(numbers[0], numbers[1], log=self.kind == "loguniform")
 
     def values(self) -> tuple[Scalar, ...] | None:
         """All values, in order; None for a continuous domain."""
