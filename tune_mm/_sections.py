@@ -13,7 +13,13 @@ from pydantic_core import PydanticCustomError
 from tune_mm import plugins
 
 # Sections whose fields belong to the plug-in that they name, and the kind of that plug-in.
-PLUGINS = {"data": "data", "model.encoder": "encoders", "model.fusion": "fusions", "method": "methods"}
+PLUGINS = {
+    "data": "data",
+    "data.audio": "frontends",
+    "model.encoder": "encoders",
+    "model.fusion": "fusions",
+    "method": "methods",
+}
 
 
 class Section(BaseModel):
@@ -61,6 +67,9 @@ def _plugin(kind: str, value: Any) -> Any:
         raise PydanticCustomError("unknown_plugin", "{message}", {"message": str(error)}) from None
     return plugin.Config.model_validate(dict(value))
 
+
+# The field `audio` of a data set's section: an audio front-end with its own fields.
+AudioFrontend = Annotated[Any, BeforeValidator(partial(_plugin, "frontends"))]
 
 # A span of epochs: an int counts them, a float in [0, 1) is a fraction of all epochs.
 Span = Annotated[int | float, AfterValidator(_span)]
@@ -141,7 +150,7 @@ def key_types(cls: type[BaseModel], raw: Any, prefix: str = "") -> Iterator[tupl
         key, inner = prefix + name, info.annotation
         given = raw.get(name) if isinstance(raw, Mapping) else None
         if key in PLUGINS:
-            inner = _plugin_class(PLUGINS[key], given)
+            inner = type(info.default) if given is None and info.default else _plugin_class(PLUGINS[key], given)
         if isinstance(inner, type) and issubclass(inner, Section):
             yield from key_types(inner, given, f"{key}.")
         else:

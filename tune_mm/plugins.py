@@ -1,7 +1,7 @@
 """The file name is the registry: `load("methods", "dgl")` imports `tune_mm/methods/dgl.py` and returns its `plugin`.
 
-Adding a method, dataset, encoder or fusion is adding one file; no list is edited. Files whose name starts with an
-underscore and `base.py` are not plug-ins.
+Adding a method, dataset, audio front-end, encoder or fusion is adding one file; no list is edited. Folders, files whose
+name starts with an underscore, and `base.py` are not plug-ins.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 PACKAGES = {
     "methods": "tune_mm.methods",
     "data": "tune_mm.data",
+    "frontends": "tune_mm.data.frontends",
     "encoders": "tune_mm.models.encoders",
     "fusions": "tune_mm.models.fusions",
     "models": "tune_mm.models",
@@ -29,7 +30,7 @@ class UnknownPlugin(LookupError):
 def available(kind: str) -> tuple[str, ...]:
     """Names of the plug-ins of `kind`, sorted. Raises KeyError for an unknown kind."""
     package = importlib.import_module(PACKAGES[kind])
-    names = (m.name for m in pkgutil.iter_modules(package.__path__))
+    names = (m.name for m in pkgutil.iter_modules(package.__path__) if not m.ispkg)
     return tuple(sorted(n for n in names if not n.startswith("_") and n != "base"))
 
 

@@ -1,10 +1,14 @@
-"""The values that flow through the core. Shape legend: B batch, N samples, T time steps, D channels, C outputs.
+"""The values that flow through the core.
+
+Shape legend: B batch, N samples, T time steps or frames, D channels of a sequence, C outputs or channels of an image,
+H x W an image (a spectrogram is an image of one channel: frequency x time).
 
 torch only; no module of `core` imports ray or mlflow.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -15,13 +19,14 @@ from torch import Tensor
 Tensors = dict[str, Tensor]
 TaskKind = Literal["classification", "regression"]
 DataKind = Literal["real", "synthetic"]
-UnimodalPath = Literal["zero", "mask"]
+UnimodalPath = Literal["zero", "mask", "self"]
 
 
 class Padded(NamedTuple):
     """One modality of a batch, or its features.
 
-    value: [B, T, D] for sequences, [B, D] for vectors. mask: bool [B, T], True where a step is real; None: all are.
+    value: [B, T, D] for sequences, [B, D] for vectors, [B, C, H, W] for images, [B, T, C, H, W] for frames or maps.
+    mask: bool [B, T], True where a step is real; None: all are.
     """
 
     value: Tensor
@@ -42,6 +47,31 @@ class Padded(NamedTuple):
     def take(self, index: Tensor) -> Padded:
         """The samples at `index` [B]."""
         return Padded(self.value[index], None if self.mask is None else self.mask[index])
+
+
+class Stored(ABC):
+    """One modality of a split that stays outside memory (a memory-mapped store) until a batch asks for it.
+
+    shape: of one sample as a batch holds it.
+    """
+
+    shape: tuple[int, ...]
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Samples."""
+
+    @abstractmethod
+    def to(self, device: torch.device) -> Stored:
+        """The same samples, whose batches are made on `device`."""
+
+    @abstractmethod
+    def take(self, index: Tensor, generator: torch.Generator | None = None) -> Padded:
+        """The samples at `index` (int64 [B], on any device).
+
+        generator: for training, a CPU generator from which crops, frames and flips are drawn; None: for evaluation, the
+        same values at every call.
+        """
 
 
 Inputs = dict[str, Padded]
@@ -68,7 +98,10 @@ class Task:
 
 @dataclass(frozen=True)
 class DataSpec:
-    """What a model must know of a data set: input shape per modality ((T, D) or (D,)), in order, and the task."""
+    """What a model must know of a data set: the shape of one sample per modality, in order, and the task.
+
+    Shapes: (D,) a vector, (T, D) a sequence, (C, H, W) an image or spectrogram, (T, C, H, W) frames.
+    """
 
     shapes: Mapping[str, tuple[int, ...]]
     task: Task
@@ -80,33 +113,46 @@ class DataSpec:
 
 @dataclass(frozen=True)
 class Split:
-    """All samples of a split in memory: inputs [N, ...], target [N], sample names."""
+    """All samples of a split: inputs [N, ...] in memory or stored, target [N], sample names."""
 
-    inputs: Inputs
+    inputs: Mapping[str, Padded | Stored]
     target: Tensor
     ids: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.target)
 
+    @property
+    def stored(self) -> bool:
+        """Whether a batch must be read from a store."""
+        return any(isinstance(x, Stored) for x in self.inputs.values())
+
     def to(self, device: torch.device) -> Split:
         """The split on `device`."""
         return Split({m: x.to(device) for m, x in self.inputs.items()}, self.target.to(device), self.ids)
 
-    def batch(self, index: Tensor) -> Batch:
-        """The samples at `index` [B] as a batch."""
-        return Batch({m: x.take(index) for m, x in self.inputs.items()}, self.target[index], index)
+    def batch(self, index: Tensor, generator: torch.Generator | None = None) -> Batch:
+        """The samples at `index` [B] (on any device) as a batch. generator: see `Stored.take`."""
+        place = index.to(self.target.device)
+        inputs = {
+            m: x.take(place) if isinstance(x, Padded) else x.take(index, generator) for m, x in self.inputs.items()
+        }
+        return Batch(inputs, self.target[place], place)
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A loaded data set: `train`, `val` and `test` splits (never the same samples) and where they came from."""
+    """A loaded data set: `train`, `val` and `test` splits (never the same samples) and where they came from.
+
+    notes: what a user should know, one line each. dropped: samples left out by name, with the reason.
+    """
 
     name: str
     spec: DataSpec
     splits: Mapping[str, Split]
     kind: DataKind = "real"
     notes: tuple[str, ...] = field(default=())
+    dropped: Mapping[str, str] = field(default_factory=dict)
 
 
 class Clock(NamedTuple):

@@ -18,7 +18,7 @@ from tune_mm import plugins
 from tune_mm.config import Section
 from tune_mm.config import load as load_config
 from tune_mm.config import names as config_names
-from tune_mm.core.types import Dataset, Split
+from tune_mm.core.types import Dataset, Padded, Split
 from tune_mm.data import base
 from tune_mm.data._arrays import count
 from tune_mm.errors import ConfigError, UserError, nearest
@@ -69,10 +69,12 @@ def describe(dataset: Dataset) -> list[str]:
     lines = [f"task: {task.kind}{outputs}"]
     for modality, shape in dataset.spec.shapes.items():
         x = dataset.splits["train"].inputs[modality]
-        padding = "" if x.mask is None else f", {1 - x.mask.float().mean().item():.0%} of train's steps are padding"
+        mask = x.mask if isinstance(x, Padded) else None
+        padding = "" if mask is None else f", {1 - mask.float().mean().item():.0%} of train's steps are padding"
         lines.append(f"{modality}: {list(shape)}{padding}")
     lines += [f"{name}: {len(split)} samples, {_spread(split, task.kind)}" for name, split in dataset.splits.items()]
-    return lines + [f"note: {note}" for note in dataset.notes]
+    lines += [f"note: {note}" for note in dataset.notes]
+    return lines + [f"left out: {name}: {reason}" for name, reason in dataset.dropped.items()]
 
 
 def _spread(split: Split, kind: str) -> str:

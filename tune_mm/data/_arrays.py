@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tune_mm.core.types import Dataset, Padded, Split, Task
+from tune_mm.core.types import Dataset, Padded, Split, Stored, Task
 from tune_mm.errors import UserError, nearest
 
 SPLITS = ("train", "val", "test")
@@ -173,7 +173,12 @@ def _check_target(target: torch.Tensor, task: Task, where: str) -> None:
         raise DataError(f"{where}: target must be finite")
 
 
-def _check_input(x: Padded, shape: tuple[int, ...], where: str) -> None:
+def _check_input(x: Padded | Stored, shape: tuple[int, ...], where: str) -> None:
+    if isinstance(x, Stored):
+        # The values of a store are checked when it is built.
+        if (len(x), *x.shape) != shape:
+            raise DataError(f"{where}: must be {list(shape)}, got {[len(x), *x.shape]}")
+        return
     if x.value.dtype != torch.float32 or tuple(x.value.shape) != shape or not x.value.is_contiguous():
         raise DataError(f"{where}: must be contiguous float32 {list(shape)}, got {x.value.dtype} {list(x.value.shape)}")
     if not bool(torch.isfinite(x.value).all()):
