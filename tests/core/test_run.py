@@ -85,16 +85,6 @@ def test_every_sample_is_evaluated_whatever_the_batch():
     assert a["val/accuracy"] * 33 == pytest.approx(round(a["val/accuracy"] * 33))
 
 
-def test_order_is_shuffled_and_differs_by_epoch():
-    run = Run(support.config(), support.dataset())
-    first = run._order(96)
-    run.epoch()
-    second = run._order(96)
-    assert not torch.equal(first, second)
-    assert not torch.equal(first, torch.arange(96))
-    assert torch.equal(first.sort().values, torch.arange(96))
-
-
 def test_divergence_is_told_and_ends_the_run():
     run = Run(support.config(overrides={"optim.lr": 1e30, "optim.clip": None}), support.dataset())
     result = run.epoch()

@@ -174,7 +174,7 @@ def test_names_and_gradients(shapes, fusion):
     prefixes = (*(f"encoders.{m}." for m in shapes), "fusion.", *(f"aux.{m}." for m in shapes))
     assert all(name.startswith(prefixes) for name, _ in model.named_parameters())
     features = encode(model, x)
-    total = model.fusion(features).square().sum()
+    total = model.fusion.head(model.hidden(features)).square().sum()
     for m, classifier in model.aux.items():
         total = total + classifier(features[m].detach()).square().sum()
     named = dict(model.named_parameters())

@@ -21,11 +21,13 @@ def gradient(objective: Objective, net: Net, prefixes: Iterable[str]) -> tuple[T
     params = net.group(*prefixes)
     if net.functional:
 
-        def bound(given: Tensors) -> tuple[Tensor, tuple[Tensor, Tensors]]:
-            loss, logs = objective(net.bind(given))
-            return loss, (loss, logs)
+        def bound(given: Tensors) -> tuple[Tensor, tuple[Tensor, Tensors, Tensors]]:
+            own = net.bind(given)
+            loss, logs = objective(own)
+            return loss, (loss, logs, own.buffers)
 
-        found, (loss, logs) = torch.func.grad(bound, has_aux=True)(params)
+        found, (loss, logs, buffers) = torch.func.grad(bound, has_aux=True)(params)
+        net.buffers.update(buffers)
         return found, loss.detach(), {k: v.detach() for k, v in logs.items()}
     loss, logs = objective(net)
     values = torch.autograd.grad(loss, list(params.values()))

@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 from tune_mm.core import grads
 from tune_mm.core.net import Net
-from tune_mm.core.types import Batch, Clock, DataSpec, Inputs, Split, Tensors, UnimodalPath, Update
+from tune_mm.core.types import Batch, Clock, DataSpec, Inputs, PathChoice, Split, Tensors, Update
 
 
 class Method:
     """Base class: joint training by gradient descent on `loss`, with hooks for what methods change."""
 
     Config: ClassVar[type[Any]]
-    unimodal_path: UnimodalPath = "zero"
+    unimodal_path: PathChoice = "auto"
 
     def __init__(self, config: Any) -> None:
         self.config = config

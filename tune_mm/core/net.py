@@ -6,14 +6,14 @@ and buffers are given as dictionaries (under `torch.func` transforms, or to eval
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tune_mm.core import losses
-from tune_mm.core.types import Features, Inputs, Padded, Task, Tensors, UnimodalPath
+from tune_mm.core.types import Features, Inputs, Padded, PathChoice, Task, Tensors, UnimodalPath
 
 
 def owned(name: str, prefix: str) -> bool:
@@ -35,7 +35,9 @@ class _Bound(nn.Module):
 class Net:
     """A model with its task, bound to parameters. See the module docstring.
 
-    model: a module with children `encoders` (by modality) and `fusion` (with `hidden`, `unimodal`, `block`, `head`).
+    model: a module with children `encoders` (by modality) and `fusion` (with `paths`, `block`, `head`) that answers
+    `hidden`, `without` and `unimodal`, itself or its fusion. buffers: in functional binding, a training pass inside
+    `grads.gradient` leaves the new ones here (the running statistics of BatchNorm).
     """
 
     def __init__(
@@ -52,10 +54,13 @@ class Net:
         self.params: Tensors = dict(model.named_parameters() if params is None else params)
         self.buffers: Tensors = dict(model.named_buffers()) if buffers is None else dict(buffers)
         self._given: Tensors = {} if params is None else {**self.params, **self.buffers}
+        # A late fusion is called alone; one that steps through the encoders needs the whole model.
+        self._fusing = "fusion" if hasattr(model.get_submodule("fusion"), "without") else ""
 
     def bind(self, params: Mapping[str, Tensor]) -> Net:
-        """The same model with `params` in place of the present ones (names left out keep theirs)."""
-        return Net(self.model, self.task, {**self.params, **params}, self.buffers)
+        """The same model with `params` in place of the present ones (names left out keep theirs), and copies of the
+        buffers, which a training pass writes to."""
+        return Net(self.model, self.task, {**self.params, **params}, {n: b.clone() for n, b in self.buffers.items()})
 
     def stop(self, prefix: str) -> Net:
         """The same net in which no gradient reaches the parameters under `prefix`. Raises KeyError if it owns none."""
@@ -74,9 +79,10 @@ class Net:
         return {n: p for n, p in self.params.items() if any(owned(n, q) for q in prefixes)}
 
     def apply(self, path: str, call: Callable[..., Any], *args: Any) -> Any:
-        """`call(submodule, *args)` with the submodule at `path` bound to this net's tensors."""
+        """`call(submodule, *args)` with the submodule at `path` ("": the model) bound to this net's tensors."""
         module = self.model.get_submodule(path)
-        given = {f"module.{n[len(path) + 1 :]}": t for n, t in self._given.items() if owned(n, path)}
+        start = len(path) + 1 if path else 0
+        given = {f"module.{n[start:]}": t for n, t in self._given.items() if not path or owned(n, path)}
         if not given:
             return call(module, *args)
         return torch.func.functional_call(_Bound(module), given, (call, *args), tie_weights=False)
@@ -90,9 +96,13 @@ class Net:
         out: Padded = self.apply(f"encoders.{modality}", lambda encoder: encoder(x))
         return out
 
-    def hidden(self, features: Features) -> Tensor:
-        """[B, H]: what the fusion's linear head reads."""
-        out: Tensor = self.apply("fusion", lambda fusion: fusion.hidden(features))
+    def hidden(self, features: Features, absent: Collection[str] = ()) -> Tensor:
+        """[B, H]: what the fusion's linear head reads. absent: modalities that are zeroed (DGL, Sec. 3.2)."""
+        out: Tensor
+        if absent:
+            out = self.apply(self._fusing, lambda part: part.without(features, absent))
+        else:
+            out = self.apply(self._fusing, lambda part: part.hidden(features))
         return out
 
     def head(self, hidden: Tensor) -> Tensor:
@@ -104,12 +114,25 @@ class Net:
         """Logits [B, C]."""
         return self.head(self.hidden(features))
 
-    def unimodal_hidden(self, features: Features, path: UnimodalPath = "zero") -> Tensors:
+    def path(self, choice: PathChoice) -> UnimodalPath:
+        """How a modality alone passes the fusion. Raises ValueError for a way that the fusion does not have."""
+        fusion: Any = self.model.get_submodule("fusion")
+        if choice == "auto":
+            default: UnimodalPath = fusion.paths[0]
+            return default
+        if choice not in fusion.paths:
+            why = f" ({fusion.refused[choice]})" if choice in fusion.refused else ""
+            allowed = ", ".join(("auto", *fusion.paths))
+            raise ValueError(f"unimodal_path: must be one of {allowed} with this fusion, got '{choice}'{why}")
+        return choice
+
+    def unimodal_hidden(self, features: Features, path: PathChoice = "auto") -> Tensors:
         """Hidden [B, H] per modality, each alone through the fusion."""
-        out: Tensors = self.apply("fusion", lambda fusion: fusion.unimodal(features, path))
+        way = self.path(path)
+        out: Tensors = self.apply(self._fusing, lambda part: part.unimodal(features, way))
         return out
 
-    def unimodal(self, features: Features, path: UnimodalPath = "zero") -> Tensors:
+    def unimodal(self, features: Features, path: PathChoice = "auto") -> Tensors:
         """Logits [B, C] per modality, each alone through the fusion and its head."""
         return {m: self.head(h) for m, h in self.unimodal_hidden(features, path).items()}
 

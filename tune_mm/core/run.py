@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from tune_mm import plugins
 from tune_mm.config import Config
-from tune_mm.core import metrics, schedule, statistics, step
+from tune_mm.core import batches, metrics, schedule, statistics, step
 from tune_mm.core.method import Method
 from tune_mm.core.net import Net
 from tune_mm.core.types import Batch, Clock, Dataset, DataSpec, Tensors, Update
@@ -77,7 +77,18 @@ def check(config: Config, spec: DataSpec) -> None:
     part = method.spec(spec)
     objective_of(config, part)
     with torch.device("meta"):
-        plugins.load("models", "multimodal")(config.model, part, method.aux)
+        _net(config, part, method)
+
+
+def _net(config: Config, spec: DataSpec, method: Method, device: torch.device | None = None) -> Net:
+    """The model that a config names, on `device` (None: where it is built). Raises ValueError for what does not fit."""
+    model: nn.Module = plugins.load("models", "multimodal")(config.model, spec, method.aux)
+    net = Net(model if device is None else model.to(device), spec.task)
+    try:
+        net.path(method.unimodal_path)
+    except ValueError as error:
+        raise ValueError(f"method.{error} (model.fusion: {config.model.fusion.name})") from None
+    return net
 
 
 class Run:
@@ -95,10 +106,9 @@ class Run:
         self.optim_hp = self._tensors(float_fields(config.optim))
         with self._isolated():
             torch.manual_seed(config.seed)
-            build = plugins.load("models", "multimodal")
-            self.model: nn.Module = build(config.model, self.spec, self.method.aux).to(self.device)
+            self.net = _net(config, self.spec, self.method, self.device)
             self._rng = self._rng_state()
-        self.net = Net(self.model, self.spec.task)
+        self.model = self.net.model
         self.state: Tensors = self.method.init(self.net)
         self.opt = step.init(config.optim.name, {n: p.detach() for n, p in self.net.params.items()})
         self.plateau = schedule.Plateau()
@@ -133,11 +143,10 @@ class Run:
     def _train(self, factor: float) -> Tensors:
         """One pass over the shuffled training split; logs averaged over its steps (no host read)."""
         self.model.train()
-        split, size = self.splits["train"], self.config.train.batch_size
-        order = torch.split(self._order(len(split)).to(self.device), size)
+        split, stream = self.splits["train"], batches.key(self.config.seed, self.epochs_done)
+        order = batches.order(len(split), self.config.train.batch_size, stream)
         sums: Tensors = {}
-        for i, index in enumerate(order):
-            batch = split.batch(index)
+        for i, batch in enumerate(batches.read(split, order, stream)):
             for sub in range(self.method.substeps(self.net.modalities)):
                 clock = Clock(self.epochs_done, i, len(order), self.config.train.epochs, sub)
                 for key, value in self.step(batch, clock, factor).items():
@@ -162,11 +171,6 @@ class Run:
         self.state = update.state
         return {"train/loss": update.loss, **update.logs, **(logs if self.config.train.gradient_statistics else {})}
 
-    def _order(self, count: int) -> Tensor:
-        """This epoch's order of the training samples: a function of the seed and the epoch alone."""
-        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.epochs_done)
-        return torch.randperm(count, generator=generator)
-
     def _measure(self) -> Tensors:
         """Gradient statistics on a fixed batch of training samples."""
         if not self.config.train.gradient_statistics:
@@ -174,7 +178,7 @@ class Run:
         self.model.eval()
         split = self.splits["train"]
         every = max(len(split) // self.config.train.probe_size, 1)
-        index = torch.arange(0, len(split), every, device=self.device)[: self.config.train.probe_size]
+        index = torch.arange(0, len(split), every)[: self.config.train.probe_size]
         return statistics.probe(self.net, split.batch(index), self.method.unimodal_path)
 
     def _select(self, values: dict[str, float]) -> bool:
@@ -198,7 +202,7 @@ class Run:
         self.model.eval()
         net, state, split = net or self.net, self.state if state is None else state, self.splits[name]
         parts: dict[str, list[Tensor]] = {}
-        for index in torch.split(torch.arange(len(split), device=self.device), self.config.train.eval_batch_size):
+        for index in torch.split(torch.arange(len(split)), self.config.train.eval_batch_size):
             for key, logits in self.method.predict(net, split.batch(index).inputs, state).items():
                 parts.setdefault(key, []).append(logits)
         out: Tensors = {}

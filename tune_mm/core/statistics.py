@@ -11,12 +11,12 @@ from torch import Tensor
 from tune_mm.core import grads as G
 from tune_mm.core import losses
 from tune_mm.core.net import Net
-from tune_mm.core.types import Batch, Features, Tensors, UnimodalPath
+from tune_mm.core.types import Batch, Features, PathChoice, Tensors
 
 EXPONENT_CAP = 50.0
 
 
-def probe(net: Net, batch: Batch, path: UnimodalPath) -> Tensors:
+def probe(net: Net, batch: Batch, path: PathChoice) -> Tensors:
     """Per modality m, with the model in evaluation mode (dropout off), so that no random number is drawn.
 
     grad/norm_multi/<m>, grad/norm_uni/<m>: L2 norm of the gradient that the multimodal loss, and the loss of m alone
@@ -62,7 +62,7 @@ def suppression(net: Net, features: Features, target: Tensor) -> Tensors:
     bias = net.params.get("fusion.head.bias")
     others = torch.nn.functional.one_hot(target, net.task.outputs) == 0
     for m in net.modalities:
-        logits = net.fuse({k: f.zero() if k == m else f for k, f in features.items()})
+        logits = net.head(net.hidden(features, (m,)))
         scores = logits if bias is None else logits - bias
         gap = (scores - scores.gather(1, target[:, None])).clamp(max=EXPONENT_CAP)
         out[f"grad/suppression/{m}"] = (gap.exp() * others).sum() / others.sum()

@@ -20,6 +20,8 @@ Tensors = dict[str, Tensor]
 TaskKind = Literal["classification", "regression"]
 DataKind = Literal["real", "synthetic"]
 UnimodalPath = Literal["zero", "mask", "self"]
+# `auto`: the fusion's own default.
+PathChoice = Literal["auto", "zero", "mask", "self"]
 
 
 class Padded(NamedTuple):

@@ -16,10 +16,13 @@ Deviations
     * Public code takes unimodal logits of sum fusion without the other modalities' biases and feeds gated fusion with
       the feature itself; here, as the paper says, the others' features are 0 (`unimodal_path: zero`). Zeroed tokens
       still take part in attention, hence `unimodal_path: mask`, which leaves them out; without attention they agree.
+      In an outer product zeros leave no gradient at all: `self` (the modality with itself, as the code does) works.
+    * Where a fusion steps through the encoders' stages (MMTM) "detach the features" says too little: there the encoders
+      learn from L_m alone and the fusion's own parameters from L_d alone, by groups of parameters (equal elsewhere).
     * Table 3's cells: `truncate_multimodal` (MT) and `truncate_unimodal` (UT). The paper's baseline cell has no
       unimodal loss at all, which is `alpha: 0` with both off (equal to the method `joint`).
 Shapes
-    Features [B, T, W] or [B, W] per modality, any number of modalities; logits [B, C].
+    Features [B, T, W] or [B, W] (or maps [B, T, C, H, W]) per modality, any number of modalities; logits [B, C].
 """
 
 from __future__ import annotations
@@ -33,17 +36,20 @@ from torch import Tensor
 from tune_mm.config import Section
 from tune_mm.core.method import Method
 from tune_mm.core.net import Net
-from tune_mm.core.types import Batch, Clock, Tensors
+from tune_mm.core.types import Batch, Clock, PathChoice, Tensors
 
 
 class DGLConfig(Section):
-    """alpha: weight of the unimodal losses (published 1..5, best 4 on CREMA-D)."""
+    """alpha: weight of the unimodal losses (published 1..5, best 4 on CREMA-D).
+
+    unimodal_path: what stands for the other modalities (auto: the fusion's own default).
+    """
 
     name: Literal["dgl"] = "dgl"
     alpha: float = Field(4.0, ge=0)
     truncate_multimodal: bool = True
     truncate_unimodal: bool = True
-    unimodal_path: Literal["zero", "mask"] = "zero"
+    unimodal_path: PathChoice = "zero"
 
 
 class DGL(Method):
@@ -60,8 +66,11 @@ class DGL(Method):
         features = net.encode(batch.inputs)
         alone = (net.stop("fusion") if self.config.truncate_unimodal else net).unimodal(features, self.unimodal_path)
         losses = {m: net.loss(z, batch.target) for m, z in alone.items()}
-        seen = {m: f.detach() for m, f in features.items()} if self.config.truncate_multimodal else features
-        joint = net.loss(net.fuse(seen), batch.target)
+        if self.config.truncate_multimodal:
+            fused = net.stop("encoders").fuse({m: f.detach() for m, f in features.items()})
+        else:
+            fused = net.fuse(features)
+        joint = net.loss(fused, batch.target)
         logs = {"train/loss_multi": joint, **{f"train/loss/{m}": loss for m, loss in losses.items()}}
         return joint + hp["alpha"] * torch.stack(list(losses.values())).sum(), logs
 

@@ -1,24 +1,28 @@
 """What every encoder and fusion provides. `build` makes one from its config section and the shapes around it.
 
 Parameters are owned by prefix: `encoders.<modality>.*`, `fusion.*` (its linear head is `fusion.head`), `aux.*`.
-Shape legend: B batch, T time steps, D channels, C outputs, W the encoder's feature width.
+Shape legend: B batch, T time steps or frames, D channels of a sequence, C channels of a map or outputs, W the encoder's
+feature width, H what the head reads.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from tune_mm.core.types import DataSpec, Features, Padded, UnimodalPath
 
-__all__ = ["Encoder", "Fusion", "UnimodalPath"]
+__all__ = ["Encoder", "Fusion", "LateFusion", "StagedEncoder", "StagedFusion", "UnimodalPath"]
 
 
 class Encoder(nn.Module, ABC):
-    """One modality's encoder: Padded [B, T, D] or [B, D] -> Padded [B, T, W] or [B, W]. `width` is W."""
+    """One modality's encoder. `width` is W.
+
+    Sequences [B, T, D] -> [B, T, W], vectors [B, D] -> [B, W], images [B, C, H, W] or frames [B, T, C, H, W] -> [B, W].
+    """
 
     Config: ClassVar[type]
     width: int
@@ -26,44 +30,102 @@ class Encoder(nn.Module, ABC):
     @classmethod
     @abstractmethod
     def build(cls, config: Any, shape: tuple[int, ...]) -> Encoder:
-        """An encoder for inputs of `shape` ((T, D) or (D,)). Raises ValueError for a shape it cannot take."""
+        """An encoder for samples of `shape` (see DataSpec). Raises ValueError for a shape it cannot take."""
 
     @abstractmethod
     def forward(self, x: Padded) -> Padded: ...
 
 
-class Fusion(nn.Module, ABC):
-    """Fuses features into what one linear head reads: logits = head(hidden(features)).
+class StagedEncoder(Encoder):
+    """An encoder in stages 1..S, which a staged fusion can step through.
 
-    `head` is nn.Linear [C, H]. `block(m)` names the columns of the head's weight that modality m's own classifier
-    compares with (CGGM's direction term): its block for concat and sum, all of them for a shared representation.
+    channels: C of the maps after each stage. until: the stage whose maps [B, T, C, H, W] `forward` returns (images have
+    T = 1); None: `forward` runs to the end and returns pooled features [B, W].
+    """
+
+    channels: tuple[int, ...]
+    until: int | None = None
+
+    @abstractmethod
+    def stage(self, number: int, x: Padded) -> Padded:
+        """Maps [B, T, C, H, W] after stage `number` (from 1) of the maps before it (of the input, for stage 1)."""
+
+    @abstractmethod
+    def pool(self, x: Padded) -> Padded:
+        """Features [B, W] of the last stage's maps."""
+
+    def forward(self, x: Padded) -> Padded:
+        last = len(self.channels) if self.until is None else self.until
+        for number in range(1, last + 1):
+            x = self.stage(number, x)
+        return self.pool(x) if self.until is None else x
+
+
+class Fusion(nn.Module, ABC):
+    """Fuses features into what one linear head reads: logits = head(hidden).
+
+    `head` is nn.Linear [C, H]. paths: the ways in which a modality alone passes, the default first; refused: why other
+    ways that a user may ask for are none.
     """
 
     Config: ClassVar[type]
+    paths: ClassVar[tuple[UnimodalPath, ...]] = ("zero", "mask")
+    refused: ClassVar[Mapping[UnimodalPath, str]] = {}
     head: nn.Linear
+
+    @abstractmethod
+    def block(self, modality: str) -> slice:
+        """Columns of `head.weight` that belong to `modality`: what the modality's own classifier compares with (CGGM).
+
+        Its block for concat and sum, all columns for a shared representation.
+        """
+
+
+class LateFusion(Fusion):
+    """Reads the encoders' features only."""
 
     @classmethod
     @abstractmethod
-    def build(cls, config: Any, spec: DataSpec, widths: Mapping[str, int]) -> Fusion:
+    def build(cls, config: Any, spec: DataSpec, widths: Mapping[str, int]) -> LateFusion:
         """A fusion of features of `widths` per modality. Raises ValueError where the widths do not fit."""
 
     @abstractmethod
     def hidden(self, features: Features) -> Tensor:
         """[B, H], what the head reads."""
 
-    @abstractmethod
-    def block(self, modality: str) -> slice:
-        """Columns of `head.weight` that belong to `modality`."""
+    def without(self, features: Features, absent: Collection[str]) -> Tensor:
+        """[B, H] with the features of the modalities in `absent` at 0."""
+        return self.hidden({m: f.zero() if m in absent else f for m, f in features.items()})
 
     def unimodal(self, features: Features, path: UnimodalPath) -> dict[str, Tensor]:
-        """Hidden [B, H] per modality, each alone through the fusion.
+        """Hidden [B, H] per modality, each alone through the fusion, by a `path` out of `paths`.
 
-        path `zero`: the other modalities' features are 0 (DGL, Sec. 3.2); `mask`: they are not attended to. For
-        fusions without attention the two are the same.
+        `zero`: the other modalities' features are 0 (DGL, Sec. 3.2); `mask`: they are left out (not attended to, not
+        averaged over; otherwise the same as zero); `self`: the modality takes the place of each other one.
         """
-        return {m: self.hidden({k: f if k == m else f.zero() for k, f in features.items()}) for m in features}
+        return {m: self.without(features, features.keys() - {m}) for m in features}
 
-    def forward(self, features: Features) -> Tensor:
-        """Logits [B, C]."""
-        out: Tensor = self.head(self.hidden(features))
-        return out
+
+class StagedFusion(Fusion):
+    """Exchanges information between encoders at some of their stages (MMTM): later stages see the other modalities.
+
+    The encoders return their maps after the stage of the first exchange (`StagedEncoder.until`); the fusion runs the
+    rest of them. Their parameters stay theirs, `encoders.<modality>.*`.
+    """
+
+    paths: ClassVar[tuple[UnimodalPath, ...]] = ("zero",)
+
+    @classmethod
+    @abstractmethod
+    def build(cls, config: Any, spec: DataSpec, encoders: Mapping[str, Encoder]) -> StagedFusion:
+        """A fusion of `encoders`, whose `until` it sets. Raises ValueError where they have no such stages."""
+
+    @abstractmethod
+    def hidden(self, encoders: Mapping[str, StagedEncoder], features: Features, absent: Collection[str] = ()) -> Tensor:
+        """[B, H]. absent: modalities whose maps are 0 wherever others would see them, and whose features are 0."""
+
+    def unimodal(
+        self, encoders: Mapping[str, StagedEncoder], features: Features, path: UnimodalPath
+    ) -> dict[str, Tensor]:
+        """Hidden [B, H] per modality with all others absent, whose encoders do not take part then."""
+        return {m: self.hidden(encoders, features, features.keys() - {m}) for m in features}

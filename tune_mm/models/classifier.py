@@ -16,6 +16,8 @@ from tune_mm.models._layers import Dropouts, Transformer, linear
 class Classifier(nn.Module):
     """Padded [B, T, W] or [B, W] (a sequence of one step) -> logits [B, C] = head(hidden).
 
+    Maps [B, T, W, H', W'] (features of encoders in stages) are averaged to [B, W] first.
+
     dropout: one probability for attention, ReLU, embedding and residual, or each its own. padding_mask: whether padded
     steps are kept out of the attention. Raises ValueError when `heads` does not divide `width`.
     """
@@ -37,7 +39,11 @@ class Classifier(nn.Module):
 
     def hidden(self, x: Padded) -> Tensor:
         """[B, W], what the head reads."""
-        value, mask = (x.value[:, None], None) if x.value.dim() == 2 else x
+        value, mask = x
+        if value.dim() == 5:
+            value, mask = value.mean((1, 3, 4)), None
+        if value.dim() == 2:
+            value, mask = value[:, None], None
         return self.body.first(value, mask if self.padding_mask else None)
 
     def forward(self, x: Padded) -> Tensor:

@@ -2,31 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, cast
 
 from torch import Tensor, nn
 
 from tune_mm import plugins
-from tune_mm.core.types import DataSpec, Inputs
-from tune_mm.models.base import Encoder, Fusion
+from tune_mm.core.types import DataSpec, Features, Inputs, UnimodalPath
+from tune_mm.models.base import Encoder, Fusion, LateFusion, StagedEncoder, StagedFusion
 
 Aux = Callable[[DataSpec, Mapping[str, int]], nn.ModuleDict | None]
 
 
 class MultimodalModel(nn.Module):
-    """Encoders in the order of the modalities, the fusion, and `aux`: the method's extra modules, used in training."""
+    """Encoders in the order of the modalities, the fusion, and `aux`: the method's extra modules, used in training.
 
-    def __init__(self, encoders: dict[str, Encoder], fusion: Fusion, aux: nn.ModuleDict | None = None) -> None:
+    It answers what a fusion answers (`hidden`, `without`, `unimodal`), whether or not the fusion needs the encoders.
+    """
+
+    def __init__(self, encoders: Mapping[str, Encoder], fusion: Fusion, aux: nn.ModuleDict | None = None) -> None:
         super().__init__()
         self.encoders = nn.ModuleDict(encoders)
         self.fusion = fusion
         if aux is not None:
             self.aux = aux
 
+    @property
+    def _staged(self) -> Mapping[str, StagedEncoder]:
+        return cast("Mapping[str, StagedEncoder]", self.encoders)
+
+    def hidden(self, features: Features) -> Tensor:
+        """[B, H], what the head reads."""
+        return self.without(features, ())
+
+    def without(self, features: Features, absent: Collection[str]) -> Tensor:
+        """[B, H] with the modalities in `absent` zeroed."""
+        if isinstance(self.fusion, StagedFusion):
+            return self.fusion.hidden(self._staged, features, absent)
+        late = cast("LateFusion", self.fusion)
+        return late.without(features, absent) if absent else late.hidden(features)
+
+    def unimodal(self, features: Features, path: UnimodalPath) -> dict[str, Tensor]:
+        """Hidden [B, H] per modality, each alone through the fusion."""
+        if isinstance(self.fusion, StagedFusion):
+            return self.fusion.unimodal(self._staged, features, path)
+        return cast("LateFusion", self.fusion).unimodal(features, path)
+
     def forward(self, inputs: Inputs) -> Tensor:
         """Logits [B, C]."""
-        out: Tensor = self.fusion({m: encoder(inputs[m]) for m, encoder in self.encoders.items()})
+        out: Tensor = self.fusion.head(self.hidden({m: encoder(inputs[m]) for m, encoder in self.encoders.items()}))
         return out
 
 
@@ -43,12 +67,21 @@ def build(config: Any, spec: DataSpec, aux: Aux | None = None) -> MultimodalMode
             encoders[modality] = encoder.build(config.encoder, shape)
         except ValueError as error:
             raise ValueError(f"model.encoder: modality '{modality}': {error}") from error
-    widths = {m: e.width for m, e in encoders.items()}
+    given = encoders if issubclass(fusion, StagedFusion) else {m: e.width for m, e in encoders.items()}
     try:
-        fused = fusion.build(config.fusion, spec, widths)
+        fused = fusion.build(config.fusion, spec, given)
     except ValueError as error:
         raise ValueError(f"model.fusion: {error}") from error
-    return MultimodalModel(encoders, fused, None if aux is None else aux(spec, widths))
+    return MultimodalModel(encoders, fused, None if aux is None else aux(spec, _widths(encoders)))
+
+
+def _widths(encoders: Mapping[str, Encoder]) -> dict[str, int]:
+    """Channels of the features that each encoder returns: of its maps where a staged fusion takes over."""
+    out = {}
+    for modality, encoder in encoders.items():
+        maps = isinstance(encoder, StagedEncoder) and encoder.until is not None
+        out[modality] = cast("Any", encoder).channels[cast("Any", encoder).until - 1] if maps else encoder.width
+    return out
 
 
 plugin = build

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tune_mm.config import Section
 from tune_mm.core.types import DataSpec, Features, Padded, UnimodalPath
-from tune_mm.models.base import Fusion
+from tune_mm.models.base import LateFusion
 
 
 class ConcatConfig(Section):
@@ -21,7 +21,7 @@ class ConcatConfig(Section):
     pool: Literal["mean", "first"] = "mean"
 
 
-class ConcatFusion(Fusion):
+class ConcatFusion(LateFusion):
     """Features [B, T_m, W_m] or [B, W_m] -> hidden [B, sum of W_m], in the order of the modalities."""
 
     Config: ClassVar[type] = ConcatConfig
@@ -35,7 +35,7 @@ class ConcatFusion(Fusion):
 
     @classmethod
     def build(cls, config: Any, spec: DataSpec, widths: Mapping[str, int]) -> ConcatFusion:
-        """See `Fusion.build`; any widths fit."""
+        """See `LateFusion.build`; any widths fit."""
         return cls(widths, spec.task.outputs, config.pool)
 
     def block(self, modality: str) -> slice:
@@ -45,7 +45,7 @@ class ConcatFusion(Fusion):
         return torch.cat([pooled(features[m], self.pool) for m in self.blocks], 1)
 
     def unimodal(self, features: Features, path: UnimodalPath) -> dict[str, Tensor]:
-        """See `Fusion.unimodal`: zeros outside the modality's block, on either path."""
+        """See `LateFusion.unimodal`: zeros outside the modality's block, on either path."""
         total = self.head.in_features
         return {
             m: F.pad(pooled(features[m], self.pool), (block.start, total - block.stop))

@@ -39,7 +39,7 @@ class SumFusion(ConcatFusion):
 
     @classmethod
     def build(cls, config: Any, spec: DataSpec, widths: Mapping[str, int]) -> SumFusion:
-        """See `Fusion.build`; any widths fit."""
+        """See `LateFusion.build`; any widths fit."""
         return cls(widths, spec.task.outputs, config.pool)
 
 

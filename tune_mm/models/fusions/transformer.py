@@ -19,7 +19,7 @@ from tune_mm.config import Section
 from tune_mm.core.types import DataSpec, Features, Padded, UnimodalPath
 from tune_mm.models._dropout import relu_dropout
 from tune_mm.models._layers import Dropouts, Transformer, linear, sinusoids
-from tune_mm.models.base import Fusion
+from tune_mm.models.base import LateFusion
 
 
 class TransformerFusionConfig(Section):
@@ -36,7 +36,7 @@ class TransformerFusionConfig(Section):
     padding_mask: bool = True
 
 
-class TransformerFusion(Fusion):
+class TransformerFusion(LateFusion):
     """Features [B, T_m, W] or [B, W] (one step), all of one width -> hidden [B, W]."""
 
     Config = TransformerFusionConfig
@@ -53,7 +53,7 @@ class TransformerFusion(Fusion):
 
     @classmethod
     def build(cls, config: Any, spec: DataSpec, widths: Mapping[str, int]) -> TransformerFusion:
-        """See `Fusion.build`. Raises ValueError unless all widths are equal and `heads` divides them."""
+        """See `LateFusion.build`. Raises ValueError unless all widths are equal and `heads` divides them."""
         if len(set(widths.values())) != 1:
             raise ValueError(f"the transformer fusion takes features of one width, but got widths={dict(widths)}")
         return cls(config, tuple(widths), next(iter(widths.values())), spec.task.outputs)
@@ -68,7 +68,7 @@ class TransformerFusion(Fusion):
         return self._residual(self.body.first(torch.cat([f.value for f in steps], 1), keys))
 
     def unimodal(self, features: Features, path: UnimodalPath) -> dict[str, Tensor]:
-        """See `Fusion.unimodal`. All modalities run as one batch where that does not mean much padding."""
+        """See `LateFusion.unimodal`. All modalities run as one batch where that does not mean much padding."""
         if path == "zero":
             return self._zeroed(features)
         parts = self._alone(features)

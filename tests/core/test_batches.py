@@ -1,0 +1,87 @@
+"""Order and random streams of the training batches, with a store that is read from a file."""
+
+import numpy as np
+import pytest
+import torch
+
+from tests import support
+from tune_mm.core import batches
+from tune_mm.core.run import Run
+from tune_mm.core.types import Dataset, DataSpec, Padded, Split, Stored, Task
+
+
+class Mapped(Stored):
+    """Rows of a .npy file; in training a random window of 5 of its 8 columns, in evaluation the first 5."""
+
+    shape = (5,)
+
+    def __init__(self, path, rows):
+        self.path, self.rows, self.values = path, rows, np.load(path, mmap_mode="r")
+
+    def __len__(self):
+        return len(self.rows)
+
+    def to(self, device):
+        return self
+
+    def take(self, index, generator=None):
+        rows = self.values[self.rows[index.numpy()]]
+        first = 0 if generator is None else int(torch.randint(0, 4, (1,), generator=generator))
+        return Padded(torch.from_numpy(rows[:, first : first + 5].copy()))
+
+
+@pytest.fixture
+def data(tmp_path):
+    rng = np.random.default_rng(0)
+    label = rng.integers(0, 3, 96)
+    values = (rng.standard_normal((96, 8)) + label[:, None]).astype(np.float32)
+    np.save(tmp_path / "a.npy", values)
+    parts = {"train": np.arange(64), "val": np.arange(64, 80), "test": np.arange(80, 96)}
+    splits = {
+        name: Split(
+            {"text": Mapped(tmp_path / "a.npy", rows), "audio": Padded(torch.from_numpy(values[rows, :3].copy()))},
+            torch.from_numpy(label[rows]),
+        )
+        for name, rows in parts.items()
+    }
+    return Dataset("mapped", DataSpec({"text": (5,), "audio": (3,)}, Task("classification", 3)), splits)
+
+
+def test_order_is_a_shuffle_that_differs_by_epoch_and_seed():
+    first, second, other = (torch.cat(batches.order(96, 16, batches.key(s, e))) for s, e in ((0, 0), (0, 1), (1, 0)))
+    for one in (first, second, other):
+        assert not torch.equal(one, torch.arange(96))
+        assert torch.equal(one.sort().values, torch.arange(96))
+    assert not torch.equal(first, second)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(33, [16, 17]), (34, [16, 16, 2]), (32, [16, 16]), (1, [1]), (17, [17])])
+def test_no_last_batch_of_one_sample(count, sizes):
+    assert [len(part) for part in batches.order(count, 16, 0)] == sizes
+
+
+def test_batches_are_the_same_whenever_they_are_read(data):
+    split = data.splits["train"]
+    order = batches.order(64, 16, 5)
+    once, again = (list(batches.read(split, order, 5)) for _ in range(2))
+    for a, b in zip(once, again, strict=True):
+        assert torch.equal(a.inputs["text"].value, b.inputs["text"].value)
+        assert torch.equal(a.target, split.target[a.index])
+    windows = [b.inputs["text"].value for b in once]
+    still = [split.batch(part).inputs["text"].value for part in order]
+    assert any(not torch.equal(a, b) for a, b in zip(windows, still, strict=True))
+
+
+def test_a_run_on_stored_data_resumes_bit_for_bit(data):
+    cfg = support.config(overrides={"train.epochs": 3, "model.fusion.layers": 1})
+    whole, first = Run(cfg, data), Run(cfg, data)
+    for _ in range(3):
+        whole.epoch()
+    first.epoch()
+    second = Run(cfg, data)
+    second.load_state_dict(first.state_dict())
+    second.epoch()
+    second.epoch()
+    assert all(torch.equal(p, second.net.params[n]) for n, p in whole.net.params.items())
+    assert whole.test() == second.test()
