@@ -1,0 +1,114 @@
+"""Crops, flips, resizing and normalisation against their formulae and against torchvision."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tune_mm._vision import torchvision
+from tune_mm.data import _augment
+from tune_mm.data._augment import crop_boxes, flips, resize, to_float
+
+torchvision()
+
+from torchvision.transforms import v2  # noqa: E402  it can be imported only after the line above
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def boxes(height: int, width: int, count: int, scale_min: float, seed: int = 0) -> Tensor:
+    return crop_boxes(torch.tensor([[height, width]]).expand(count, 2), scale_min, seeded(seed))
+
+
+@pytest.mark.parametrize(("height", "width"), [(256, 341), (30, 200), (200, 30), (7, 5), (1, 1), (1, 40)])
+def test_boxes_lie_within_the_frame(height: int, width: int) -> None:
+    top, left, h, w = boxes(height, width, 2000, 0.08).unbind(1)
+    assert (top >= 0).all() and (left >= 0).all() and (h >= 1).all() and (w >= 1).all()
+    assert (top + h <= height).all() and (left + w <= width).all()
+
+
+def test_each_frame_has_a_box_for_its_own_size() -> None:
+    sizes = torch.tensor([[10, 400], [400, 10], [64, 64]])
+    found = crop_boxes(sizes, 0.5, seeded())
+    assert (found[:, 2:] <= sizes).all()
+
+
+@pytest.mark.parametrize(("height", "width", "scale_min"), [(256, 341, 0.08), (120, 90, 0.5), (100, 180, 0.08)])
+def test_boxes_are_distributed_as_torchvision_draws_them(height: int, width: int, scale_min: float) -> None:
+    count = 4000
+    ours = boxes(height, width, count, scale_min).double()
+    torch.manual_seed(1)
+    transform = v2.RandomResizedCrop(224, scale=(scale_min, 1.0))
+    image = torch.zeros(1, height, width)
+    drawn = [transform.make_params([image]) for _ in range(count)]
+    theirs = torch.tensor([[d["top"], d["left"], d["height"], d["width"]] for d in drawn], dtype=torch.float64)
+    # Two means of `count` draws differ by less than 4.5 standard errors, in 8 of 8 columns, but once in 20000 times.
+    for a, b in zip(torch.cat((ours, ours**2), 1).T, torch.cat((theirs, theirs**2), 1).T, strict=True):
+        error = ((a.var() + b.var()) / count).sqrt()
+        assert abs(a.mean() - b.mean()) < 4.5 * error
+    # Kolmogorov-Smirnov on the area: sqrt(2 / n) * 1.95 is exceeded once in 1000 times.
+    area, other = (x[:, 2].mul(x[:, 3]).sort().values for x in (ours, theirs))
+    grid = torch.linspace(0, height * width, 200, dtype=torch.float64)
+    distance = (torch.searchsorted(area, grid) - torch.searchsorted(other, grid)).abs().max() / count
+    assert distance < 1.95 * (2 / count) ** 0.5
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "box"),
+    # Boxes of the whole area only: frames of 10:1 hold none of an allowed ratio, those of 1:1 none but themselves.
+    [(30, 300, [0, 130, 30, 40]), (300, 30, [130, 0, 40, 30]), (60, 60, [0, 0, 60, 60])],
+)
+def test_central_box_where_none_fits(height: int, width: int, box: list[int]) -> None:
+    assert boxes(height, width, 50, 1.0).tolist() == [box] * 50
+
+
+def test_flips_are_fair() -> None:
+    assert abs(flips(10_000, seeded()).float().mean().item() - 0.5) < 4 * 0.005  # 0.005 = sqrt(1/4 / 10000)
+
+
+def test_same_seed_same_draws() -> None:
+    assert torch.equal(boxes(256, 341, 64, 0.08, 3), boxes(256, 341, 64, 0.08, 3))
+    assert not torch.equal(boxes(256, 341, 64, 0.08, 3), boxes(256, 341, 64, 0.08, 4))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_resize_is_torchvisions(channels: int) -> None:
+    draw = np.random.default_rng(0)
+    frames = [draw.integers(0, 256, (h, w, channels), dtype=np.uint8) for h, w in ((50, 70), (20, 24), (24, 24))]
+    flip = torch.tensor([False, True, True])
+    found = resize(frames, 24, flip)
+    assert found.shape == (3, channels, 24, 24) and found.dtype == torch.uint8
+    for target, frame, mirror in zip(found, frames, flip, strict=True):
+        image = v2.functional.resize(torch.from_numpy(frame.transpose(2, 0, 1).copy()), [24, 24], antialias=True)
+        expected = image.flip(2) if mirror else image
+        # The planar and the interleaved kernel may round a half differently.
+        assert (target.int() - expected.int()).abs().max() <= 1
+    np.testing.assert_array_equal(found[2].numpy(), frames[2].transpose(2, 0, 1)[:, :, ::-1])
+
+
+def test_resize_averages_what_it_reduces() -> None:
+    # Rows 0 and 255 alternate: with antialias each output is their mean, without it would be one of them.
+    frame = np.zeros((64, 64, 3), dtype=np.uint8)
+    frame[::2] = 255
+    inner = resize([frame], 8)[0, :, 1:-1].float()
+    assert (inner - 127.5).abs().max() <= 3
+
+
+@pytest.mark.parametrize(
+    ("normalize", "mean", "std"),
+    [
+        ("imagenet", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ("half", (0.5,) * 3, (0.5,) * 3),
+        ("none", (0.0,) * 3, (1.0,) * 3),
+        ("imagenet", (0.449,), (0.226,)),  # grey: (.485 + .456 + .406) / 3 and (.229 + .224 + .225) / 3
+    ],
+)
+def test_normalisation(normalize: _augment.Normalize, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    pixels = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16).repeat(2, len(mean), 1, 1)
+    found = to_float(pixels, normalize)
+    assert found.dtype == torch.float32 and found.is_contiguous()
+    for c in range(len(mean)):
+        expected = (np.arange(256) / 255 - mean[c]) / std[c]
+        np.testing.assert_allclose(found[1, c].numpy().ravel(), expected, atol=1e-6)

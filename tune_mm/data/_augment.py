@@ -1,0 +1,115 @@
+"""Augmentation of frames in batches: random resized crop, horizontal flip, resize, normalisation.
+
+Pixels stay uint8 until the whole batch is there: frames are cropped and resized one by one with the integer kernel of
+torchvision's v2 `resize` (bilinear, antialias), and become normalised floats in one pass on the device of the batch.
+
+Shape legend: n frames of a batch (all samples' frames in order), C channels, H x W a stored frame, S output side.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Sequence
+from functools import cache
+from types import ModuleType
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tune_mm._vision import torchvision
+
+Normalize = Literal["imagenet", "half", "none"]
+
+# torchvision's RandomResizedCrop: width / height is log-uniform in RATIO; a box that does not fit is drawn again.
+RATIO = (3 / 4, 4 / 3)
+TRIES = 10
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def crop_boxes(sizes: Tensor, scale_min: float, generator: torch.Generator) -> Tensor:
+    """Boxes of a random resized crop: int64 [n, 4] as top, left, height, width, for frames of `sizes` [n, 2] (H, W).
+
+    The distribution is that of torchvision's RandomResizedCrop: area H W u with u ~ U(scale_min, 1), width / height
+    log-uniform in [3/4, 4/3], the first of 10 such boxes that fits, placed uniformly; if none fits, the largest central
+    box of the nearest allowed ratio. generator: on the CPU.
+    """
+    height, width = sizes.double().unbind(1)
+    draws = torch.rand(2, len(sizes), TRIES, generator=generator, dtype=torch.float64)
+    place = torch.rand(2, len(sizes), generator=generator, dtype=torch.float64)
+    area = (height * width)[:, None] * (scale_min + (1 - scale_min) * draws[0])
+    low, high = (math.log(r) for r in RATIO)
+    ratio = torch.exp(low + (high - low) * draws[1])
+    w, h = (area * ratio).sqrt().round(), (area / ratio).sqrt().round()
+    fits = (w > 0) & (w <= width[:, None]) & (h > 0) & (h <= height[:, None])
+    first = fits.int().argmax(1, keepdim=True)
+    found = fits.any(1)
+    central_h, central_w = _central(height, width)
+    h = torch.where(found, h.gather(1, first)[:, 0], central_h)
+    w = torch.where(found, w.gather(1, first)[:, 0], central_w)
+    top = torch.where(found, torch.floor(place[0] * (height - h + 1)), torch.floor((height - h) / 2))
+    left = torch.where(found, torch.floor(place[1] * (width - w + 1)), torch.floor((width - w) / 2))
+    return torch.stack((top, left, h, w), 1).long()
+
+
+def _central(height: Tensor, width: Tensor) -> tuple[Tensor, Tensor]:
+    """Height and width [n] of the largest box whose ratio is allowed."""
+    ratio = width / height
+    # A frame of one row or column would round to a box without pixels.
+    h = torch.where(ratio < RATIO[0], (width / RATIO[0]).round(), height).clamp(min=1)
+    w = torch.where(ratio > RATIO[1], (height * RATIO[1]).round(), width).clamp(min=1)
+    return h, w
+
+
+def flips(count: int, generator: torch.Generator) -> Tensor:
+    """bool [count], each True with probability 1/2. generator: on the CPU."""
+    return torch.rand(count, generator=generator) < 0.5
+
+
+@cache
+def _functional() -> ModuleType:
+    torchvision()
+    return importlib.import_module("torchvision.transforms.v2.functional")
+
+
+def resize(frames: Sequence[NDArray[np.uint8]], size: int, flip: Tensor | None = None) -> Tensor:
+    """uint8 [n, C, S, S] of writable frames H x W x C of any sizes; the aspect is not kept.
+
+    flip: bool [n], frames to mirror left to right. A frame of S x S keeps its pixels.
+    """
+    resized = _functional().resize
+    out = torch.empty(len(frames), frames[0].shape[2], size, size, dtype=torch.uint8)
+    mirrored = [False] * len(frames) if flip is None else flip.tolist()
+    for target, frame, mirror in zip(out, frames, mirrored, strict=True):
+        # A permuted view of H x W x C is channels-last, which the integer kernel takes as it is.
+        image = resized(torch.from_numpy(frame).permute(2, 0, 1), [size, size], antialias=True)
+        target.copy_(image.flip(-1) if mirror else image)
+    return out
+
+
+def constants(normalize: Normalize, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel, for pixels in [0, 1].
+
+    imagenet: those of torchvision's weights (grey: the mean of the three channels); half: 0.5 and 0.5; none: 0 and 1.
+    """
+    if normalize == "imagenet" and channels == 3:
+        return IMAGENET_MEAN, IMAGENET_STD
+    mean, std = {
+        "imagenet": (sum(IMAGENET_MEAN) / 3, sum(IMAGENET_STD) / 3),
+        "half": (0.5, 0.5),
+        "none": (0.0, 1.0),
+    }[normalize]
+    return (mean,) * channels, (std,) * channels
+
+
+def to_float(pixels: Tensor, normalize: Normalize) -> Tensor:
+    """(x / 255 - mean) / std of uint8 [n, C, S, S], float32 on the device of `pixels`."""
+    mean, std = (torch.tensor(c, dtype=torch.float64)[:, None, None] for c in constants(normalize, pixels.shape[1]))
+    scale = (1 / (255 * std)).to(pixels.device, torch.float32)
+    shift = (-mean / std).to(pixels.device, torch.float32)
+    return pixels.float().mul_(scale).add_(shift)
