@@ -89,6 +89,7 @@ def parser() -> argparse.ArgumentParser:
         "--data-root", type=Path, metavar="DIR", help="where the data sets are (else TUNE_MM_DATA, else data/)"
     )
     p.add_argument("--require-real", action="store_true", help="refuse to stand in synthetic data")
+    p.add_argument("--skip-bad", action="store_true", help="leave damaged clips out, and list them (data.skip_bad)")
     p.add_argument("--name", metavar="NAME", help="of the search (default: the space's and a number)")
     p.add_argument(
         "--concurrency", type=_count, metavar="N", help="trials at a time (default: what the resources allow)"
@@ -127,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         trials=given.trials,
         epochs=given.epochs,
         seed=given.seed,
-        overrides=dict(given.settings),
+        overrides={**dict(given.settings), **({"data.skip_bad": True} if given.skip_bad else {})},
         data_root=given.data_root,
         require_real=given.require_real,
         concurrency=given.concurrency,

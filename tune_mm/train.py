@@ -31,6 +31,7 @@ from tune_mm.core import checkpoint, metrics
 from tune_mm.core.run import Result, Run
 from tune_mm.core.types import Dataset
 from tune_mm.data import base as data
+from tune_mm.data._summary import summary
 from tune_mm.errors import UserError
 
 if TYPE_CHECKING:  # mlflow takes a second to import, and --no-tracking does without
@@ -45,10 +46,11 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tune_mm.train", description="Train one configuration, without Ray."
     )
-    parser.add_argument("config", help="a file, or the name of one in configs/ (mosi, iemocap, utd_mhad)")
+    parser.add_argument("config", help="a file, or the name of one in configs/ (mosi, avdigits, cremad ...)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="method=dgl method.alpha=4 optim.lr=3e-4")
     parser.add_argument("--data-root", type=Path, help="folder of the data sets (else TUNE_MM_DATA, else ./data)")
     parser.add_argument("--require-real", action="store_true", help="refuse to train on synthetic data")
+    parser.add_argument("--skip-bad", action="store_true", help="leave damaged clips out (data.skip_bad=true)")
     parser.add_argument("--name", help="name of the MLflow run")
     parser.add_argument("--tracking-uri", help="MLflow store (else MLFLOW_TRACKING_URI, else ./mlruns/mlflow.db)")
     parser.add_argument("--no-tracking", action="store_true", help="write nothing to MLflow")
@@ -121,6 +123,7 @@ class Record:
         }
         self.handle = writer.start(name, C.flatten(config), tags, key=state.key)
         writer.artifact(self.handle, C.dump(config), "config.yaml")
+        writer.artifact(self.handle, json.dumps(summary(state.run.dataset), indent=1) + "\n", "data.json")
         for epoch, values in enumerate(state.history, 1):  # what a kill kept from the store; the rest is skipped
             writer.log(self.handle, values, epoch)
 
@@ -250,12 +253,15 @@ def train(state: State, record: Record, console: Console, path: Path | None) -> 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns the exit code. Raises UserError, KeyboardInterrupt."""
     options = arguments(argv)
-    config = C.load(options.config, options.overrides)
+    config = C.load(options.config, [*options.overrides, *(["data.skip_bad=true"] if options.skip_bad else [])])
     source = data.resolve(config.data, options.data_root, require_real=options.require_real)
     console = Console()
     if source.message:
         console.print(source.message, style="yellow", highlight=False, soft_wrap=True)
-    state = State(build(config, data.load(config.data, source)))
+    dataset = data.load(config.data, source)
+    for note in dataset.notes:
+        console.print(note, style="yellow", highlight=False, soft_wrap=True)
+    state = State(build(config, dataset))
     if options.resume is not None and options.resume.exists():
         state.restore(options.resume)
         console.print(f"going on after epoch {state.run.epochs_done} of {options.resume}", highlight=False)

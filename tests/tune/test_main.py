@@ -152,6 +152,24 @@ def test_a_dry_run_writes_nothing(searches: Searches) -> None:
     assert not (searches.root / "mlruns").exists()
 
 
+def test_an_ablation_trains_every_point_over_the_seeds(searches: Searches) -> None:
+    """Two values by two seeds, nothing tuned; resumed, nothing is run again."""
+    text = TOY.replace("{loguniform: [1e-5, 1e-1]}", "{grid: [1e-3, 1e-2]}").replace("{name: tpe, startup: 4}", "grid")
+    space = searches.write(text.replace("{top: 0}", "{top: all, seeds: 2, epochs: 3}"))
+    assert searches.run(space) == 0, searches.says
+    assert "2 points x 2 seeds" in searches.says
+    assert "over the first" in searches.says
+    assert keys(searches) == Counter(["search", *(f"final/{i}" for i in range(4))])
+    told = summary(searches, "toy-1")["finals"]
+    assert [(g["source"], g["role"], g["settings"]) for g in told["groups"]] == [
+        ("grid/0", "grid", {"optim.lr": 1e-3}),
+        ("grid/1", "grid", {"optim.lr": 1e-2}),
+    ]
+    assert [sorted(g["test"]) for g in told["groups"]] == [["1", "2"]] * 2
+    assert searches.run(name="toy-1", resume=True) == 0, searches.says
+    assert set(keys(searches).values()) == {1}
+
+
 def test_a_search_in_progress_is_left_alone(searches: Searches) -> None:
     space = searches.write()
     lock = Lock(searches.root / "mlruns" / "search" / "toy-1" / "lock")

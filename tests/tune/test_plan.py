@@ -131,3 +131,14 @@ def test_the_baseline_has_as_many_trials_and_the_same_ground(tmp_path: Path) -> 
     assert resolve(tmp_path, name=plan.name, extend=3).baseline_trials == 10
     other = write(tmp_path, TOY.replace("{top: 0}", "{baseline: joint_mosi}"))
     assert "finals.baseline: config must be the space's own, 'iemocap', got 'mosi'" in refused(tmp_path, space=other)
+
+
+def test_an_ablation_runs_its_whole_grid_and_tunes_nothing(tmp_path: Path) -> None:
+    text = TOY.replace("{loguniform: [1e-5, 1e-1]}", "{grid: [1e-3, 1e-2, 1e-1]}").replace("{top: 0}", "{top: all}")
+    space = write(tmp_path, text.replace("{name: tpe, startup: 4}", "grid"))
+    plan = resolve(tmp_path, space)
+    assert (plan.trials, plan.baseline, plan.space.exhaustive) == (0, None, True)
+    assert "runs all points of its grid over the seeds" in refused(tmp_path, space=space, trials=2)
+    plan.save(closed=True)
+    assert "runs all points of its grid, there are no more" in refused(tmp_path, name=plan.name, extend=1)
+    assert resolve(tmp_path, name=plan.name, resume=True).space.exhaustive

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import statistics
@@ -66,7 +67,7 @@ def test_the_winner_is_chosen_by_validation_and_the_gain_is_paired(tmp_path: Pat
     for source in val:
         given = tuned.ask()
         tuned.complete(given.number, 0.5)
-        chosen[source] = tuned.frozen(given.number)
+        chosen[source] = given.values
     book = ledger(tmp_path, mode, points, "s/final")
     for one in points:
         given, seed = book.ask(), one.attrs["values"]["seed"]
@@ -95,7 +96,7 @@ def test_a_seed_that_failed_is_left_out_of_the_pairs(tmp_path: Path) -> None:
     tuned = ledger(tmp_path, "max", [], "s/search")
     given = tuned.ask()
     tuned.complete(given.number, 0.5)
-    chosen = {"search/0": tuned.frozen(0), "baseline/0": tuned.frozen(0)}
+    chosen = {"search/0": given.values, "baseline/0": given.values}
     book = ledger(tmp_path, "max", points, "s/final")
     for number in range(6):
         given = book.ask()
@@ -110,3 +111,33 @@ def test_a_seed_that_failed_is_left_out_of_the_pairs(tmp_path: Path) -> None:
     failed, diverged = results.failures({"final": book})
     assert failed == ["final 1: ValueError: no"]
     assert diverged == []
+
+
+def test_points_of_a_grid_stay_in_order_and_are_compared_with_the_first(tmp_path: Path) -> None:
+    grid = TOY.replace("loguniform: [1e-5, 1e-1]", "grid: [1e-3, 1e-2]").replace("{top: 0}", "{top: all, seeds: 2}")
+    (tmp_path / "toy.yaml").write_text(grid.replace("{name: tpe, startup: 4}", "grid"))
+    ablation = P.resolve(Options(root=tmp_path, space=str(tmp_path / "toy.yaml")))
+    test = {"grid/0": (0.60, 0.70), "grid/1": (0.65, 0.79)}
+    points = [
+        Point({}, {"values": {"seed": seed}, "source": source, "role": "grid"}) for source in test for seed in (1, 2)
+    ]
+    book = ledger(tmp_path, "max", points, "s/final")
+    for one in points:
+        given, source = book.ask(), one.attrs["source"]
+        accuracy = test[source][one.attrs["values"]["seed"] - 1]
+        book.complete(given.number, 0.9 if source == "grid/1" else 0.8, test={"test/accuracy": accuracy}, epochs=3)
+    found = results.finals(ablation, book, {"grid/0": {"optim.lr": 1e-3}, "grid/1": {"optim.lr": 1e-2}})
+    assert [g.source for g in found.groups] == ["grid/0", "grid/1"]
+    assert found.winner is found.groups[1]
+    assert found.gain is None
+    gain = found.over(found.groups[1], found.groups[0])
+    assert gain is not None
+    assert gain.mean == pytest.approx((0.05 + 0.09) / 2)
+    assert gain.std == pytest.approx(statistics.stdev([0.05, 0.09]))
+    out = Console(width=160, file=io.StringIO(), record=True)
+    results.show(out, ablation, {"final": book}, found)
+    text = out.export_text()
+    assert "every point of the grid" in text
+    assert "over the first" in text
+    assert "+0.0700" in text
+    assert "baseline" not in text

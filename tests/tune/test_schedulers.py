@@ -8,10 +8,11 @@ from typing import Any, get_args
 import pytest
 from ray.tune.schedulers import TrialScheduler
 
+from tune_mm.config import ScheduleConfig
 from tune_mm.tune import schedulers
 from tune_mm.tune.domains import Domain
 from tune_mm.tune.ledger import Assignment
-from tune_mm.tune.space import SchedulerSpec
+from tune_mm.tune.spec import SchedulerSpec
 
 
 def make(name: str, mode: str = "max", past: Any = None, resumed: Any = None) -> Any:
@@ -91,3 +92,24 @@ def test_rungs_shown_in_the_plan_are_ray_s() -> None:
         assert schedulers.rungs(epochs, grace, reduction) == tuple(
             int(m) for m, _ in reversed(found._brackets[0]._rungs)
         )
+
+
+@pytest.mark.parametrize(
+    ("milestones", "grace", "epochs", "expected"),
+    [
+        ((0.7,), 0.2, 100, 75),  # the drop at 70, a twentieth of 100 past it
+        ((0.7,), 0.2, 20, 15),
+        ((0.7,), 0.2, 10, 8),
+        ((0.3, 0.6), 0.2, 100, 65),  # the last one counts
+        ((0.7,), 0.9, 100, 90),  # grace may be later
+        ((120,), 0.2, 100, 20),  # a drop that never comes
+        ((0.99,), 0.2, 100, 100),
+    ],
+)
+def test_no_trial_is_stopped_before_the_learning_rate_has_dropped(
+    milestones: Any, grace: float, epochs: int, expected: int
+) -> None:
+    schedule = ScheduleConfig(name="step", milestones=milestones)
+    assert schedulers.first_stop(grace, epochs, schedule) == expected
+    assert schedulers.first_stop(grace, epochs, None) == schedulers.epochs_of(grace, epochs)
+    assert schedulers.first_stop(grace, epochs, ScheduleConfig(name="cosine")) == schedulers.epochs_of(grace, epochs)

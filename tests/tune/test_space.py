@@ -41,7 +41,7 @@ def problems(tmp_path: Path, text: str, **overrides: Any) -> tuple[str, ...]:
 @pytest.mark.parametrize("name", S.names())
 def test_shipped_spaces_are_right(name: str) -> None:
     space = S.build(name, S.read(name), {})
-    assert space.defaults, "published settings run first"
+    assert space.defaults or space.exhaustive, "published settings run first"
     for default in space.defaults:
         C.replace(space.base, default)
     if space.spec.finals.baseline is not None:
@@ -151,3 +151,22 @@ def test_mistakes_of_form_and_of_meaning_come_together(tmp_path: Path) -> None:
     told = "\n".join(problems(tmp_path, text))
     assert "nearest 'asha'" in told
     assert "domains.method.rho: must be >= 0, got -1" in told
+
+
+def test_data_may_name_a_whole_protocol(tmp_path: Path) -> None:
+    """`--set data=utd_mhad` takes data, model, optimizer and schedule of that config, as `config: utd_mhad` would."""
+    named = build(tmp_path, GOOD, data="utd_mhad")
+    written = build(tmp_path, GOOD.replace("config: iemocap", "config: utd_mhad"))
+    assert named.base == written.base
+    assert named.spec.config == "utd_mhad"
+    plugin = build(tmp_path, GOOD, data="npz")
+    assert plugin.base.data.name == "npz"
+    assert plugin.base.model == build(tmp_path, GOOD).base.model
+    assert "data: no 'utd_mhadd'" in "\n".join(problems(tmp_path, GOOD, data="utd_mhadd"))
+
+
+def test_all_points_need_a_grid_and_no_baseline(tmp_path: Path) -> None:
+    found = "\n".join(problems(tmp_path, GOOD + "finals: {top: all, baseline: joint_iemocap}\n"))
+    assert "finals.top: 'all' needs searcher: grid, got searcher: tpe" in found
+    assert "finals.baseline: must be left out with top: all" in found
+    assert "finals.top: must be" in "\n".join(problems(tmp_path, GOOD + "finals: {top: every}\n"))

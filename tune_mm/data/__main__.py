@@ -54,7 +54,7 @@ def _list() -> None:
 
 
 def _describe(args: argparse.Namespace) -> None:
-    config = section(args.name, args.set)
+    config = section(args.name, [*args.set, *(["skip_bad=true"] if args.skip_bad else [])])
     source = base.resolve(config, args.root, require_real=args.require_real)
     dataset = base.load(config, source)
     print(source.message or f"{dataset.name}: real data from {source.root}")
@@ -124,6 +124,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a field of `data:`")
     show.add_argument("--root", type=Path, help=f"data root; default: {base.ENV_ROOT}, else ./data")
     show.add_argument("--require-real", action="store_true", help="refuse synthetic data")
+    show.add_argument("--skip-bad", action="store_true", help="leave damaged clips out, and list them")
     write.add_argument("--root", type=Path, required=True, help="data root to write below; nothing is overwritten")
     for name in ("train", "val", "test", "classes", "seed"):
         write.add_argument(f"--{name}", type=int, help=None if name in ("classes", "seed") else "samples")

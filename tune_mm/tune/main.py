@@ -19,17 +19,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tune_mm.core.run import check
 from tune_mm.data import base as data
 from tune_mm.data.base import Source
 from tune_mm.errors import UserError
 from tune_mm.track.tags import Stage
-from tune_mm.tune import cluster, results, schedulers, stages
+from tune_mm.tune import cluster, preview, results, stages
 from tune_mm.tune import plan as P
 from tune_mm.tune import space as S
 from tune_mm.tune.display import Board, span
 from tune_mm.tune.driver import Halt
-from tune_mm.tune.ledger import Busy, Ledger, Lock, open_storage
+from tune_mm.tune.ledger import Busy, Ledger, Lock, Values, open_storage
 from tune_mm.tune.plan import Options, Plan
 from tune_mm.tune.stages import Context
 from tune_mm.tune.tracking import Tracker
@@ -59,14 +58,14 @@ def run(options: Options, console: Console, *, dry: bool = False, build: Build |
     Returns 0; 1 when trials failed; 130 when it was interrupted. Raises UserError before anything has started.
     """
     plan = P.resolve(options)
-    source = Source(plan.folder, "synthetic")
+    source, about = Source(plan.folder, "synthetic"), dict[str, Any]()
     if build is None:
         source = data.resolve(plan.space.base.data, plan.options.data_root, require_real=plan.options.require_real)
-        _fits(plan, source)
-    if source.message:
-        console.print(Text(source.message, style="yellow"))
+        about = preview.fits(plan, source)
+    for line in filter(None, (source.message, *about.get("notes", ()))):
+        console.print(Text(line, style="yellow"))
     if dry:
-        show_plan(console, plan, source)
+        preview.show_plan(console, plan, source)
         return 0
     root = plan.options.data_root
     build = build or partial(train, source=source, root=None if root is None else str(root))
@@ -76,24 +75,14 @@ def run(options: Options, console: Console, *, dry: bool = False, build: Build |
         raise UserError(str(error)) from None
     with contextlib.closing(lock):
         P.still_free(plan)
-        return _locked(plan, source, console, build)
+        return _locked(plan, source, about, console, build)
 
 
-def _fits(plan: Plan, source: Source) -> None:
-    """Raises UserError for a model, a method or an objective that does not fit the data, before anything starts."""
-    for space in filter(None, (plan.space, plan.baseline)):
-        config = plan.config(space, plan.epochs)
-        try:
-            check(config, data.load(config.data, source).spec)
-        except ValueError as error:
-            raise UserError(f"{space.name}: {error}") from None
-
-
-def _locked(plan: Plan, source: Source, console: Console, build: Build) -> int:
+def _locked(plan: Plan, source: Source, about: Mapping[str, Any], console: Console, build: Build) -> int:
     tracker: Tracker | None = None
     ray = cluster.connect(plan.options.address, plan.cpus, plan.gpus, plan.options.concurrency)
     try:
-        tracker = Tracker(plan, source.kind)
+        tracker = Tracker(plan, source.kind, about)
         journal = plan.folder / "optuna.journal"
         died = journal.stat().st_mtime if journal.exists() and not plan.record.get("closed") else None
         plan.save(closed=False)
@@ -121,7 +110,7 @@ def _stages(context: Context) -> tuple[dict[str, Ledger], results.Finals | None]
     plan, halt, books = context.plan, context.halt, dict[str, Ledger]()
     budget = plan.options.time_budget
     tuning: tuple[Stage, ...] = ("search", "baseline") if plan.baseline else ("search",)
-    for stage in tuning:
+    for stage in () if plan.space.exhaustive else tuning:
         halt.deadline = stages.deadline(plan, stage, budget)
         began = time.monotonic()
         books[stage] = stages.run(context, stages.tuning(plan, stage))
@@ -135,17 +124,17 @@ def _stages(context: Context) -> tuple[dict[str, Ledger], results.Finals | None]
     top = plan.space.spec.finals.top
     if top == 0:
         return books, None
-    chosen = _chosen(books, top)
+    chosen = stages.every_point(plan) if top == "all" else _chosen(books, top)
     final = stages.finals(plan, chosen, _there(context, plan))
     books["final"] = stages.run(context, final)
     return books, None if halt.reason else results.finals(plan, books["final"], chosen)
 
 
-def _chosen(books: Mapping[str, Ledger], top: int) -> dict[str, FrozenTrial]:
-    """The trials that go into the finals, by source."""
-    found = {f"search/{t.number}": t for t in stages.ranked(books["search"])[:top]}
+def _chosen(books: Mapping[str, Ledger], top: int) -> dict[str, Values]:
+    """The settings that go into the finals, by source."""
+    found = {f"search/{t.number}": stages.values_of(t) for t in stages.ranked(books["search"])[:top]}
     if "baseline" in books:
-        found |= {f"baseline/{t.number}": t for t in stages.ranked(books["baseline"])[:1]}
+        found |= {f"baseline/{t.number}": stages.values_of(t) for t in stages.ranked(books["baseline"])[:1]}
     return found
 
 
@@ -222,57 +211,7 @@ def _opening(plan: Plan, slots: int, source: Source) -> str:
     verb = f"extended by {plan.extended}" if plan.extended else "resumed" if plan.resumed else "search"
     baseline = f" + {plan.baseline_trials} of the baseline {plan.baseline.name}" if plan.baseline else ""
     place = f"{source.kind} data in {_short(source.root)}"
+    if plan.space.exhaustive:
+        runs = f"{len(stages.every_point(plan))} points x {len(plan.final_seeds)} seeds"
+        return f"{verb} {plan.name}: {runs}, {slots} at a time, {plan.final_epochs} epochs, {place}"
     return f"{verb} {plan.name}: {plan.trials} trials{baseline}, {slots} at a time, {plan.epochs} epochs, {place}"
-
-
-def show_plan(console: Console, plan: Plan, source: Source) -> None:
-    """--dry-run: everything that was decided."""
-    spec, space = plan.space.spec, plan.space
-    scheduler = f"{spec.scheduler.name}, {plan.epochs} epochs"
-    if spec.scheduler.name == "asha":
-        at = schedulers.rungs(plan.epochs, spec.scheduler.grace, spec.scheduler.reduction)
-        scheduler += f", decides after {', '.join(map(str, at))}, keeps 1 in {spec.scheduler.reduction:g}"
-    table = Table(title=f"plan of {plan.name}", title_justify="left", show_header=False)
-    rows: list[tuple[str, str]] = [
-        ("space", f"{space.name} ({spec.config} with method {space.base.method.name})"),
-        ("objective", f"{spec.objective} ({space.mode})"),
-        *((f"  {key}", domain.text()) for key, domain in space.domains.items()),
-        *((f"  default {i}", ", ".join(f"{k} = {v}" for k, v in d.items())) for i, d in enumerate(space.defaults)),
-        *((f"  --set {key}", str(value)) for key, value in plan.record["overrides"].items()),
-        ("trials", str(plan.trials)),
-        ("searcher", f"{spec.searcher.name}, seed {plan.seed}"),
-        ("scheduler", scheduler),
-        ("baseline", f"{plan.baseline.name}, {plan.baseline_trials} trials" if plan.baseline else "none"),
-        *(("  differs in", key) for key in P.unlike(plan)),
-        ("finals", _finals_text(plan)),
-        ("resources", f"{plan.cpus:g} CPU, {plan.gpus:g} GPU per trial"),
-        ("concurrency", str(plan.options.concurrency or f"what fits ({cluster.processors()} CPUs here)")),
-        ("budget", _budget(plan)),
-        ("data", f"{source.kind}: {source.root}"),
-        ("results", str(plan.folder)),
-        ("checkpoints", plan.storage),
-        ("tracking", plan.options.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or "mlruns/mlflow.db"),
-        ("ray", plan.options.address or os.environ.get("RAY_ADDRESS") or "started on this machine"),
-    ]
-    for name, value in rows:
-        table.add_row(name, value)
-    console.print(table)
-
-
-def _finals_text(plan: Plan) -> str:
-    finals = plan.space.spec.finals
-    if finals.top == 0:
-        return "none"
-    seeds = ", ".join(map(str, plan.final_seeds))
-    return f"best {finals.top}" + (" and the baseline's best" if plan.baseline else "") + (
-        f", {plan.final_epochs} epochs, seeds {seeds}; test computed once each")  # fmt: skip
-
-
-def _budget(plan: Plan) -> str:
-    epochs = (plan.trials + plan.baseline_trials) * plan.epochs
-    runs = (
-        (plan.space.spec.finals.top + bool(plan.baseline)) * len(plan.final_seeds) if plan.space.spec.finals.top else 0
-    )
-    text = f"at most {epochs} epochs of tuning and {runs * plan.final_epochs} of finals"
-    limit = plan.options.time_budget
-    return text if limit is None else f"{text}; tuning stops after {span(limit)} (finals are not bounded)"

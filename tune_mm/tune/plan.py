@@ -167,7 +167,12 @@ def _plan(
 
 
 def _count(space: Space, given: int | None) -> int:
-    """The number of trials; of a grid, at most all its points (its default)."""
+    """The number of trials; of a grid, at most all its points (its default); none where nothing is tuned."""
+    if space.exhaustive:
+        if given is not None:
+            raise UserError(f"--trials: {space.name} runs all points of its grid over the seeds and tunes nothing")
+        _capped(space, None)
+        return 0
     if space.spec.searcher.name == "grid":
         return _capped(space, given or space.spec.trials)
     return given or space.spec.trials or TRIALS
@@ -186,7 +191,7 @@ def _capped(space: Space, trials: int | None) -> int:
 def _baseline(space: Space, overrides: Mapping[str, Any], document: Document | None = None) -> Space | None:
     """The space that the finals compare with, under the same overrides but those of the method. Raises UserError."""
     finals = space.spec.finals
-    if finals.baseline is None or finals.top == 0:
+    if finals.baseline is None or finals.top in (0, "all"):
         return None
     document = document or S.read(finals.baseline)
     shared = {k: v for k, v in overrides.items() if k.partition(".")[0] != "method"}
@@ -234,6 +239,8 @@ def _continued(options: Options) -> Plan:
         kept = record["baseline"]
         baseline = _baseline(space, overrides, Document(kept["values"], {}, Path(f"{kept['name']}.yaml")))
     extra = options.extend or 0
+    if extra and space.exhaustive:
+        raise UserError(f"--extend: {space.name} runs all points of its grid, there are no more")
     trials = record["trials"] + extra
     if space.spec.searcher.name == "grid" and trials > _capped(space, None):
         raise UserError(f"--extend: the grid of {space.name} has {_capped(space, None)} points and no more")

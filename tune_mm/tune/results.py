@@ -69,34 +69,42 @@ class Finals:
 
     @property
     def winner(self) -> Group | None:
-        return next((g for g in self.groups if g.role == "tuned"), None)
+        """The best by mean validation objective, the baseline aside."""
+        sign = 1 if metrics.mode(self.metric) == "max" else -1
+        own = [g for g in self.groups if g.role != "baseline"]
+        return max(own, key=lambda g: sign * statistics.fmean(g.val.values()), default=None)
+
+    def over(self, group: Group, other: Group) -> Spread | None:
+        """By how much `group` is better than `other` in the test metric, over the seeds that both have."""
+        sign = 1 if metrics.mode(self.metric) == "max" else -1
+        both = [s for s in group.test if s in other.test and self.metric in group.test[s].keys() & other.test[s].keys()]
+        differences = [sign * (group.test[s][self.metric] - other.test[s][self.metric]) for s in both]
+        return Spread.of(differences) if differences else None
 
     @property
     def baseline(self) -> Group | None:
         return next((g for g in self.groups if g.role == "baseline"), None)
 
 
-def finals(plan: Plan, book: Ledger, chosen: Mapping[str, FrozenTrial]) -> Finals:
-    """The final runs of the chosen trials; a setting none of whose runs ended is left out."""
+def finals(plan: Plan, book: Ledger, chosen: Mapping[str, Mapping[str, Any]]) -> Finals:
+    """The final runs of the chosen settings, by source; one none of whose runs ended is left out.
+
+    Tuned ones come best first, the points of a grid in its order.
+    """
     sign = 1 if plan.space.mode == "max" else -1
     groups = []
-    for source, trial in chosen.items():
+    for source, values in chosen.items():
         runs = [t for t in book.trials(TrialState.COMPLETE) if t.user_attrs["source"] == source]
         runs = [t for t in runs if t.user_attrs["values"]["seed"] in plan.final_seeds]
         if runs:
             val = {t.user_attrs["values"]["seed"]: float(t.value or 0.0) for t in runs}
             test = {t.user_attrs["values"]["seed"]: t.user_attrs.get("test", {}) for t in runs}
-            groups.append(Group(source, runs[0].user_attrs["role"], values_of(trial), val, test))
-    groups.sort(key=lambda g: (g.role == "baseline", -sign * statistics.fmean(g.val.values())))
+            groups.append(Group(source, runs[0].user_attrs["role"], values, val, test))
+    if not plan.space.exhaustive:
+        groups.sort(key=lambda g: (g.role == "baseline", -sign * statistics.fmean(g.val.values())))
     found = Finals("test/" + plan.space.spec.objective.removeprefix("val/"), tuple(groups), None)
     ours, theirs = found.winner, found.baseline
-    if ours is None or theirs is None:
-        return found
-    both = [
-        s for s in ours.test if s in theirs.test and found.metric in ours.test[s] and found.metric in theirs.test[s]
-    ]
-    differences = [sign * (ours.test[s][found.metric] - theirs.test[s][found.metric]) for s in both]
-    return Finals(found.metric, found.groups, Spread.of(differences) if differences else None)
+    return found if ours is None or theirs is None else Finals(found.metric, found.groups, found.over(ours, theirs))
 
 
 def failures(books: Mapping[str, Ledger]) -> tuple[list[str], list[str]]:
@@ -203,7 +211,8 @@ def show(console: Console, plan: Plan, books: Mapping[str, Ledger], found: Final
             console.print(_best_table(plan, stage, books[stage], 5 if stage == "search" else 1))
     if found is not None and found.groups:
         console.print(_finals_table(plan, found))
-        console.print(_verdict(found))
+        if not plan.space.exhaustive:
+            console.print(_verdict(found))
 
 
 def _best_table(plan: Plan, stage: str, book: Ledger, rows: int) -> Table:
@@ -221,14 +230,19 @@ def _best_table(plan: Plan, stage: str, book: Ledger, rows: int) -> Table:
 
 def _finals_table(plan: Plan, found: Finals) -> Table:
     seeds = ", ".join(map(str, plan.final_seeds))
-    title = f"finals: {plan.final_epochs} epochs, seeds {seeds}; mean ± standard deviation; chosen by validation"
+    how = "every point of the grid" if plan.space.exhaustive else "chosen by validation"
+    title = f"finals: {plan.final_epochs} epochs, seeds {seeds}; mean ± standard deviation; {how}"
     table = Table(title=title, title_justify="left")
-    for name in ("from", "runs", plan.space.spec.objective, found.metric, "settings"):
+    against = ("over the first",) if plan.space.exhaustive else ()
+    for name in ("from", "runs", plan.space.spec.objective, found.metric, *against, "settings"):
         table.add_column(name, justify="left" if name in ("from", "settings") else "right")
     for group in found.groups:
         test = found.test(group)
         val = Spread.of(list(group.val.values()))
-        cells = (group.source.replace("/", " "), str(val.n), val.text(), test.text() if test else "-")
+        cells = [group.source.replace("/", " "), str(val.n), val.text(), test.text() if test else "-"]
+        if against:
+            gain = found.over(group, found.groups[0])
+            cells.append("" if group is found.groups[0] else f"{gain.mean:+.4f} ± {gain.std:.4f}" if gain else "-")
         table.add_row(*cells, settings(group.values), style="bold" if group is found.winner else "")
     return table
 

@@ -23,6 +23,8 @@ from ray.tune.schedulers import (
     TrialScheduler,
 )
 
+from tune_mm.config import ScheduleConfig
+from tune_mm.core.schedule import epochs_of as schedule_span
 from tune_mm.tune.domains import Domain
 from tune_mm.tune.ledger import Assignment
 from tune_mm.tune.searchers import OBJECTIVE_KEY
@@ -92,6 +94,17 @@ class Pbt(PopulationBasedTraining):
 def epochs_of(share: float, epochs: int) -> int:
     """A float below 1 is a share of `epochs`, else it is epochs; at least 1, at most all."""
     return max(1, min(epochs, round(share * epochs) if 0 < share < 1 else int(share)))
+
+
+def first_stop(grace: float, epochs: int, schedule: ScheduleConfig | None) -> int:
+    """The epoch at which a trial may be stopped first: after `grace` and, under a step schedule, a twentieth of the
+    epochs (at least one) past its last drop. schedule None: by `grace` alone."""
+    first = epochs_of(grace, epochs)
+    if schedule is None or schedule.name != "step":
+        return first
+    drops = [round(schedule_span(m, epochs)) for m in schedule.milestones]
+    last = max((d for d in drops if d < epochs), default=0)
+    return min(epochs, max(first, last + max(1, round(epochs / 20))))
 
 
 def make(

@@ -8,9 +8,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import ValidationError
 
 from tune_mm import config as C
 from tune_mm._explain import explain, show
@@ -20,7 +20,8 @@ from tune_mm.config import Config, ConfigError, Section
 from tune_mm.core import metrics
 from tune_mm.errors import nearest
 from tune_mm.tune import domains as D
-from tune_mm.tune.searchers import SearcherName, active, key_value, ordered
+from tune_mm.tune.searchers import active, key_value, ordered
+from tune_mm.tune.spec import SpaceSpec
 
 # Settings that a search decides for its trials.
 OWN = {
@@ -30,64 +31,6 @@ OWN = {
     "train.monitor": "objective",
 }
 FOLDER: Literal["search_spaces"] = "search_spaces"
-
-
-def _named(value: Any) -> Any:
-    return {"name": value} if isinstance(value, str) else value
-
-
-class SearcherSpec(Section):
-    """startup: trials drawn at random before the model is trusted (nsgaii: the population)."""
-
-    name: SearcherName = "tpe"
-    startup: int = Field(10, ge=1)
-
-
-class SchedulerSpec(Section):
-    """What stops trials early. epochs: a trial's full budget (null: the config's train.epochs).
-
-    grace: epochs before a trial may be stopped (pbt: between exploits), a number below 1 is a share of the epochs;
-    reduction: asha and hyperband keep one in so many at each rung.
-    """
-
-    name: Literal["asha", "hyperband", "median", "pbt", "none"] = "asha"
-    epochs: int | None = Field(None, ge=1)
-    grace: float = Field(0.2, gt=0)
-    reduction: float = Field(3, gt=1)
-
-
-class ResourceSpec(Section):
-    """Of one trial. gpus may be a fraction: several trials then share a GPU (and nothing caps the memory of each)."""
-
-    cpus: float = Field(1, gt=0)
-    gpus: float = Field(0, ge=0)
-
-
-class FinalSpec(Section):
-    """What is rerun to the config's full budget over `seeds` seeds: the best `top` settings, and the best of the space
-    `baseline`, tuned with as many trials (or `baseline_trials`). top 0: nothing."""
-
-    top: int = Field(1, ge=0)
-    seeds: int = Field(3, ge=1)
-    baseline: str | None = None
-    baseline_trials: int | None = Field(None, ge=1)
-    epochs: int | None = Field(None, ge=1)
-
-
-class SpaceSpec(Section):
-    """The file as written."""
-
-    config: str = Field(min_length=1)
-    method: str | None = None
-    objective: str
-    set: dict[str, Any] = Field(default_factory=dict)
-    domains: dict[str, Any] = Field(min_length=1)
-    defaults: tuple[dict[str, Any], ...] = ()
-    trials: int | None = Field(None, ge=1)
-    searcher: Annotated[SearcherSpec, BeforeValidator(_named)] = SearcherSpec()
-    scheduler: Annotated[SchedulerSpec, BeforeValidator(_named)] = SchedulerSpec()
-    resources: ResourceSpec = ResourceSpec()
-    finals: FinalSpec = FinalSpec()
 
 
 @dataclass(frozen=True)
@@ -107,6 +50,11 @@ class Space:
         return metrics.mode(self.spec.objective)
 
     @property
+    def exhaustive(self) -> bool:
+        """Every point of the grid goes into the finals; there is nothing to tune."""
+        return self.spec.finals.top == "all"
+
+    @property
     def conditional(self) -> bool:
         return any(d.when for d in self.domains.values())
 
@@ -124,12 +72,16 @@ def names() -> tuple[str, ...]:
 def build(name: str, document: Document, overrides: Mapping[str, Any]) -> Space:
     """The space of a file under overrides (`--set`, dotted keys): an overridden setting is no longer searched.
 
+    `data` as the name of a configuration stands for its whole protocol (`--set data=avdigits`), in place of `config`.
     Raises ConfigError with all problems, each with file and line.
     """
     spec = _spec(document, overrides)
+    if overrides.get("data") in C.names("configs"):
+        spec = spec.model_copy(update={"config": overrides["data"]})
+        overrides = {k: v for k, v in overrides.items() if k != "data"}
     parsed = {k: D.parse(v) for k, v in spec.domains.items()}
     problems = [f"domains.{k}: {p} ({document.where(f'domains.{k}')})" for k, p in parsed.items() if isinstance(p, str)]
-    problems += _objective(spec, document)
+    problems += [*_objective(spec, document), *_exhaustive(spec, document)]
     domains = {k: d for k, d in parsed.items() if isinstance(d, D.Domain) and k not in overrides}
     try:
         base = _base(spec, document, overrides)
@@ -205,6 +157,17 @@ def _objective(spec: SpaceSpec, document: Document) -> Iterator[str]:
         return
     if not name.startswith("val/"):
         yield f"objective: must be a validation metric, val/..., got '{name}'{where}"
+
+
+def _exhaustive(spec: SpaceSpec, document: Document) -> Iterator[str]:
+    if spec.finals.top != "all":
+        return
+    where = f" ({document.where('finals.top')})"
+    if spec.searcher.name != "grid":
+        yield f"finals.top: 'all' needs searcher: grid, got searcher: {spec.searcher.name}{where}"
+    if spec.finals.baseline is not None:
+        name = spec.finals.baseline
+        yield f"finals.baseline: must be left out with top: all, which tunes nothing, got '{name}'{where}"
 
 
 def _base(spec: SpaceSpec, document: Document, overrides: Mapping[str, Any]) -> Config:

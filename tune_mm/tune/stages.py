@@ -77,21 +77,27 @@ def tuning(plan: Plan, stage: Stage) -> StagePlan:
     return StagePlan(stage, space, base, target, tuple(Point(p) for p in points))
 
 
-def finals(plan: Plan, chosen: Mapping[str, FrozenTrial], have: list[FrozenTrial]) -> StagePlan:
-    """Each chosen trial's settings over all seeds, to the full budget; those that `have` are there are not repeated.
+def every_point(plan: Plan) -> dict[str, Values]:
+    """All points of an exhaustive space's grid, by source ("grid/0")."""
+    points = searchers.grid(plan.space.domains, C.flatten(plan.space.base))
+    return {f"grid/{number}": values for number, values in enumerate(points)}
 
-    chosen: trials by source ("search/7", "baseline/2").
+
+def finals(plan: Plan, chosen: Mapping[str, Values], have: list[FrozenTrial]) -> StagePlan:
+    """Each chosen setting over all seeds, to the full budget; those that `have` are there are not repeated.
+
+    chosen: settings by source ("search/7", "baseline/2", "grid/0").
     """
     points = [Point({}, t.user_attrs) for t in have]
     there = {(p.attrs["source"], p.attrs["values"]["seed"]) for p in points}
-    for source, trial in chosen.items():
-        space = plan.space if source.startswith("search/") else plan.baseline
+    for source, own in chosen.items():
+        space = plan.baseline if source.startswith("baseline/") else plan.space
         assert space is not None
         for seed in plan.final_seeds:
             if (source, seed) not in there:
                 # Also what the space fixes: a final run is decided by its record alone.
-                values = {**_method(space), **values_of(trial), "seed": seed}
-                role = "tuned" if space is plan.space else "baseline"
+                values = {**_method(space), **own, "seed": seed}
+                role = "grid" if source.startswith("grid/") else "tuned" if space is plan.space else "baseline"
                 points.append(Point({}, {"values": values, "source": source, "role": role}))
     base = plan.config(plan.space, plan.final_epochs)
     return StagePlan("final", plan.space, base, len(points), tuple(points))
@@ -144,7 +150,9 @@ def run(context: Context, stage: StagePlan) -> Ledger:
     if name in schedulers.FORGETFUL and (ended or book.unfinished()):
         context.board.say(f"{stage.stage}: resumed without the scheduler's memory: {schedulers.FORGETFUL[name]}")
     past = {t.number: sorted(t.intermediate_values.items()) for t in ended}
-    scheduler = schedulers.make(name, stage.space.mode, stage.epochs, spec.grace, spec.reduction, stage.space.domains,
+    first = schedulers.first_stop(spec.grace, stage.epochs, stage.base.schedule if spec.after_drop else None)
+    grace = spec.grace if pauses else first
+    scheduler = schedulers.make(name, stage.space.mode, stage.epochs, grace, spec.reduction, stage.space.domains,
                                 past, searcher.resumed)  # fmt: skip
     context.board.begin(stage.stage, stage.target - left, stage.target, _best(book), stage.epochs)
     where = context.plan.storage

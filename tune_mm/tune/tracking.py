@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,9 @@ STATUS: dict[TrialState, Status] = {
 
 
 class Tracker:
-    """The runs of one search. Raises UserError when the store cannot be used."""
+    """The runs of one search. about: the data set's summary. Raises UserError when the store cannot be used."""
 
-    def __init__(self, plan: Plan, data_kind: str) -> None:
+    def __init__(self, plan: Plan, data_kind: str, about: Mapping[str, Any]) -> None:
         self._kind, self._name = data_kind, plan.name
         self.store = Store.open(plan.options.tracking_uri, plan.options.root)
         self._writer = Writer(self.store, plan.space.name, search=plan.uid)
@@ -41,6 +42,8 @@ class Tracker:
         }
         self._parent = self._writer.start(plan.name, params, tags, key="search")
         self._writer.artifact(self._parent, C.dump(base), "config.yaml")
+        if about:
+            self._writer.artifact(self._parent, json.dumps(about, indent=1) + "\n", "data.json")
         self._runs: dict[tuple[Stage, int], RunHandle] = {}
 
     def start(self, stage: Stage, number: int, config: Config, facts: Mapping[str, Any]) -> None:
