@@ -77,6 +77,8 @@ def test_same_seed_same_draws() -> None:
 def test_resize_is_torchvisions(channels: int) -> None:
     draw = np.random.default_rng(0)
     frames = [draw.integers(0, 256, (h, w, channels), dtype=np.uint8) for h, w in ((50, 70), (20, 24), (24, 24))]
+    for frame in frames:
+        frame.flags.writeable = False
     flip = torch.tensor([False, True, True])
     found = resize(frames, 24, flip)
     assert found.shape == (3, channels, 24, 24) and found.dtype == torch.uint8

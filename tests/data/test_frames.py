@@ -272,7 +272,7 @@ def test_damaged_store(cache: Path, clips: dict[str, Files], file: str) -> None:
     path = open_frames("small", clips, FramesConfig()).opened.folder / file
     np.save(path, np.load(path)[:-1])
     with pytest.raises(DataError, match=rf"damaged \({file}\); remove the folder"):
-        open_frames("small", clips, FramesConfig()).stored(["a"]).take(torch.tensor([0]))
+        open_frames("small", clips, FramesConfig())
 
 
 def test_config_refuses_what_cannot_be() -> None:

@@ -78,16 +78,20 @@ def _functional() -> ModuleType:
 
 
 def resize(frames: Sequence[NDArray[np.uint8]], size: int, flip: Tensor | None = None) -> Tensor:
-    """uint8 [n, C, S, S] of writable frames H x W x C of any sizes; the aspect is not kept.
+    """uint8 [n, C, S, S] of frames H x W x C of any sizes, which may be read-only; the aspect is not kept.
 
     flip: bool [n], frames to mirror left to right. A frame of S x S keeps its pixels.
     """
     resized = _functional().resize
     out = torch.empty(len(frames), frames[0].shape[2], size, size, dtype=torch.uint8)
+    # One buffer for all frames stays in the processor's cache; a copy is needed, as torch takes no read-only arrays.
+    buffer = np.empty(max(frame.size for frame in frames), dtype=np.uint8)
     mirrored = [False] * len(frames) if flip is None else flip.tolist()
     for target, frame, mirror in zip(out, frames, mirrored, strict=True):
+        copy = buffer[: frame.size].reshape(frame.shape)
+        np.copyto(copy, frame)
         # A permuted view of H x W x C is channels-last, which the integer kernel takes as it is.
-        image = resized(torch.from_numpy(frame).permute(2, 0, 1), [size, size], antialias=True)
+        image = resized(torch.from_numpy(copy).permute(2, 0, 1), [size, size], antialias=True)
         target.copy_(image.flip(-1) if mirror else image)
     return out
 
@@ -112,4 +116,9 @@ def to_float(pixels: Tensor, normalize: Normalize) -> Tensor:
     mean, std = (torch.tensor(c, dtype=torch.float64)[:, None, None] for c in constants(normalize, pixels.shape[1]))
     scale = (1 / (255 * std)).to(pixels.device, torch.float32)
     shift = (-mean / std).to(pixels.device, torch.float32)
-    return pixels.float().mul_(scale).add_(shift)
+    if pixels.device.type == "cpu":
+        # NumPy asks the system for huge pages: with torch's own memory, page faults cost more than the arithmetic.
+        values = torch.from_numpy(np.empty(pixels.shape, dtype=np.float32)).copy_(pixels)
+    else:
+        values = pixels.float()
+    return values.mul_(scale).add_(shift)

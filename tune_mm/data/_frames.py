@@ -165,7 +165,7 @@ def choose(counts: Index, frames: int, generator: torch.Generator | None) -> Ind
 
 
 def _cut(pixels: Pixels, clips: Index, places: Index, boxes: list[list[int]] | None, channels: int) -> list[Pixels]:
-    """Copies H x W x C of the chosen frames [B T], cut to boxes [B T] (top, left, height, width)."""
+    """Views H x W x C of the chosen frames [B T], cut to boxes [B T] (top, left, height, width)."""
     out: list[Pixels] = []
     for (offset, _, height, width), chosen in zip(clips.tolist(), places.tolist(), strict=True):
         size = height * width * channels
@@ -175,7 +175,7 @@ def _cut(pixels: Pixels, clips: Index, places: Index, boxes: list[list[int]] | N
             if boxes is not None:
                 top, left, h, w = boxes[len(out)]
                 frame = frame[top : top + h, left : left + w]
-            out.append(np.array(frame))
+            out.append(frame)
     return out
 
 
@@ -195,7 +195,9 @@ def open_frames(name: str, clips: Mapping[str, Files], config: FramesConfig) -> 
     kept = {clip: evenly(files, config.keep) for clip, files in clips.items()}
     recipe = Recipe(name, "frames", settings, kept)
     opened = open_store(recipe, lambda folder, ids: _Builder(folder, [kept[i] for i in ids], config).run(ids, name))
-    return FrameStore(opened, config)
+    store = FrameStore(opened, config)
+    _ = store.pixels  # a damaged store is told of now, not by the first batch
+    return store
 
 
 def evenly(files: Files, keep: int | None) -> Files:
