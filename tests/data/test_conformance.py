@@ -2,6 +2,8 @@
 
 import dataclasses
 import filecmp
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ import torch
 
 from tune_mm import plugins
 from tune_mm.config import Section
-from tune_mm.core.types import Dataset
+from tune_mm.core.types import Dataset, Padded, Split, Stored
 from tune_mm.data import base
 
 NAMES = plugins.available("data")
@@ -23,14 +25,33 @@ def made(name: str, root: Path, **values: object) -> tuple[Section, base.Source]
     return config, base.resolve(config, root)
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(scope="module", autouse=True)
+def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache of this module: equal files are stored once, and what is stored (some 100 MB) is removed at the end."""
+    folder = tmp_path_factory.mktemp("stores")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(base.ENV_CACHE, str(folder))
+        yield
+    shutil.rmtree(folder)
+
+
+def everything(split: Split) -> dict[str, Padded]:
+    """All samples of a split, as one batch in evaluation."""
+    return split.batch(torch.arange(len(split))).inputs
+
+
+def equal(one: dict[str, Padded], other: dict[str, Padded]) -> bool:
+    return all(torch.equal(x.value, other[m].value) for m, x in one.items())
+
+
+@pytest.fixture(params=NAMES, scope="module")
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture
-def dataset(name: str, tmp_path: Path) -> Dataset:
-    return base.load(*made(name, tmp_path))
+@pytest.fixture(scope="module")
+def dataset(name: str, stores: None, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return base.load(*made(name, tmp_path_factory.mktemp(name)))
 
 
 def test_the_plugin_says_what_it_is(name: str) -> None:
@@ -66,11 +87,16 @@ def test_tensors_match_the_spec(dataset: Dataset) -> None:
         assert split.target.dtype == dtype
         assert tuple(split.inputs) == dataset.spec.modalities
         for modality, shape in dataset.spec.shapes.items():
-            value, mask = split.inputs[modality]
+            x = split.inputs[modality]
+            if isinstance(x, Stored):
+                assert len(x) == len(split)
+                assert x.shape == shape
+            else:
+                assert x.value.is_contiguous()
+            value, mask = everything(split)[modality]
             assert value.shape == (len(split), *shape)
             assert value.dtype == torch.float32
             assert value.device.type == "cpu"
-            assert value.is_contiguous()
             assert torch.isfinite(value).all()
             if mask is not None:
                 assert mask.dtype == torch.bool
@@ -81,11 +107,38 @@ def test_tensors_match_the_spec(dataset: Dataset) -> None:
 
 def test_every_split_has_a_mask_for_a_modality_or_none_has(dataset: Dataset) -> None:
     for modality in dataset.spec.modalities:
-        assert len({split.inputs[modality].mask is None for split in dataset.splits.values()}) == 1
+        batches = [everything(split)[modality] for split in dataset.splits.values()]
+        assert len({x.mask is None for x in batches}) == 1
+
+
+def test_evaluation_is_the_same_at_every_call_and_in_every_batch(dataset: Dataset) -> None:
+    split = dataset.splits["val"]
+    index = torch.tensor([5, 0, len(split) - 1, 0])
+    batch = split.batch(index)
+    assert equal(batch.inputs, split.batch(index).inputs)
+    assert torch.equal(batch.target, split.target[index])
+    for place, i in enumerate(index.tolist()):
+        alone = split.batch(torch.tensor([i])).inputs
+        assert equal(alone, {m: Padded(x.value[place : place + 1]) for m, x in batch.inputs.items()})
+
+
+def test_training_batches_follow_their_generator(dataset: Dataset) -> None:
+    split, index = dataset.splits["train"], torch.arange(12)
+    one, same, other = (split.batch(index, torch.Generator().manual_seed(seed)).inputs for seed in (1, 1, 2))
+    assert equal(one, same)
+    # Whatever a store draws at random (crops, frames, flips) differs; values in memory do not.
+    assert equal(one, other) != split.stored
 
 
 def test_no_sample_is_lost(dataset: Dataset) -> None:
-    assert {name: len(split) for name, split in dataset.splits.items()} == SMALL
+    sizes = {name: len(split) for name, split in dataset.splits.items()}
+    if any("held out" in note for note in dataset.notes):
+        # Layouts without a validation list: what was made for it is in train, and another part is carved out.
+        assert sizes["train"] + sizes["val"] == SMALL["train"] + SMALL["val"]
+        assert sizes["test"] == SMALL["test"]
+    else:
+        assert sizes == SMALL
+    assert dataset.dropped == {}
 
 
 def test_splits_share_no_sample(dataset: Dataset) -> None:
@@ -93,7 +146,7 @@ def test_splits_share_no_sample(dataset: Dataset) -> None:
     ids = [i for split in splits for i in split.ids]
     assert len(ids) == len(set(ids))
     first = dataset.spec.modalities[0]
-    rows = [row.numpy().tobytes() for split in splits for row in split.inputs[first].value]
+    rows = [row.numpy().tobytes() for split in splits for row in everything(split)[first].value]
     assert len(rows) == len(set(rows))
 
 
@@ -148,15 +201,23 @@ def test_the_stand_in_is_small_and_said_in_one_line(name: str, cache: Path) -> N
     assert str(source.root) in source.message
     assert source.root.is_relative_to(cache)
     assert base.resolve(config) == source
-    assert len(base.load(config, source).splits["train"]) <= 400
+    assert base.plugin_of(config).options(config).train <= 400
     assert sum(p.stat().st_size for p in source.root.rglob("*") if p.is_file()) < 10_000_000
+
+
+def cut(whole: bytes, file: str) -> bytes:
+    """The first half; of a list in text, which is whole at the end of every row, all but half of the last row."""
+    if not file.endswith((".csv", ".txt")):
+        return whole[: len(whole) // 2]
+    last = whole.rstrip().rpartition(b"\n")[2]
+    return whole.rstrip()[: -(len(last) // 2)]
 
 
 def test_a_damaged_file_is_named(name: str, tmp_path: Path) -> None:
     config, source = made(name, tmp_path)
     for file in base.plugin_of(config).files(config):
         whole = (source.root / file).read_bytes()
-        (source.root / file).write_bytes(whole[: len(whole) // 2])
+        (source.root / file).write_bytes(cut(whole, file))
         with pytest.raises(base.DataError, match=file):
             base.load(config, source)
         (source.root / file).write_bytes(whole)
