@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tune_mm._vision import torchvision
 from tune_mm.data import _augment
-from tune_mm.data._augment import crop_boxes, flips, resize, to_float
+from tune_mm.data._augment import batch, crop_boxes, flips
 
 torchvision()
 
@@ -73,6 +73,14 @@ def test_same_seed_same_draws() -> None:
     assert not torch.equal(boxes(256, 341, 64, 0.08, 3), boxes(256, 341, 64, 0.08, 4))
 
 
+CPU = torch.device("cpu")
+
+
+def resize(frames: list[np.ndarray], size: int, flip: torch.Tensor | None = None) -> torch.Tensor:
+    """Pixels 0..255 [n, C, S, S] of a batch that is not normalised."""
+    return batch(frames, size, flip, "none", CPU) * 255
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_resize_is_torchvisions(channels: int) -> None:
     draw = np.random.default_rng(0)
@@ -81,20 +89,20 @@ def test_resize_is_torchvisions(channels: int) -> None:
         frame.flags.writeable = False
     flip = torch.tensor([False, True, True])
     found = resize(frames, 24, flip)
-    assert found.shape == (3, channels, 24, 24) and found.dtype == torch.uint8
+    assert found.shape == (3, channels, 24, 24)
     for target, frame, mirror in zip(found, frames, flip, strict=True):
         image = v2.functional.resize(torch.from_numpy(frame.transpose(2, 0, 1).copy()), [24, 24], antialias=True)
         expected = image.flip(2) if mirror else image
         # The planar and the interleaved kernel may round a half differently.
-        assert (target.int() - expected.int()).abs().max() <= 1
-    np.testing.assert_array_equal(found[2].numpy(), frames[2].transpose(2, 0, 1)[:, :, ::-1])
+        assert (target.round().int() - expected.int()).abs().max() <= 1
+    np.testing.assert_array_equal(found[2].round().numpy(), frames[2].transpose(2, 0, 1)[:, :, ::-1])
 
 
 def test_resize_averages_what_it_reduces() -> None:
     # Rows 0 and 255 alternate: with antialias each output is their mean, without it would be one of them.
     frame = np.zeros((64, 64, 3), dtype=np.uint8)
     frame[::2] = 255
-    inner = resize([frame], 8)[0, :, 1:-1].float()
+    inner = resize([frame], 8)[0, :, 1:-1]
     assert (inner - 127.5).abs().max() <= 3
 
 
@@ -108,9 +116,26 @@ def test_resize_averages_what_it_reduces() -> None:
     ],
 )
 def test_normalisation(normalize: _augment.Normalize, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-    pixels = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16).repeat(2, len(mean), 1, 1)
-    found = to_float(pixels, normalize)
-    assert found.dtype == torch.float32 and found.is_contiguous()
+    frame = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(len(mean), 2)
+    found = batch([frame, frame], 16, None, normalize, CPU)
+    assert found.dtype == torch.float32
     for c in range(len(mean)):
         expected = (np.arange(256) / 255 - mean[c]) / std[c]
         np.testing.assert_allclose(found[1, c].numpy().ravel(), expected, atol=1e-6)
+
+
+def test_all_frames_of_a_batch_are_moved_in_one_copy_and_come_apart_again() -> None:
+    draw = np.random.default_rng(0)
+    frames = [draw.integers(0, 256, (h, w, 3), dtype=np.uint8)[1:, :-2] for h, w in ((5, 7), (2, 4), (6, 6))]
+    for frame, moved in zip(frames, _augment._moved(frames, CPU), strict=True):
+        np.testing.assert_array_equal(moved.permute(1, 2, 0).numpy(), frame)
+
+
+@pytest.mark.gpu
+def test_a_gpu_makes_the_same_batch() -> None:
+    draw = np.random.default_rng(0)
+    frames = [draw.integers(0, 256, (h, w, 3), dtype=np.uint8) for h, w in ((50, 70), (20, 24))]
+    flip = torch.tensor([False, True])
+    there = batch(frames, 24, flip, "imagenet", torch.device("cuda"))
+    # One step of 255, in units of the smallest standard deviation.
+    assert (there.cpu() - batch(frames, 24, flip, "imagenet", CPU)).abs().max() < 1.01 / 255 / 0.224

@@ -1,7 +1,8 @@
 """Augmentation of frames in batches: random resized crop, horizontal flip, resize, normalisation.
 
-Pixels stay uint8 until the whole batch is there: frames are cropped and resized one by one with the integer kernel of
-torchvision's v2 `resize` (bilinear, antialias), and become normalised floats in one pass on the device of the batch.
+Frames are resized one by one with torchvision's v2 `resize` (bilinear, antialias) on the device of the batch: on the
+CPU by its integer kernel, each frame then normalised while it is in the processor's cache; a GPU gets the cropped
+pixels of the whole batch in one copy.
 
 Shape legend: n frames of a batch (all samples' frames in order), C channels, H x W a stored frame, S output side.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from types import ModuleType
 from typing import Literal
@@ -77,23 +78,49 @@ def _functional() -> ModuleType:
     return importlib.import_module("torchvision.transforms.v2.functional")
 
 
-def resize(frames: Sequence[NDArray[np.uint8]], size: int, flip: Tensor | None = None) -> Tensor:
-    """uint8 [n, C, S, S] of frames H x W x C of any sizes, which may be read-only; the aspect is not kept.
+def batch(
+    frames: Sequence[NDArray[np.uint8]], size: int, flip: Tensor | None, normalize: Normalize, device: torch.device
+) -> Tensor:
+    """float32 [n, C, S, S] (channels last in memory) on `device` of frames H x W x C of any sizes, perhaps read-only.
 
-    flip: bool [n], frames to mirror left to right. A frame of S x S keeps its pixels.
+    The aspect is not kept; a frame of S x S keeps its pixels. flip: bool [n], frames to mirror left to right;
+    normalize: (x / 255 - mean) / std.
     """
+    n, channels = len(frames), frames[0].shape[2]
+    scale, shift = (t.repeat(size).to(device) for t in _affine(normalize, channels))
+    on_cpu = device.type == "cpu"
+    # Channels last, as frames are stored and the integer kernel leaves them: another order costs more than the resize.
+    # NumPy asks the system for huge pages: with torch's own memory, page faults cost more than the arithmetic.
+    shape = (n, size, size * channels)
+    out = torch.from_numpy(np.empty(shape, dtype=np.float32)) if on_cpu else torch.empty(shape, device=device)
+    mirrored = [False] * n if flip is None else flip.tolist()
     resized = _functional().resize
-    out = torch.empty(len(frames), frames[0].shape[2], size, size, dtype=torch.uint8)
+    for target, image, mirror in zip(out, _copies(frames) if on_cpu else _moved(frames, device), mirrored, strict=True):
+        small = resized(image, [size, size], antialias=True)
+        target.view(size, size, channels).copy_((small.flip(-1) if mirror else small).permute(1, 2, 0))
+        if on_cpu:
+            target.mul_(scale).add_(shift)
+    if not on_cpu:
+        out.mul_(scale).add_(shift)
+    return out.view(n, size, size, channels).permute(0, 3, 1, 2)
+
+
+def _copies(frames: Sequence[NDArray[np.uint8]]) -> Iterator[Tensor]:
+    """Each frame as [C, H, W], good until the next is asked for."""
     # One buffer for all frames stays in the processor's cache; a copy is needed, as torch takes no read-only arrays.
     buffer = np.empty(max(frame.size for frame in frames), dtype=np.uint8)
-    mirrored = [False] * len(frames) if flip is None else flip.tolist()
-    for target, frame, mirror in zip(out, frames, mirrored, strict=True):
+    for frame in frames:
         copy = buffer[: frame.size].reshape(frame.shape)
         np.copyto(copy, frame)
         # A permuted view of H x W x C is channels-last, which the integer kernel takes as it is.
-        image = resized(torch.from_numpy(copy).permute(2, 0, 1), [size, size], antialias=True)
-        target.copy_(image.flip(-1) if mirror else image)
-    return out
+        yield torch.from_numpy(copy).permute(2, 0, 1)
+
+
+def _moved(frames: Sequence[NDArray[np.uint8]], device: torch.device) -> Iterator[Tensor]:
+    """Each frame as [C, H, W] on `device`, all of them in one copy."""
+    flat = torch.from_numpy(np.concatenate([frame.reshape(-1) for frame in frames])).to(device)
+    for part, frame in zip(torch.split(flat, [frame.size for frame in frames]), frames, strict=True):
+        yield part.view(frame.shape).permute(2, 0, 1)
 
 
 def constants(normalize: Normalize, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -111,14 +138,7 @@ def constants(normalize: Normalize, channels: int) -> tuple[tuple[float, ...], t
     return (mean,) * channels, (std,) * channels
 
 
-def to_float(pixels: Tensor, normalize: Normalize) -> Tensor:
-    """(x / 255 - mean) / std of uint8 [n, C, S, S], float32 on the device of `pixels`."""
-    mean, std = (torch.tensor(c, dtype=torch.float64)[:, None, None] for c in constants(normalize, pixels.shape[1]))
-    scale = (1 / (255 * std)).to(pixels.device, torch.float32)
-    shift = (-mean / std).to(pixels.device, torch.float32)
-    if pixels.device.type == "cpu":
-        # NumPy asks the system for huge pages: with torch's own memory, page faults cost more than the arithmetic.
-        values = torch.from_numpy(np.empty(pixels.shape, dtype=np.float32)).copy_(pixels)
-    else:
-        values = pixels.float()
-    return values.mul_(scale).add_(shift)
+def _affine(normalize: Normalize, channels: int) -> tuple[Tensor, Tensor]:
+    """[C] each: (x / 255 - mean) / std = x * scale + shift, for pixels x in 0..255."""
+    mean, std = (torch.tensor(c, dtype=torch.float64) for c in constants(normalize, channels))
+    return (1 / (255 * std)).float(), (-mean / std).float()

@@ -148,8 +148,8 @@ class _Frames(Stored):
         if generator is not None and config.flip:
             flip = _augment.flips(len(sizes), generator)
         cut = _cut(self.store.pixels, clips, places, boxes, config.channels)
-        pixels = _augment.resize(cut, config.size, flip).to(self.device)
-        return Padded(_augment.to_float(pixels, config.normalize).unflatten(0, places.shape))
+        pixels = _augment.batch(cut, config.size, flip, config.normalize, self.device)
+        return Padded(pixels.unflatten(0, places.shape))
 
 
 def choose(counts: Index, frames: int, generator: torch.Generator | None) -> Index:

@@ -8,7 +8,7 @@ from tune_mm.core.types import Dataset
 
 
 def summary(dataset: Dataset) -> dict[str, Any]:
-    """Name, task with the classes in the order of their indices, shapes, sizes, notes, and what was left out and why."""
+    """Name, task with the classes in the order of their indices, shapes, sizes, notes, what was left out and why."""
     task = dataset.spec.task
     return {
         "name": dataset.name,
