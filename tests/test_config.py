@@ -246,7 +246,7 @@ def test_all_repeated_keys_are_named(written):
 
 def test_files_that_are_not_there(written, tmp_path):
     assert problems("iemocapp")[0].startswith(
-        "configs: no such name 'iemocapp'; nearest 'iemocap'; available: iemocap, "
+        "configs: no such name 'iemocapp'; nearest 'iemocap'; available: avdigits, "
     )
     assert problems("configs/mosy.yaml")[0].startswith("configs: no such file 'configs/mosy.yaml'; nearest 'mosi'; ")
     assert problems("x" * 5000)[0].startswith("configs: no such name")

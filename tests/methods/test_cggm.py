@@ -5,6 +5,7 @@ import torch
 
 from tests import support
 from tune_mm import config as C
+from tune_mm.core.run import check
 from tune_mm.core.types import Clock
 from tune_mm.methods import cggm
 
@@ -166,3 +167,17 @@ def test_each_metric_is_finite_in_training(metric, task):
     for m in run.net.modalities:
         assert abs(result.metrics[f"balance/{m}"]) < 1e6
         assert 0 <= result.metrics[f"balance_negative/{m}"] <= 1
+
+
+@pytest.mark.parametrize("fusion", ["gated", "bilinear"])
+def test_heads_that_cannot_be_compared_are_refused_before_training(fusion):
+    """The fused head must read as many columns as the classifier's: 10 here."""
+    data = support.dataset(("text", "audio"))
+    wide = {"model.fusion": {"name": fusion, "width": 7}}
+    with pytest.raises(ValueError, match=r"method\.direction: must be off .* its head has 7 columns .* head 10"):
+        check(C.replace(support.config("cggm"), wide), data.spec)
+    check(C.replace(support.config("cggm"), {"model.fusion": fusion}), data.spec)
+    cfg = C.replace(support.config("cggm", direction="off"), wide)
+    check(cfg, data.spec)
+    method, net = support.bound(cfg, data)
+    assert not any("cos" in key or "direction" in key for key in step(cfg, method, net, support.batch(data)).logs)

@@ -7,6 +7,7 @@ import torch
 
 from tests import support
 from tune_mm import config as C
+from tune_mm.core.run import check
 from tune_mm.core.types import Clock
 
 CLOCK = Clock(0, 0, 6, 2)
@@ -88,3 +89,13 @@ def test_alpha_scales_encoders_only():
     four = method.grads(net, batch, {**hp, "alpha": torch.tensor(4.0, dtype=torch.float64)}, {}, CLOCK).grads
     for name, g in one.items():
         torch.testing.assert_close(four[name], g * (4 if name.startswith("encoders.") else 1), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("path", ["zero", "mask"])
+def test_a_path_that_leaves_no_gradient_is_refused_and_self_is_named(path):
+    """x (outer) 0 = 0: with the other modalities zeroed no encoder would learn."""
+    cfg = C.replace(support.config("dgl", unimodal_path=path), {"model.fusion": "bilinear"})
+    with pytest.raises(ValueError, match=rf"method\.unimodal_path: must be one of auto, self .*'{path}' .*use self"):
+        check(cfg, support.dataset().spec)
+    for works in ("self", "auto"):
+        check(C.replace(cfg, {"method.unimodal_path": works}), support.dataset().spec)

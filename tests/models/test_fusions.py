@@ -277,7 +277,7 @@ def test_bilinear_starts_like_a_linear_layer():
     assert 0.9 * bound < weight.abs().max() <= bound
 
 
-@pytest.mark.parametrize("case", ["film", "gated-symmetric", "bilinear", "shared_head", "mmtm"])
+@pytest.mark.parametrize("case", ["concat", "sum", "film", "gated-symmetric", "bilinear", "shared_head", "mmtm"])
 def test_builds_without_memory(case):
     """The check before a run builds on the meta device."""
     with torch.device("meta"):

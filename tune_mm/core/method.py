@@ -41,6 +41,12 @@ class Method:
         """Extra modules under `aux.*`, used in training only. widths: feature width per modality."""
         return None
 
+    def check(self, net: Net) -> None:
+        """Raises ValueError, starting with the setting's name, where the method cannot train this model.
+
+        Parameters may be without memory (on the meta device).
+        """
+
     def init(self, net: Net) -> Tensors:
         """The method's state before the first step."""
         return {}

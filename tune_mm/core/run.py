@@ -86,6 +86,7 @@ def _net(config: Config, spec: DataSpec, method: Method, device: torch.device | 
     net = Net(model if device is None else model.to(device), spec.task)
     try:
         net.path(method.unimodal_path)
+        method.check(net)
     except ValueError as error:
         raise ValueError(f"method.{error} (model.fusion: {config.model.fusion.name})") from None
     return net

@@ -24,6 +24,8 @@ Deviations
       guards `clamp`, `ema`, `floor` are off in `variant: paper`; `variant: stable` turns them on at STABLE's values.
     * The metric: paper accuracy and MAE, public code accuracy for MOSI's regression too: `metric`.
     * Public code never shuffles its training data; ours does, so batches differ between steps as the paper implies.
+    * The cosine needs heads of one shape: a fusion whose head reads another width than the features' (MMTM, or a gated
+      or bilinear one of another `width`) takes `direction: off`.
 Shapes
     Features [B, T, W] or [B, W], detached before the classifiers; logits [B, C]; state `metric` [M].
 """
@@ -114,6 +116,17 @@ class CGGM(Method):
             }
         )
 
+    def check(self, net: Net) -> None:
+        """The direction term needs, per modality, as many columns of the fused head as its classifier's head has."""
+        for m in net.modalities if self.config.direction != "off" else ():
+            weight, block = net.params["fusion.head.weight"], net.block(m)
+            theirs, own = net.params[f"aux.{m}.head.weight"].shape[1], len(range(weight.shape[1])[block])
+            if theirs != own:
+                raise ValueError(
+                    f"direction: must be off with this fusion, got '{self.config.direction}': its head has {own} "
+                    f"columns for '{m}', the classifier's head {theirs}, and they cannot be compared"
+                )
+
     def init(self, net: Net) -> Tensors:
         like = next(iter(net.params.values()))
         return {"metric": torch.zeros(len(net.modalities), dtype=like.dtype, device=like.device)}
@@ -131,13 +144,15 @@ class CGGM(Method):
         own = {m: net.loss(z, batch.target) for m, z in logits.items()}
         measured = self._measure(net, logits, batch.target, hp, state)
         b = self._balance(measured - state["metric"], hp)
-        cosines = self._cosines(net, fused, hidden, logits, inside, batch.target)
-        logs = {"train/loss_task": task, "train/loss_direction": direction_loss(self._weights(b, hp), cosines)}
+        logs = {"train/loss_task": task}
         for i, m in enumerate(net.modalities):
             logs[f"train/loss/{m}"], logs[f"balance/{m}"], logs[f"train/metric/{m}"] = own[m], b[i], measured[i]
-            logs[f"balance_negative/{m}"], logs[f"train/cos/{m}"] = (b[i] < 0).to(b.dtype), cosines[i]
+            logs[f"balance_negative/{m}"] = (b[i] < 0).to(b.dtype)
         total = task + torch.stack(list(own.values())).sum()
         if self.config.direction != "off":
+            cosines = self._cosines(net, fused, hidden, logits, inside, batch.target)
+            logs |= {f"train/cos/{m}": cosines[i] for i, m in enumerate(net.modalities)}
+            logs["train/loss_direction"] = direction_loss(self._weights(b, hp), cosines)
             total = total + hp["lam"] * logs["train/loss_direction"]
         return total, logs
 

@@ -28,10 +28,13 @@ WHY = "the outer product with zeros is zero and leaves the encoders no gradient;
 
 
 class BilinearConfig(Section):
-    """width: outputs of W_1. pool: how a sequence becomes a vector, by the mean over its real steps or by its first."""
+    """width: outputs of W_1 (null: the features' width; published: 512, which is ResNet-18's).
+
+    pool: how a sequence becomes a vector, by the mean over its real steps or by its first.
+    """
 
     name: Literal["bilinear"] = "bilinear"
-    width: int = Field(512, ge=1)
+    width: int | None = Field(None, ge=1)
     pool: Pool = "mean"
 
 
@@ -57,7 +60,8 @@ class BilinearFusion(VectorFusion):
         """See `LateFusion.build`. Raises ValueError unless all widths are equal, which `self` needs."""
         if len(set(widths.values())) != 1:
             raise ValueError(f"the bilinear fusion takes features of one width, but got widths={dict(widths)}")
-        return cls(widths, config.width, spec.task.outputs, config.pool)
+        width = next(iter(widths.values())) if config.width is None else config.width
+        return cls(widths, width, spec.task.outputs, config.pool)
 
     def combine(self, vectors: Tensors) -> Tensor:
         if not self.pairs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import accumulate
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -29,7 +30,7 @@ class ConcatFusion(LateFusion):
     def __init__(self, widths: Mapping[str, int], outputs: int, pool: Literal["mean", "first"]) -> None:
         super().__init__()
         self.pool = pool
-        ends = torch.tensor(list(widths.values())).cumsum(0).tolist()
+        ends = list(accumulate(widths.values()))
         self.blocks = {m: slice(end - w, end) for (m, w), end in zip(widths.items(), ends, strict=True)}
         self.head = nn.Linear(sum(widths.values()), outputs)
 

@@ -33,14 +33,14 @@ from tune_mm.models.fusions._pairs import ModulatedFusion, Pool, sources_of
 class GatedConfig(Section):
     """gate: the modality that gates (null: the first). symmetric: every modality gates the others.
 
-    width: columns of one gated projection. pool: how a sequence becomes a vector, by the mean over its real steps or by
-    its first step.
+    width: columns of one gated projection (null: the width of the features that are gated; published: 512, which is
+    ResNet-18's). pool: how a sequence becomes a vector, by the mean over its real steps or by its first step.
     """
 
     name: Literal["gated"] = "gated"
     gate: str | None = None
     symmetric: bool = False
-    width: int = Field(512, ge=1)
+    width: int | None = Field(None, ge=1)
     pool: Pool = "mean"
 
     @model_validator(mode="after")
@@ -57,13 +57,18 @@ class GatedFusion(ModulatedFusion):
     paths = ("zero", "mask", "self")
 
     def __init__(
-        self, widths: Mapping[str, int], sources: Mapping[str, tuple[str, ...]], width: int, outputs: int, pool: Pool
+        self,
+        widths: Mapping[str, int],
+        sources: Mapping[str, tuple[str, ...]],
+        width: int | None,
+        outputs: int,
+        pool: Pool,
     ) -> None:
-        sizes = {m: width if names else widths[m] for m, names in sources.items()}
+        sizes = {m: width if names and width is not None else widths[m] for m, names in sources.items()}
         super().__init__(widths, sources, sizes, outputs, pool)
         gated = {m: names for m, names in sources.items() if names}
-        self.gates = nn.ModuleDict({m: nn.Linear(sum(widths[k] for k in gated[m]), width) for m in gated})
-        self.projections = nn.ModuleDict({m: nn.Linear(widths[m], width) for m in gated})
+        self.gates = nn.ModuleDict({m: nn.Linear(sum(widths[k] for k in gated[m]), sizes[m]) for m in gated})
+        self.projections = nn.ModuleDict({m: nn.Linear(widths[m], sizes[m]) for m in gated})
 
     @classmethod
     def build(cls, config: Any, spec: DataSpec, widths: Mapping[str, int]) -> GatedFusion:
