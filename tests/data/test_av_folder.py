@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from tests.data.clips import load, names, numbers, put, section
 from tune_mm import config
+from tune_mm.data import base
 from tune_mm.data.base import DataError
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -85,6 +86,11 @@ def test_speakers_come_from_the_pattern(place: Path) -> None:
 def test_an_id_without_a_speaker_is_named(place: Path) -> None:
     with pytest.raises(DataError, match=r"val.csv line 1: speaker_pattern '\^\(\[ab\]\)' finds none in 'c1'"):
         load(section("av_folder", speaker_pattern="^([ab])"), place)
+
+
+def test_a_stand_in_needs_no_speakers() -> None:
+    config = section("av_folder", speaker_pattern="^(nobody)")
+    assert base.load(config, base.resolve(config)).kind == "synthetic"
 
 
 @pytest.mark.parametrize(("pattern", "message"), [("(", "not a regular expression"), ("a", "must hold a group")])

@@ -27,7 +27,7 @@ from tune_mm.data._clips import AudioVisual, AudioVisualConfig, Clip, Listing
 from tune_mm.data._listing import Row, folders, known, rows, wavs
 from tune_mm.data._synthetic import SyntheticOptions
 from tune_mm.data._synthetic_clips import clips
-from tune_mm.data.base import DataError
+from tune_mm.data.base import MARKER, DataError
 from tune_mm.data.frontends.mel import MelConfig
 
 HEADINGS = ("label", "labels", "class", "target")
@@ -90,9 +90,12 @@ class AvFolder(AudioVisual):
         if len(labels) < 2:
             raise DataError(f"{place / config.train}: must hold at least 2 classes, got {', '.join(labels) or 'none'}")
 
+        # Synthetic ids are not those that the pattern was written for.
+        pattern = None if (place / MARKER).is_file() else config.speaker_pattern
+
         def clip(row: Row) -> Clip:
             name, label = row.fields[0], known(row.fields[1], labels, row.where)
-            return Clip(name, label, sounds.get(name), pictures.get(name), _speaker(config, row))
+            return Clip(name, label, sounds.get(name), pictures.get(name), _speaker(pattern, row))
 
         return Listing({split: [clip(row) for row in own] for split, own in read.items()}, labels)
 
@@ -124,13 +127,13 @@ def _ordered(labels: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(every, key=int) if whole else every)
 
 
-def _speaker(config: AvFolderConfig, row: Row) -> str | None:
+def _speaker(pattern: str | None, row: Row) -> str | None:
     """Raises DataError when there is a pattern and the id does not match it."""
-    if config.speaker_pattern is None:
+    if pattern is None:
         return None
-    match = re.search(config.speaker_pattern, row.fields[0])
+    match = re.search(pattern, row.fields[0])
     if match is None or match[1] is None:
-        raise DataError(f"{row.where}: speaker_pattern {config.speaker_pattern!r} finds none in '{row.fields[0]}'")
+        raise DataError(f"{row.where}: speaker_pattern {pattern!r} finds none in '{row.fields[0]}'")
     return match[1]
 
 
