@@ -162,7 +162,9 @@ def test_data_may_name_a_whole_protocol(tmp_path: Path) -> None:
     plugin = build(tmp_path, GOOD, data="npz")
     assert plugin.base.data.name == "npz"
     assert plugin.base.model == build(tmp_path, GOOD).base.model
-    assert "data: no 'utd_mhadd'" in "\n".join(problems(tmp_path, GOOD, data="utd_mhadd"))
+    assert "data: no 'utd_mhadd'; nearest 'utd_mhad'; available: av_folder, avdigits" in "\n".join(
+        problems(tmp_path, GOOD, data="utd_mhadd")
+    )
 
 
 def test_all_points_need_a_grid_and_no_baseline(tmp_path: Path) -> None:

@@ -45,12 +45,13 @@ def section(name: str, overrides: Sequence[str]) -> Section:
 
 
 def _list() -> None:
+    width = max(map(len, plugins.available("data")))
     for name in plugins.available("data"):
         plugin = plugins.load("data", name)
         config = plugin.Config()
         about = (sys.modules[plugin.__module__].__doc__ or "").splitlines()[0]
-        print(f"{name:<10} {about}")
-        print(f"{'':<10} files: {', '.join(f'{plugin.folder_of(config)}/{f}' for f in plugin.files(config))}")
+        print(f"{name:<{width}}  {about}")
+        print(f"{'':<{width}}  files: {', '.join(f'{plugin.folder_of(config)}/{f}' for f in plugin.files(config))}")
 
 
 def _describe(args: argparse.Namespace) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from tune_mm import config as C
 from tune_mm.core.run import check
@@ -82,7 +83,7 @@ def show_plan(console: Console, plan: Plan, source: Source) -> None:
         ("ray", plan.options.address or os.environ.get("RAY_ADDRESS") or "started on this machine"),
     ]
     for name, value in rows:
-        table.add_row(name, value)
+        table.add_row(Text(name), Text(value))  # brackets would be read as markup
     console.print(table)
 
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from tune_mm import config as C
+from tune_mm import plugins
 from tune_mm._explain import explain, show
 from tune_mm._sections import PLUGINS
 from tune_mm._yaml import Document
@@ -76,9 +77,13 @@ def build(name: str, document: Document, overrides: Mapping[str, Any]) -> Space:
     Raises ConfigError with all problems, each with file and line.
     """
     spec = _spec(document, overrides)
-    if overrides.get("data") in C.names("configs"):
-        spec = spec.model_copy(update={"config": overrides["data"]})
+    named, protocols = overrides.get("data"), C.names("configs")
+    if named in protocols:
+        spec = spec.model_copy(update={"config": named})
         overrides = {k: v for k, v in overrides.items() if k != "data"}
+    elif isinstance(named, str) and named not in plugins.available("data"):
+        known = sorted({*protocols, *plugins.available("data")})
+        raise ConfigError([f"data: no '{named}'{nearest(named, known)}; available: {', '.join(known)} (--set)"])
     parsed = {k: D.parse(v) for k, v in spec.domains.items()}
     problems = [f"domains.{k}: {p} ({document.where(f'domains.{k}')})" for k, p in parsed.items() if isinstance(p, str)]
     problems += [*_objective(spec, document), *_exhaustive(spec, document)]
