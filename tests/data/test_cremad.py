@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.data.clips import load, names, numbers, put, section
+from tune_mm.data import base
 from tune_mm.data.base import DataError
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -91,3 +92,9 @@ def test_an_unknown_label_is_named_with_its_line(place: Path) -> None:
     message = "train.csv line 9: no class 'ANGR'; nearest 'ANG'; available: NEU, HAP, SAD, FEA, DIS, ANG"
     with pytest.raises(DataError, match=message):
         load(section("cremad"), place)
+
+
+@pytest.mark.parametrize("name", ["CREMA-D", "CREMAD"])
+def test_the_folder_goes_by_other_names_too(place: Path, name: str) -> None:
+    place.rename(place.with_name(name))
+    assert base.resolve(section("cremad"), place.parent) == base.Source(place.with_name(name), "real")

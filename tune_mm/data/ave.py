@@ -53,6 +53,7 @@ class Ave(AudioVisual):
 
     Config = AveConfig
     folder: ClassVar[str] = "ave"
+    aliases = ("AVE_Dataset", "AVE")
 
     @classmethod
     def files(cls, config: AveConfig) -> tuple[str, ...]:

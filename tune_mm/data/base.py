@@ -50,11 +50,13 @@ class DataPlugin(ABC):
     """One data set. All methods are class methods; `place` is the folder that holds its files.
 
     Config: the fields of `data:`, all with defaults, so that `Config()` is valid.
-    folder: where below the root its files are looked for (see `folder_of`). vectors: whether modalities may be [N, D].
+    folder: where below the root its files are looked for (see `folder_of`), and `aliases`, other names that folder goes
+    by. vectors: whether modalities may be [N, D].
     """
 
     Config: ClassVar[type[Section]]
     folder: ClassVar[str]
+    aliases: ClassVar[tuple[str, ...]] = ()
     vectors: ClassVar[bool] = False
 
     @classmethod
@@ -151,14 +153,14 @@ def _root(root: Path | None) -> tuple[Path, str]:
 def _find(plugin: type[DataPlugin], config: Section, base: Path) -> Path | None:
     """The folder that holds the data set; None if there is no trace of it. Raises DataError if a part is missing."""
     name = plugin.folder_of(config)
-    places = [base / name, base]
+    places = [*(base / n for n in (name, *plugin.aliases)), base]
     for place in places:
         if plugin.present(config, place):
             return place
     files = plugin.files(config)
     for place in places:
         there = [f for f in files if (place / f).is_file()]
-        if there or (place == base / name and _entries(place)):
+        if there or (place != base and _entries(place)):
             missing = ", ".join(f for f in files if f not in there)
             raise DataError(f"{name}: incomplete in {place}: no {missing}{_found(place, there)}")
     return None

@@ -6,7 +6,7 @@ Layout (as OGM-GE, DGL and BalanceMM share it):
     AudioWAV/<name>.wav
     Image-01-FPS/<name>/00000.jpg ...                             `fps: n` reads Image-<n, two digits>-FPS
 
-A folder of another name (CREMA-D) can be given as the root itself. The actor is what stands before the first `_`. The
+The folder may be called CREMA-D or CREMAD too. The actor is what stands before the first `_`. The
 published lists share all actors between train and test; validation, which they lack, is held out by actor.
 
 label_order `dgl`: NEU HAP SAD FEA DIS ANG (OGM-GE, DGL); `alphabetical`: ANG DIS FEA HAP NEU SAD (MMPareto, D&R): the
@@ -52,6 +52,7 @@ class Cremad(AudioVisual):
 
     Config = CremadConfig
     folder: ClassVar[str] = "cremad"
+    aliases = ("CREMA-D", "CREMAD")
 
     @classmethod
     def files(cls, config: CremadConfig) -> tuple[str, ...]:

@@ -60,6 +60,7 @@ class KineticsSounds(AudioVisual):
 
     Config = KineticsSoundsConfig
     folder: ClassVar[str] = "kinetics_sounds"
+    aliases = ("kinect_sound", "Kinetics-Sounds", "KineticSound")
 
     @classmethod
     def files(cls, config: KineticsSoundsConfig) -> tuple[str, ...]:

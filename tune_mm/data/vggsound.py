@@ -66,6 +66,7 @@ class Vggsound(AudioVisual):
 
     Config = VggsoundConfig
     folder: ClassVar[str] = "vggsound"
+    aliases = ("VGGSound", "VGGsound")
 
     @classmethod
     def files(cls, config: VggsoundConfig) -> tuple[str, ...]:
