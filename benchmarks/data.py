@@ -28,7 +28,7 @@ from typing import Any
 
 import librosa
 import numpy as np
-import soundfile  # type: ignore[import-untyped]
+import soundfile
 import torch
 from _measure import interleave, save, table, verdict
 from PIL import Image

@@ -22,7 +22,7 @@ def read(path: Path, rate: int) -> Wave:
     """
     # Slow to import, and not needed where a store exists already.
     import librosa
-    import soundfile  # type: ignore[import-untyped]
+    import soundfile
 
     try:
         # For the system's own reason (no such file, permission denied), which libsndfile does not give; and an opened

@@ -1,0 +1,104 @@
+"""Every method on stored clips (spectrograms and frames) with convolutional encoders and each fusion, through `Run`."""
+
+from __future__ import annotations
+
+import math
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests import support
+from tune_mm import config as C
+from tune_mm import plugins
+from tune_mm.core.run import Run
+from tune_mm.core.types import Dataset
+from tune_mm.data import base
+
+METHODS = plugins.available("methods")
+# A transformer takes sequences; these take features of images.
+FUSIONS = tuple(f for f in plugins.available("fusions") if f != "transformer")
+SMALL = {
+    "data": {
+        "name": "cremad",
+        "audio": {"name": "mel", "seconds": 0.5, "bins": 20, "crop_seconds": 0.3},
+        "visual": {"frames": 2, "size": 16},
+    },
+    "model": {"encoder": {"name": "cnn", "channels": [4, 6], "width": 8}, "fusion": "concat"},
+    "train.epochs": 2,
+    "train.batch_size": 16,
+    "train.device": "cpu",
+    "train.probe_size": 16,
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """49 training clips after 10 % are held out: the last batch would have one sample."""
+    root = tmp_path_factory.mktemp("clips")
+    section = config("joint").data
+    plugin = base.plugin_of(section)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(base.ENV_CACHE, str(root / "cache"))
+        base.make(section, root, plugin.options(section).changed(train=42, val=12, test=12))
+        return base.load(section, base.resolve(section, root))
+
+
+def config(method: str, fusion: str = "concat", **settings: object) -> C.Config:
+    fields = {"modality": "visual"} if method == "unimodal" else {}
+    if method == "cggm":
+        fields = {"classifier_heads": 2, "direction": "off" if fusion == "mmtm" else "gradient"}
+    if method == "dgl":
+        fields = {"unimodal_path": "auto"}
+    own = {"name": fusion, "stages": [1, 2]} if fusion == "mmtm" else fusion
+    cfg = C.replace(C.load("cremad"), {**SMALL, "method": {"name": method, **fields}, **settings})
+    return C.replace(cfg, {"model.fusion": own})
+
+
+@pytest.mark.parametrize(("method", "fusion"), [*product(METHODS, FUSIONS)])
+def test_every_trained_parameter_moves_and_all_numbers_are_finite(data: Dataset, method: str, fusion: str) -> None:
+    run = Run(config(method, fusion), data)
+    before = {n: p.detach().clone() for n, p in run.net.params.items()}
+    result = run.epoch()
+    trained = {n for prefix in run.method.trains(run.net.modalities) for n in run.net.group(prefix)}
+    assert {n for n, p in run.net.params.items() if not torch.equal(p, before[n])} == trained
+    assert all(math.isfinite(v) for v in result.metrics.values())
+    run.epoch()
+    assert set(run.test()) >= {"test/accuracy", "test/loss"}
+
+
+@pytest.mark.parametrize("fusion", ["concat", "mmtm"])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_resumed_run_ends_bit_equal(data: Dataset, method: str, fusion: str, tmp_path: Path) -> None:
+    """Random crops, frames and flips, and BatchNorm's running statistics, go on as if nothing had happened."""
+    cfg = config(method, fusion)
+    whole, first = Run(cfg, data), Run(cfg, data)
+    whole.epoch()
+    whole.epoch()
+    first.epoch()
+    torch.save(first.state_dict(), tmp_path / "run.pt")
+    second = Run(cfg, data)
+    second.load_state_dict(torch.load(tmp_path / "run.pt", weights_only=True))
+    second.epoch()
+    for name, tensor in whole.model.state_dict().items():
+        assert torch.equal(tensor, second.model.state_dict()[name]), name
+    assert whole.test() == second.test()
+
+
+def test_neutral_dgl_equals_joint_training(data: Dataset) -> None:
+    """alpha 0 without truncations: the first cell of the paper's Table 3."""
+    neutral = {f"method.{key}": value for key, value in support.NEUTRAL["dgl"].items()}
+    runs = [Run(config("joint"), data), Run(config("dgl", **neutral), data)]
+    for run in runs:
+        run.epoch()
+    joint, dgl = (run.net.params for run in runs)
+    for name, value in joint.items():
+        torch.testing.assert_close(dgl[name], value, rtol=1e-4, atol=1e-5, msg=support.named(name))
+
+
+def test_the_last_batch_of_one_joins_the_one_before(data: Dataset) -> None:
+    count = len(data.splits["train"])
+    assert count % 16 == 1, count
+    run = Run(config("joint"), data)
+    assert math.isfinite(run.epoch().metrics["train/loss"])
