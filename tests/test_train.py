@@ -281,3 +281,38 @@ def test_an_unwritable_state_file_is_a_users_mistake(place: Path) -> None:
     (place / "file").write_text("")
     with pytest.raises(UserError, match=r"--resume file/state.pt: cannot be written"):
         train.main([*SMALL, "--no-tracking", "--resume", "file/state.pt"])
+
+
+CLIPS = [
+    "avdigits", "train.device=cpu", "train.epochs=1", "model.encoder.channels=[4, 6]", "train.probe_size=8",
+    "data.folder=mine", "data.audio_folder=audio", "data.frames_folder=frames",
+]  # fmt: skip
+
+
+def test_damaged_and_missing_clips_are_told_and_left_out_only_when_asked(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A clip without a wav is always left out; one whose wav is garbage stops the program, unless --skip-bad."""
+    config = C.load(CLIPS[0], CLIPS[5:])
+    plugin = data.plugin_of(config.data)
+    folder = data.make(config.data, place, plugin.options(config.data).changed(train=24, val=12, test=12))
+    wavs = sorted((folder / "audio").iterdir())
+    wavs[0].unlink()
+    wavs[1].write_bytes(b"RIFF, but no more than that")
+    command = [*CLIPS, "--data-root", str(place)]
+    assert run_cli(lambda: train.main(command)) == 2
+    message = capsys.readouterr().err
+    assert f"1 of 47 clips cannot be read: {wavs[1]}" in message
+    assert "data.skip_bad=true (--skip-bad) leaves them out" in message
+    assert "Traceback" not in message
+    assert run_cli(lambda: train.main([*command, "--skip-bad"])) == 0
+    shown = capsys.readouterr().out
+    assert "1 of 48 clips left out: 1 without audio" in shown
+    assert "1 of 47 clips cannot be read and are left out (skip_bad)" in shown
+    (run,) = runs(place, "avdigits")
+    store = Store.open(None, place)
+    about = json.loads(Path(store.client().download_artifacts(run.info.run_id, "data.json", str(place))).read_text())
+    assert about["dropped"][wavs[0].stem] == "without audio"
+    assert str(wavs[1]) in about["dropped"][wavs[1].stem]
+    assert sum(about["samples"].values()) == 46
+    assert about["task"]["class_names"] == list("012345")
