@@ -64,9 +64,11 @@ def test_no_last_batch_of_one_sample(count, sizes):
 def test_batches_are_the_same_whenever_they_are_read(data):
     split = data.splits["train"]
     order = batches.order(64, 16, 5)
-    once, again = (list(batches.read(split, order, 5)) for _ in range(2))
-    for a, b in zip(once, again, strict=True):
+    once, again, ahead = (list(batches.read(split, order, 5, thread)) for thread in (False, False, True))
+    for a, b, c in zip(once, again, ahead, strict=True):
         assert torch.equal(a.inputs["text"].value, b.inputs["text"].value)
+        assert torch.equal(a.inputs["text"].value, c.inputs["text"].value)
+        assert torch.equal(a.index, c.index)
         assert torch.equal(a.target, split.target[a.index])
     windows = [b.inputs["text"].value for b in once]
     still = [split.batch(part).inputs["text"].value for part in order]
@@ -85,3 +87,10 @@ def test_a_run_on_stored_data_resumes_bit_for_bit(data):
     second.epoch()
     assert all(torch.equal(p, second.net.params[n]) for n, p in whole.net.params.items())
     assert whole.test() == second.test()
+
+
+def test_an_error_of_the_reading_thread_reaches_the_loop(data):
+    split = data.splits["train"]
+    split.inputs["text"].values = None
+    with pytest.raises(TypeError):
+        list(batches.read(split, batches.order(64, 16, 5), 5, True))

@@ -102,3 +102,13 @@ def test_the_last_batch_of_one_joins_the_one_before(data: Dataset) -> None:
     assert count % 16 == 1, count
     run = Run(config("joint"), data)
     assert math.isfinite(run.epoch().metrics["train/loss"])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("fusion", ["concat", "mmtm"])
+def test_cuda_agrees_with_cpu(data: Dataset, fusion: str) -> None:
+    """The first epoch's loss: batches read ahead and resized on the GPU are those of the CPU within a grey level."""
+    cpu = Run(config("dgl", fusion), data).epoch().metrics
+    found = Run(config("dgl", fusion, **{"train.device": "cuda"}), data).epoch().metrics
+    assert found["train/loss"] == pytest.approx(cpu["train/loss"], rel=1e-2)

@@ -31,19 +31,19 @@ def order(count: int, size: int, key: int) -> list[Tensor]:
     return parts
 
 
-def read(split: Split, order: list[Tensor], key: int) -> Iterator[Batch]:
+def read(split: Split, order: list[Tensor], key: int, ahead: bool = False) -> Iterator[Batch]:
     """Training batches; crops, frames and flips of each are drawn from a stream of its own.
 
-    Where a GPU computes and the data are stored, a thread reads one batch ahead.
+    ahead: a thread reads the next batch while the present one is used (for stored data, where a GPU computes).
     """
     one = partial(_batch, split, key)
-    if not (split.stored and split.target.is_cuda):
+    if not ahead:
         yield from map(one, order, range(len(order)))
         return
-    with ThreadPoolExecutor(1) as ahead:
-        coming = ahead.submit(one, order[0], 0)
+    with ThreadPoolExecutor(1) as reader:
+        coming = reader.submit(one, order[0], 0)
         for number in range(1, len(order)):
-            batch, coming = coming.result(), ahead.submit(one, order[number], number)
+            batch, coming = coming.result(), reader.submit(one, order[number], number)
             yield batch
         yield coming.result()
 

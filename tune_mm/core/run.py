@@ -147,7 +147,7 @@ class Run:
         split, stream = self.splits["train"], batches.key(self.config.seed, self.epochs_done)
         order = batches.order(len(split), self.config.train.batch_size, stream)
         sums: Tensors = {}
-        for i, batch in enumerate(batches.read(split, order, stream)):
+        for i, batch in enumerate(batches.read(split, order, stream, split.stored and self.device.type == "cuda")):
             for sub in range(self.method.substeps(self.net.modalities)):
                 clock = Clock(self.epochs_done, i, len(order), self.config.train.epochs, sub)
                 for key, value in self.step(batch, clock, factor).items():
