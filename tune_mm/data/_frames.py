@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -27,7 +27,8 @@ from torch import Tensor
 from tune_mm.config import Section
 from tune_mm.core.types import Padded, Stored
 from tune_mm.data import _augment
-from tune_mm.data._cache import Files, Opened, Recipe, Writer, damaged, open_store, read_array
+from tune_mm.data._cache import Files, Recipe, Writer, damaged, open_store, read_array
+from tune_mm.data._rows import ClipStore, Rows
 from tune_mm.data._threads import each
 
 # Raise it when the same files and settings would give other pixels.
@@ -80,16 +81,11 @@ class FramesConfig(Section):
 
 
 @dataclass(frozen=True)
-class FrameStore:
-    """An opened store of frames; it is pickled by its path."""
+class FrameStore(ClipStore):
+    """An opened store of frames."""
 
-    opened: Opened
+    mapped = ("index", "pixels")
     config: FramesConfig
-
-    @property
-    def bad(self) -> Mapping[str, str]:
-        """Clips that could not be read, with the reason; a black frame stands for them."""
-        return self.opened.bad
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -113,29 +109,12 @@ class FrameStore:
             raise damaged(self.opened.folder, PIXELS)
         return found
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k not in ("index", "pixels")}
-
     def stored(self, ids: Sequence[str]) -> Stored:
-        """The clips `ids`, in this order, as a modality of a split. Raises KeyError for an unknown id."""
-        rows = np.array([self.opened.rows[name] for name in ids], dtype=np.int64)
-        return _Frames(self.shape, self, rows, torch.device("cpu"))
+        return _Frames(self.shape, self, self.rows(ids), torch.device("cpu"))
 
 
-@dataclass(frozen=True, eq=False)
-class _Frames(Stored):
-    """Some clips of a store; `take` gives float32 [B, T, C, S, S] on `device`."""
-
-    shape: tuple[int, ...]
-    store: FrameStore
-    rows: NDArray[np.int64]
-    device: torch.device
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def to(self, device: torch.device) -> Stored:
-        return replace(self, device=device)
+class _Frames(Rows[FrameStore]):
+    """`take` gives float32 [B, T, C, S, S]."""
 
     def take(self, index: Tensor, generator: torch.Generator | None = None) -> Padded:
         config = self.store.config

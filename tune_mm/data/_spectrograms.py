@@ -7,11 +7,11 @@ evaluation the central one. Only the crops travel to the device.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -23,7 +23,8 @@ from tune_mm.config import Section
 from tune_mm.core.types import Padded, Stored
 from tune_mm.data import _audio
 from tune_mm.data._arrays import DataError
-from tune_mm.data._cache import Opened, Recipe, Writer, damaged, open_store, read_array
+from tune_mm.data._cache import Recipe, Writer, damaged, open_store, read_array
+from tune_mm.data._rows import ClipStore, Rows
 from tune_mm.data._threads import each
 from tune_mm.data.frontends.base import Frontend
 
@@ -33,21 +34,16 @@ VALUES = "spectrograms.npy"
 
 
 @dataclass(frozen=True)
-class SpectrogramStore:
-    """An opened store of spectrograms; it is pickled by its path.
+class SpectrogramStore(ClipStore):
+    """An opened store of spectrograms.
 
     shape: of one sample as a batch holds it, (1, H, W); time_axis: the axis of (H, W) that is cropped.
     """
 
-    opened: Opened
+    mapped = ("values",)
     stored_shape: tuple[int, int]
     shape: tuple[int, int, int]
     time_axis: int
-
-    @property
-    def bad(self) -> Mapping[str, str]:
-        """Clips that could not be read, with the reason; their rows are zeros."""
-        return self.opened.bad
 
     @cached_property
     def values(self) -> NDArray[np.float32]:
@@ -57,29 +53,12 @@ class SpectrogramStore:
             raise damaged(self.opened.folder, VALUES)
         return found
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k != "values"}
-
     def stored(self, ids: Sequence[str]) -> Stored:
-        """The clips `ids`, in this order, as a modality of a split. Raises KeyError for an unknown id."""
-        rows = np.array([self.opened.rows[name] for name in ids], dtype=np.int64)
-        return _Spectrograms(self.shape, self, rows, torch.device("cpu"))
+        return _Spectrograms(self.shape, self, self.rows(ids), torch.device("cpu"))
 
 
-@dataclass(frozen=True, eq=False)
-class _Spectrograms(Stored):
-    """Some rows of a store; `take` gives float32 [B, 1, H, W] on `device`."""
-
-    shape: tuple[int, ...]
-    store: SpectrogramStore
-    rows: NDArray[np.int64]
-    device: torch.device
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def to(self, device: torch.device) -> Stored:
-        return replace(self, device=device)
+class _Spectrograms(Rows[SpectrogramStore]):
+    """`take` gives float32 [B, 1, H, W]."""
 
     def take(self, index: Tensor, generator: torch.Generator | None = None) -> Padded:
         rows = self.rows[index.cpu().numpy()]
