@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from tune_mm.core.types import Padded
 from tune_mm.models.fusions.concat import pooled
@@ -33,3 +34,12 @@ def each_frame(layer: Callable[[Tensor], Tensor], x: Padded) -> Padded:
 def average(x: Padded) -> Tensor:
     """[B, C]: the mean of maps [B, T, C, H, W] over all positions and the real frames."""
     return pooled(Padded(x.value.mean((3, 4)), x.mask), "mean")
+
+
+def channels_last(module: nn.Module) -> None:
+    """Lays the weights of a module's convolutions out channels last in memory, in place; maps then follow them.
+
+    Same numbers but for rounding. On a CPU pooling and BatchNorm are twice as fast that way, on a GPU tensor cores want
+    it.
+    """
+    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -17,7 +17,7 @@ from tune_mm.config import Section
 from tune_mm.core.types import Padded
 from tune_mm.models._dropout import relu_dropout
 from tune_mm.models.base import StagedEncoder
-from tune_mm.models.encoders._maps import as_frames, average, each_frame, input_channels
+from tune_mm.models.encoders._maps import as_frames, average, channels_last, each_frame, input_channels
 
 Norm = Literal["batch", "none"]
 
@@ -46,6 +46,7 @@ class CnnEncoder(StagedEncoder):
         self.project = nn.Linear(channels[-1], width)
         nn.init.kaiming_normal_(self.project.weight, nonlinearity="relu")
         nn.init.zeros_(self.project.bias)
+        channels_last(self)
 
     @classmethod
     def build(cls, config: Any, shape: tuple[int, ...]) -> CnnEncoder:
@@ -56,9 +57,8 @@ class CnnEncoder(StagedEncoder):
     def stage(self, number: int, x: Padded) -> Padded:
         """See `StagedEncoder.stage`."""
         maps = each_frame(self.stages[number - 1], as_frames(x))
-        if min(maps.value.shape[-2:]) < 2:
-            return maps
-        return each_frame(_halve, maps)
+        # The maximum commutes with ReLU, which has a quarter to do after it.
+        return each_frame(F.relu if min(maps.value.shape[-2:]) < 2 else _halve, maps)
 
     def pool(self, x: Padded) -> Padded:
         """See `StagedEncoder.pool`."""
@@ -71,11 +71,11 @@ def _stage(inputs: int, outputs: int, norm: Norm) -> nn.Sequential:
     nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)
-    return nn.Sequential(conv, *([nn.BatchNorm2d(outputs)] if norm == "batch" else []), nn.ReLU())
+    return nn.Sequential(conv, *([nn.BatchNorm2d(outputs)] if norm == "batch" else []))
 
 
 def _halve(maps: Tensor) -> Tensor:
-    return F.max_pool2d(maps, 2)
+    return F.relu(F.max_pool2d(maps, 2))
 
 
 plugin = CnnEncoder

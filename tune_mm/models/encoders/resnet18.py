@@ -20,7 +20,7 @@ from tune_mm._vision import torchvision
 from tune_mm.config import Section
 from tune_mm.core.types import Padded, Tensors
 from tune_mm.models.base import StagedEncoder
-from tune_mm.models.encoders._maps import as_frames, average, each_frame, input_channels
+from tune_mm.models.encoders._maps import as_frames, average, channels_last, each_frame, input_channels
 
 STEM = "conv1.weight"
 
@@ -48,6 +48,7 @@ class ResNet18(StagedEncoder):
         if inputs != 3:
             self.conv1 = nn.Conv2d(inputs, 64, 7, stride=2, padding=3, bias=False)
             nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
+        channels_last(self)
 
     @classmethod
     def build(cls, config: Any, shape: tuple[int, ...]) -> ResNet18:
