@@ -15,12 +15,37 @@ from tune_mm.track import RunHandle, Store, Writer
 from tune_mm.track.run import Status
 from tune_mm.track.tags import Stage, environment, tags_for
 from tune_mm.tune.plan import Plan
+from tune_mm.tune.space import Space
 
 STATUS: dict[TrialState, Status] = {
     TrialState.COMPLETE: "completed",
     TrialState.PRUNED: "pruned",
     TrialState.FAIL: "failed",
 }
+
+
+def searched(plan: Plan) -> dict[str, Any]:
+    """space.json: what was searched and how, for readers of the store who have no search.json at hand."""
+    spaces = {"search": plan.space, **({"baseline": plan.baseline} if plan.baseline else {})}
+    return {
+        "format": 1,
+        "objective": plan.space.spec.objective,
+        "mode": plan.space.mode,
+        "searcher": plan.space.spec.searcher.name,
+        "scheduler": plan.space.spec.scheduler.name,
+        "exhaustive": plan.space.exhaustive,
+        "trials": plan.trials,
+        "epochs": plan.epochs,
+        "domains": {stage: _domains(space) for stage, space in spaces.items()},
+    }
+
+
+def _domains(space: Space) -> dict[str, dict[str, Any]]:
+    """Kind, arguments and conditions by key."""
+    return {
+        key: {"kind": domain.kind, "args": list(domain.args), "when": {k: list(v) for k, v in domain.when.items()}}
+        for key, domain in space.domains.items()
+    }
 
 
 class Tracker:
@@ -42,6 +67,7 @@ class Tracker:
         }
         self._parent = self._writer.start(plan.name, params, tags, key="search")
         self._writer.artifact(self._parent, C.dump(base), "config.yaml")
+        self._writer.artifact(self._parent, json.dumps(searched(plan), indent=1) + "\n", "space.json")
         if about:
             self._writer.artifact(self._parent, json.dumps(about, indent=1) + "\n", "data.json")
         self._runs: dict[tuple[Stage, int], RunHandle] = {}
