@@ -5,6 +5,7 @@ from __future__ import annotations
 import wave
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,6 @@ from PIL import Image
 
 from tune_mm import plugins
 from tune_mm.core.types import Dataset, Split
-from tune_mm.data._clips import AudioVisualConfig
 
 RATE, N_FFT = 8_000, 256
 AUDIO = {"name": "stft", "rate": RATE, "n_fft": N_FFT, "hop": 128, "seconds": 0.25}
@@ -43,15 +43,16 @@ def put(audio: Path, frames: Path, ids: Iterable[str], start: int = 0, number: i
         put_frames(frames / name, k, [f"{i:05d}.png" for i in range(number)])
 
 
-def section(name: str, **values: object) -> AudioVisualConfig:
+def section(name: str, **values: Any) -> Any:
     """A `data:` section with a small front-end and small frames."""
     visual = {**VISUAL, **values.pop("visual", {})}
     return plugins.load("data", name).Config(audio=AUDIO, visual=visual, **values)
 
 
-def load(config: AudioVisualConfig, place: Path) -> Dataset:
+def load(config: Any, place: Path) -> Dataset:
     """Read anew at every call, unlike `base.load`."""
-    return plugins.load("data", config.name).load(config, place)
+    found: Dataset = plugins.load("data", config.name).load(config, place)
+    return found
 
 
 def numbers(split: Split) -> dict[str, tuple[int, int]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -45,8 +46,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
         return base.load(section, base.resolve(section, root))
 
 
-def config(method: str, fusion: str = "concat", **settings: object) -> C.Config:
-    fields = {"modality": "visual"} if method == "unimodal" else {}
+def config(method: str, fusion: str = "concat", **settings: Any) -> C.Config:
+    fields: dict[str, Any] = {"modality": "visual"} if method == "unimodal" else {}
     if method == "cggm":
         fields = {"classifier_heads": 2, "direction": "off" if fusion == "mmtm" else "gradient"}
     if method == "dgl":
@@ -88,7 +89,7 @@ def test_a_resumed_run_ends_bit_equal(data: Dataset, method: str, fusion: str, t
 
 def test_neutral_dgl_equals_joint_training(data: Dataset) -> None:
     """alpha 0 without truncations: the first cell of the paper's Table 3."""
-    neutral = {f"method.{key}": value for key, value in support.NEUTRAL["dgl"].items()}
+    neutral: dict[str, Any] = {f"method.{key}": value for key, value in support.NEUTRAL["dgl"].items()}
     runs = [Run(config("joint"), data), Run(config("dgl", **neutral), data)]
     for run in runs:
         run.epoch()

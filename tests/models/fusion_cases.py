@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from itertools import combinations
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 
@@ -17,7 +18,7 @@ from tune_mm.models.fusions.concat import pooled
 from tune_mm.models.multimodal import build
 
 SHAPES = {"audio": (1, 9, 7), "visual": (2, 3, 8, 8), "depth": (1, 8, 8)}
-CASES = {
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "transformer": ("transformer", {"heads": 2, "layers": 2}),
     "concat": ("concat", {}),
     "sum": ("sum", {}),
