@@ -6,7 +6,7 @@ Files: per clip a WAV of 2.5 s at 16 kHz and three JPEGs of 480 x 360, written t
 in one process: `plain` reads, decodes and transforms every sample in every epoch, as public code does (librosa at 22.05
 kHz, STFT of 512 with hop 353; Pillow, torchvision's random resized crop and flip); `first` builds the stores in an
 empty cache and takes an epoch of training batches of 64; `later` takes such an epoch from stores that are there. Files
-are in the page cache in all cases; batches stay on the CPU.
+are in the page cache in all cases; batches stay on the CPU. torch has one thread, as in a trial with one CPU.
 
 Memory: one against four processes that each take an epoch from the same stores. Data memory is the proportional set
 size (Pss, which divides a shared page among those who map it) of the mapped files, summed over the processes while all
@@ -222,6 +222,7 @@ def main() -> None:
     if given.reader:
         reader(given.reader[0], Path(given.reader[1]), given.frames)
     else:
+        torch.set_num_threads(1)
         report({"clips": given.clips, "frames": given.frames, "rounds": given.rounds})
 
 

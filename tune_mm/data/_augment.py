@@ -90,18 +90,21 @@ def batch(
     scale, shift = (t.repeat(size).to(device) for t in _affine(normalize, channels))
     on_cpu = device.type == "cpu"
     # Channels last, as frames are stored and the integer kernel leaves them: another order costs more than the resize.
-    # NumPy asks the system for huge pages: with torch's own memory, page faults cost more than the arithmetic.
     shape = (n, size, size * channels)
+    # NumPy asks the system for huge pages: with torch's own memory, page faults cost more than the arithmetic.
     out = torch.from_numpy(np.empty(shape, dtype=np.float32)) if on_cpu else torch.empty(shape, device=device)
     mirrored = [False] * n if flip is None else flip.tolist()
-    resized = _functional().resize
+    resized = _functional().resize_image
+    pixels = torch.empty(size, size, channels)  # of one frame, in the processor's cache
     for target, image, mirror in zip(out, _copies(frames) if on_cpu else _moved(frames, device), mirrored, strict=True):
         small = resized(image, [size, size], antialias=True)
-        target.view(size, size, channels).copy_((small.flip(-1) if mirror else small).permute(1, 2, 0))
+        small = (small.flip(-1) if mirror else small).permute(1, 2, 0)
         if on_cpu:
-            target.mul_(scale).add_(shift)
+            torch.addcmul(shift, pixels.copy_(small).view(size, -1), scale, out=target)
+        else:
+            target.view(size, size, channels).copy_(small)
     if not on_cpu:
-        out.mul_(scale).add_(shift)
+        torch.addcmul(shift, out, scale, out=out)
     return out.view(n, size, size, channels).permute(0, 3, 1, 2)
 
 

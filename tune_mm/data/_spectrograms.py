@@ -76,6 +76,8 @@ def _gather(
     values: NDArray[np.float32], rows: NDArray[np.int64], starts: Sequence[int], shape: tuple[int, int, int], axis: int
 ) -> NDArray[np.float32]:
     """[B, 1, H, W]: from each row of values [N, H', W'] the part of `shape` that begins at its start along `axis`."""
+    if values.shape[1:] == shape[1:]:
+        return np.take(values, rows, axis=0)[:, None]
     out = np.empty((len(rows), *shape), dtype=np.float32)
     length = shape[1 + axis]
     for target, row, start in zip(out[:, 0], rows, starts, strict=True):
