@@ -42,7 +42,7 @@ class Choice:
     def check(self, records: Iterable[Record]) -> None:
         """Raise UserError, with the nearest name, when no run at all is of `run` or of `data`."""
         found = list(records)
-        searches = {record.tags.get("search", record.name) for record in found}
+        searches = {_title(record) or record.name for record in found}
         if self.run is not None and not any(self.run in _names(record) for record in found):
             raise _unknown("--run", "search or run", self.run, searches)
         sets = {record.tags["dataset"] for record in found if "dataset" in record.tags}
@@ -126,8 +126,12 @@ def lacking(records: Iterable[Record], metric: str) -> str:
 
 def _names(record: Record) -> set[str]:
     """What --run may call a run's search, or the run itself where it has none."""
-    own = {record.name} if record.stage == "train" else {record.search, record.tags.get("search", "")}
-    return own - {""}
+    return {record.search, _title(record)} if record.search else {record.name}
+
+
+def _title(record: Record) -> str:
+    """The name of a run's search; "" for a single run, whose tag `search` names an experiment."""
+    return record.tags.get("search", record.search) if record.search else ""
 
 
 def _unknown(option: str, what: str, got: str, known: Collection[str]) -> UserError:
@@ -178,8 +182,8 @@ def _latest_search(done: list[Record], records: Sequence[Record], notes: list[st
     latest = max(own, key=lambda search: (began[search], search))
     kept = [r for r in done if r.search == latest]
     if len(own) > 1:
-        name = kept[0].tags.get("search", latest)
-        notes.append(f"{len(own)} searches have such runs; shown: {name} of {began[latest]:%Y-%m-%d} (--run chooses)")
+        shown = f"{_title(kept[0])} of {began[latest]:%Y-%m-%d}"
+        notes.append(f"{len(own)} searches have such runs; shown: {shown} (--run chooses)")
     return kept, latest
 
 
@@ -227,7 +231,7 @@ def _incomplete(pool: Iterable[Record], notes: list[str]) -> None:
     by_search: dict[str, list[Record]] = {}
     for run in pool:
         if run.status != "completed":
-            by_search.setdefault(run.tags.get("search", ""), []).append(run)
+            by_search.setdefault(_title(run), []).append(run)
     for search, runs in sorted(by_search.items()):
         of = f" of search {search}" if search else ""
         notes.append(f"{_count(runs)}{of} not completed ({_states(runs)})")
@@ -237,7 +241,7 @@ def _unfinished(search: str, records: Iterable[Record], notes: list[str]) -> Non
     """Say that a search goes on, or was stopped."""
     parent = next((r for r in records if search and r.search == search and r.parent is None), None)
     if parent is not None and parent.status != "completed":
-        notes.append(f"search {parent.tags.get('search', search)} is not finished ({parent.status})")
+        notes.append(f"search {_title(parent)} is not finished ({parent.status})")
 
 
 def _versions(kept: list[Record], notes: list[str]) -> None:
@@ -248,7 +252,7 @@ def _versions(kept: list[Record], notes: list[str]) -> None:
 
 
 def _searches(records: Iterable[Record]) -> tuple[str, ...]:
-    return tuple(sorted({r.tags.get("search", r.search) for r in records} - {""}))
+    return tuple(sorted({_title(r) for r in records} - {""}))
 
 
 def _count(runs: Collection[Record]) -> str:
