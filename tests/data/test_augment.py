@@ -139,3 +139,24 @@ def test_a_gpu_makes_the_same_batch() -> None:
     there = batch(frames, 24, flip, "imagenet", torch.device("cuda"))
     # One step of 255, in units of the smallest standard deviation.
     assert (there.cpu() - batch(frames, 24, flip, "imagenet", CPU)).abs().max() < 1.01 / 255 / 0.224
+
+
+def test_memory_is_used_again_but_never_while_a_batch_is_held() -> None:
+    frames = [np.full((8, 8, 3), k, dtype=np.uint8) for k in range(4)]
+
+    def made(part: list[np.ndarray]) -> torch.Tensor:
+        return batch(part, 8, None, "none", CPU)
+
+    held = [made(frames[:2]), made(frames[2:]), made(frames[1:3])]
+    assert len({t.untyped_storage().data_ptr() for t in held}) == 3
+    kept = held[0][0, 0]  # a view of a batch holds its memory too
+    first = held[0].untyped_storage().data_ptr()
+    means = [round(float(t.mean() * 255 * 2)) for t in held]
+    assert means == [1, 5, 3]  # twice the mean of two neighbours
+    held.clear()
+    again = [made(frames) for _ in range(3)]
+    assert first not in {t.untyped_storage().data_ptr() for t in again}
+    assert torch.equal(kept, torch.zeros(8, 8))
+    del kept, again
+    free = {array.ctypes.data for array in _augment._kept}
+    assert made(frames[:1]).untyped_storage().data_ptr() in free  # also for fewer frames
