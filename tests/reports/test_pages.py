@@ -6,7 +6,7 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,7 @@ def reader(store_root: Path) -> Reader:
 
 
 def make(
-    root: Path, trials: list[dict[str, Any]], *, name: str = "toy-1", uid: str = "toy-1-0000", **files: str
+    root: Path, trials: Sequence[Mapping[str, Any]], *, name: str = "toy-1", uid: str = "toy-1-0000", **files: str
 ) -> Reader:
     """A store with one search of the space `toy`. A trial: params, curve (the objective), status, tags, metrics.
 
@@ -274,7 +274,7 @@ def test_one_trial_makes_a_page(tmp_path: Path) -> None:
 
 
 def test_trials_without_a_finite_objective_make_a_page(tmp_path: Path) -> None:
-    trials = [
+    trials: list[dict[str, Any]] = [
         {"params": {"method.rho": 1.2}, "curve": [math.nan, math.nan], "metrics": {"best/val/accuracy": math.nan}},
         {"params": {"method.rho": 1.3}, "status": "failed", "reason": "out of memory"},
     ]
@@ -299,7 +299,7 @@ def test_settings_that_changed_on_the_way_are_shown_as_they_ended(tmp_path: Path
 
 
 def test_conditional_settings_and_choices_are_read_as_the_space_states_them(tmp_path: Path) -> None:
-    domains = {
+    domains: dict[str, Mapping[str, Any]] = {
         "optim_name": {"kind": "choice", "args": ["adam", "sgd"]},
         "optim_momentum": {"kind": "quniform", "args": [0.5, 0.9, 0.1], "when": {"optim.name": ["sgd"]}},
         "method_magnitude": {"kind": "choice", "args": [True, False]},

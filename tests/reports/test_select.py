@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,7 +43,7 @@ def record(
     day: float = 0,
     params: Mapping[str, str] | None = None,
     metrics: Mapping[str, float] | None = None,
-    **tags: str,
+    **tags: Any,
 ) -> Record:
     """A run on `toy` that started `day` days after DAY."""
     known = {"dataset": "toy", "data_kind": "real", "seed": str(seed), **({"search": search} if search else {})}
@@ -62,7 +63,7 @@ def record(
     )
 
 
-def parent(search: str, status: str, day: float = 0, **tags: str) -> Record:
+def parent(search: str, status: str, day: float = 0, **tags: Any) -> Record:
     own = record(0, search, "search", status, day, **tags)
     return Record(**{**vars(own), "id": f"{search}-parent", "parent": None})
 
@@ -313,7 +314,8 @@ def test_only_unfinished_runs_are_no_result() -> None:
 
 
 def test_runs_of_another_version_are_told() -> None:
-    own = [record(1, **{"version.tune_mm": "0.0.3"}), record(2, **{"version.tune_mm": tune_mm.__version__})]
+    versions: list[dict[str, Any]] = [{"version.tune_mm": v} for v in ("0.0.3", tune_mm.__version__)]
+    own = [record(seed, **version) for seed, version in enumerate(versions, 1)]
     assert toy(own).notes == (f"made with tune_mm 0.0.3; this is {tune_mm.__version__}",)
     assert toy(own[1:]).notes == ()
 
