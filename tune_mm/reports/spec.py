@@ -7,38 +7,58 @@ row's or a series' `where` comes on top of the report's, a column's on top of bo
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from tune_mm.config import Section
+from tune_mm.errors import nearest
 
 Scalar = bool | int | float | str | None
 Where = dict[str, Scalar | tuple[Scalar, ...]]
 Label = Annotated[str, Field(min_length=1)]
+MODALITY = "{modality}"
 
 
 class Row(Section):
-    """A row of a table. published: the paper's values by column label, in the unit that is shown."""
+    """A row of a table. published: the paper's values by column name, in the unit that is shown.
+
+    `{modality}` in the label stands for each modality: a row for each, with the name in `where`, `only` and `fill` too.
+    only: the columns it has cells in, by name or label (none: all). fixed: columns' `where` does not apply to it (a
+    reference that does not have their setting). fill: the commands that make its runs (none: the report's).
+    """
 
     label: Label
     where: Where = Field(default_factory=dict)
     published: dict[str, float] = Field(default_factory=dict)
+    only: tuple[Label, ...] = ()
+    fixed: bool = False
+    fill: tuple[Label, ...] = ()
 
 
 class Column(Section):
     """A column. metric: of the run, as logged; scale: 100 for per cent; best: which way is better (none: no marks).
 
-    data: a data set of its own (null: the report's).
+    group: a heading over neighbouring columns; the column's name is group and label. data: a data set of its own (null:
+    the report's). `{modality}` in label and metric stands for each modality, as in rows. fill: of rows without one.
     """
 
     label: Label
     metric: Label
+    group: str = ""
     where: Where = Field(default_factory=dict)
     data: str | None = None
+    modalities: tuple[Label, ...] = ()
     scale: float = Field(1.0, gt=0)
     digits: int = Field(2, ge=0, le=6)
     best: Literal["max", "min", "none"] = "max"
+    fill: tuple[Label, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What it is called in `published` and `only`."""
+        return f"{self.group} {self.label}".strip()
 
 
 class Series(Section):
@@ -60,7 +80,8 @@ class Panel(Section):
 class Report(Section):
     """What all reports have. paper: whose it is; source: where in the paper; fill: the commands that make its runs.
 
-    `{data}` in `fill` is the data set. reference: the row or series that the others are compared with.
+    `{data}` in `fill` is the data set, and in a table `{method}` the method of the row. reference: the row or series
+    that the others are compared with.
     """
 
     title: Label
@@ -74,11 +95,38 @@ class Report(Section):
 
 
 class TableReport(Report):
-    """Rows by columns; a cell is mean and standard deviation over seeds."""
+    """Rows by columns; a cell is mean and standard deviation over seeds. modalities: the data set's, for `{modality}`.
+
+    On another data set (--data) `{modality}` stands for the modalities that its runs log.
+    """
 
     kind: Literal["table"] = "table"
+    modalities: tuple[Label, ...] = ()
     rows: tuple[Row, ...] = Field(min_length=1)
     columns: tuple[Column, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> TableReport:
+        """Names are unique, and those referred to exist."""
+        labels, names = [r.label for r in self.rows], [c.name for c in self.columns]
+        for what, given in (("row", labels), ("column", names)):
+            again = [name for name, n in Counter(given).items() if n > 1]
+            if again:
+                raise ValueError(f"{what}s must have names of their own, got '{again[0]}' twice")
+        if self.reference is not None and self.reference not in labels:
+            near = nearest(self.reference, labels)
+            raise ValueError(f"reference must be the label of a row, got '{self.reference}'{near}")
+        known = {name for column in self.columns for name in self._expanded(column)}
+        for row in self.rows:
+            for name in row.published:
+                if name not in known:
+                    near = nearest(name, known)
+                    raise ValueError(f"published of row '{row.label}' must name columns, got '{name}'{near}")
+        return self
+
+    def _expanded(self, column: Column) -> list[str]:
+        modalities = column.modalities or self.modalities
+        return [column.name.replace(MODALITY, m) for m in modalities] if MODALITY in column.name else [column.name]
 
 
 class SweepReport(Report):
