@@ -34,7 +34,9 @@ p { margin: 6px 0; max-width: 100ch; overflow-wrap: anywhere; }
 .badge.completed, .badge.real { background: #dcf2e8; }
 dl { display: grid; grid-template-columns: max-content 1fr max-content 1fr; gap: 2px 18px; margin: 14px 0; }
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
-figure { margin: 8px 0 18px; } figure svg { max-width: 100%; height: auto; }
+figure { margin: 8px 0 18px; }
+/* drawn for a printed column: larger on a screen */
+figure > svg { zoom: 1.35; max-width: 100%; height: auto; }
 .scroll { overflow-x: auto; margin: 8px 0; }
 table { border-collapse: collapse; font-size: 13.5px; font-variant-numeric: tabular-nums; }
 caption { text-align: left; color: var(--soft); padding: 4px 0; }
@@ -45,6 +47,9 @@ thead th { border-bottom: 2px solid var(--ink); vertical-align: bottom; }
 th button { all: unset; cursor: pointer; } th button:focus-visible { outline: 2px solid var(--blue); }
 th[aria-sort=ascending] button::after { content: " \\25B2"; }
 th[aria-sort=descending] button::after { content: " \\25BC"; }
+thead tr:not(:last-child) th { border-bottom: none; text-align: center; }
+thead tr:not(:last-child) th.group:not(:empty) { border-bottom: 1px solid var(--soft); }
+summary { cursor: pointer; color: var(--blue); font-size: 14px; margin: 6px 0; }
 tr.best td { font-weight: 600; background: #f1f7fb; }
 code, pre { font: 13px/1.45 ui-monospace, "Liberation Mono", monospace; background: #f4f6f8; border-radius: 4px; }
 code { padding: 1px 4px; } pre { padding: 8px 12px; overflow-x: auto; }

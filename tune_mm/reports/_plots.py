@@ -132,7 +132,7 @@ def _ticks(axis: Any, values: Sequence[Any]) -> None:
         axis.update(tickvals=texts, ticktext=[t.strip("'") for t in texts])
     if axis.type == "log":
         low, high = min(values), max(values)
-        texts = [f"{v:.1g}" for v in np.geomspace(low, high, 4)]
+        texts = [f"{float(f'{v:.1g}'):g}" for v in np.geomspace(low, high, 4)]
         few = {"tickvals": [float(t) for t in texts], "ticktext": texts}
         axis.update(exponentformat="power", **({"dtick": 1} if high / low >= 100 else few))
 
