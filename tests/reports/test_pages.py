@@ -1,4 +1,4 @@
-"""Pages: what they say follows from the formulas of `tests/reports/runs.py`, they are whole, and they escape."""
+"""The page of a search: what it says follows from the formulas of `tests/reports/runs.py`; it is whole, and escapes."""
 
 from __future__ import annotations
 
@@ -6,121 +6,24 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Mapping, Sequence
-from html.parser import HTMLParser
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-from optuna.trial import TrialState
 
 from tests.reports import runs
-from tune_mm.errors import ConfigError, UserError
-from tune_mm.reports import _plots as P
+from tests.reports.pages import EVIL, RHO, Page, make, objective, space
+from tune_mm.errors import UserError
 from tune_mm.reports import _search as S
-from tune_mm.reports._study import distribution, study
-from tune_mm.reports.figures import Figure, sweep
-from tune_mm.reports.paper_page import paper_page
+from tune_mm.reports._study import study
 from tune_mm.reports.search_page import search_page
-from tune_mm.reports.select import Choice
-from tune_mm.reports.spec import Column, Row, Series, SweepReport, TableReport
 from tune_mm.reports.store import Reader
-from tune_mm.reports.tables import Table, build
-from tune_mm.track import Store, Writer
-
-EVIL = "<script>alert('x')</script>"
-
-
-class Page(HTMLParser):
-    """What a reader sees: text, rows of the tables (with the marked ones), and what the page would load."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.words: list[str] = []
-        self.rows: list[list[str]] = []
-        self.marked: list[list[str]] = []
-        self.loads: list[str] = []
-        self.scripts: list[str] = []
-        self.policies: list[str | None] = []
-        self._inside: list[str] = []
-        self._mark = False
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.loads += [f"{k}={v}" for k, v in attrs if k in ("src", "href", "srcset", "action")]
-        if ("http-equiv", "Content-Security-Policy") in attrs:
-            self.policies.append(dict(attrs)["content"])
-        self._inside.append(tag)
-        if tag == "tr":
-            self.rows.append([])
-            self._mark = ("class", "best") in attrs
-        if tag in ("td", "th"):
-            self.rows[-1].append("")
-        if tag == "script":
-            self.scripts.append("")
-
-    def handle_endtag(self, tag: str) -> None:
-        while self._inside and self._inside.pop() != tag:
-            pass
-        if tag == "tr" and self._mark:
-            self.marked.append(self.rows[-1])
-
-    def handle_data(self, data: str) -> None:
-        if "script" in self._inside:
-            self.scripts[-1] += data
-        elif "style" not in self._inside:
-            self.words.append(data)
-            if {"td", "th"} & set(self._inside):
-                self.rows[-1][-1] += data
-
-    @property
-    def text(self) -> str:
-        return " ".join(" ".join(self.words).split())
-
-    def column(self, heading: str, table: str) -> list[str]:
-        """The cells under a heading of the table that has the heading `table`."""
-        starts = [i for i, row in enumerate(self.rows) if table in row and heading in row]
-        head = self.rows[starts[0]]
-        rest = self.rows[starts[0] + 1 :]
-        end = next((i for i, row in enumerate(rest) if len(row) != len(head)), len(rest))
-        return [row[head.index(heading)] for row in rest[:end]]
 
 
 @pytest.fixture(scope="module")
 def reader(store_root: Path) -> Reader:
     return Reader.open(f"sqlite:///{store_root}/mlruns/mlflow.db", store_root)
-
-
-def make(
-    root: Path, trials: Sequence[Mapping[str, Any]], *, name: str = "toy-1", uid: str = "toy-1-0000", **files: str
-) -> Reader:
-    """A store with one search of the space `toy`. A trial: params, curve (the objective), status, tags, metrics.
-
-    files: artifacts of the parent run, by name without `.json`.
-    """
-    store = Store.open(f"sqlite:///{root}/mlruns/mlflow.db", root)
-    with Writer(store, "toy", search=uid) as writer:
-        tags = {"stage": "search", "search": name, "objective": "val/accuracy", "data_kind": "synthetic", "seed": 0}
-        parent = writer.start(name, {"method": "cggm"}, tags, key="search")
-        for file, text in files.items():
-            writer.artifact(parent, text, f"{file}.json")
-        for number, trial in enumerate(trials):
-            stage = trial.get("stage", "search")
-            own = {**tags, "method": "cggm", "stage": stage, "trial": number, **trial.get("tags", {})}
-            run = writer.start(f"{stage} {number}", trial["params"], own, parent=parent, key=f"{stage}/{number}")
-            for epoch, value in enumerate(trial.get("curve", []), start=1):
-                values = {"objective": value, "val/accuracy": value, "val/accuracy/audio": value / 2}
-                writer.log(run, {**values, **trial.get("epoch", {})}, epoch)
-            writer.log(run, trial.get("metrics", {}), len(trial.get("curve", [])))
-            writer.finish(run, trial.get("status", "completed"), trial.get("reason", ""))
-        writer.finish(parent, "completed")
-    return Reader.open(store.uri, root)
-
-
-def space(**domains: Mapping[str, Any]) -> str:
-    """A space.json. Keys: dots as underscores."""
-    stated = {k.replace("_", ".", 1): v for k, v in domains.items()}
-    return json.dumps({"objective": "val/accuracy", "mode": "max", "domains": {"search": stated}})
 
 
 # ---- a finished grid
@@ -174,12 +77,6 @@ def test_a_page_is_whole_and_forbids_the_browser_to_fetch_anything(reader: Reade
 # ---- a search that goes on
 
 
-def objective(number: int) -> float:
-    """The best objective of a trial of the unfinished search: that of its last epoch."""
-    alpha, _, epochs, _ = runs.TRIALS[number]
-    return (0.77 - 0.02 * abs(alpha - 3)) * epochs / runs.EPOCHS
-
-
 def test_a_search_that_goes_on_shows_every_trial_and_says_that_it_has_not_ended(reader: Reader) -> None:
     page = Page(search_page(reader, runs.UNFINISHED.name))
     assert "The search has not ended" in page.text
@@ -192,54 +89,6 @@ def test_a_search_that_goes_on_shows_every_trial_and_says_that_it_has_not_ended(
     assert page.column("runs", "settings") == ["1"]
     assert "3 completed trials are too few for importances" in page.text
     assert f"{sum(t[2] for t in runs.TRIALS)} epochs were trained, of {8 * runs.EPOCHS}" in page.text
-
-
-def test_the_study_has_the_trials_states_values_and_settings(reader: Reader) -> None:
-    search = S.load(reader, runs.UNFINISHED.name)
-    one = study(search)
-    states = {"completed": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
-    assert [t.state for t in one.trials] == [states.get(t[3], TrialState.RUNNING) for t in runs.TRIALS]
-    assert [t.params for t in one.trials] == [{"method.alpha": t[0], "optim.lr": t[1]} for t in runs.TRIALS]
-    assert one.best_trial.number == 4 and one.best_value == pytest.approx(objective(4))
-    best = search.best()
-    assert best is not None and best.number == 4
-    learned = one.trials[0].intermediate_values
-    assert list(learned) == [1, 2, 3, 4, 5] and learned[2] == pytest.approx(objective(0) * 2 / 5)
-
-
-def test_the_history_draws_the_best_so_far_of_completed_trials_and_crosses_for_pruned_ones(reader: Reader) -> None:
-    figure = P.history(S.load(reader, runs.UNFINISHED.name))
-    traces = {t.name: t for t in figure.data}
-    line = traces["best so far, search (dgl)"]
-    assert line.y[0] == pytest.approx(objective(0))
-    assert line.y[-1] == pytest.approx(objective(4))
-    crosses = traces["pruned, search (dgl)"]
-    assert list(crosses.x) == [1, 3, 5]
-    assert list(crosses.y) == pytest.approx([objective(i) for i in (1, 3, 5)])
-
-
-def test_early_stopping_shows_how_long_each_trial_lived(reader: Reader) -> None:
-    bars = {t.name: t for t in P.lives(S.load(reader, runs.UNFINISHED.name)).data if t.type == "bar"}
-    assert {name: (list(t.x), list(t.y)) for name, t in bars.items()} == {
-        "completed": ([0, 2, 4], [5, 5, 5]),
-        "pruned": ([1, 3, 5], [1, 1, 3]),
-        "failed": ([6], [2]),
-        "running": ([7], [2]),
-    }
-
-
-def test_curves_are_means_over_seeds_by_modality_and_loss(reader: Reader) -> None:
-    search = S.load(reader, runs.ALPHAS.name)
-    records = [r for r in search.finals if r.tags["source"] == "grid/0"]
-    names = ["val/accuracy", "val/accuracy/visual", "grad/norm_multi/visual", "grad/norm_uni/visual"]
-    figure = P.curves("val/accuracy", {"one": [reader.curves(r, names) for r in records]})
-    lines = {(t.name, t.line.dash, t.yaxis): list(t.y) for t in figure.data if t.mode == "lines"}
-    mean = runs.ALPHA[0].base + 0.022
-    epochs = range(1, runs.EPOCHS + 1)
-    assert lines["all together", "solid", "y"] == pytest.approx([mean * e / 5 for e in epochs])
-    assert lines["visual", "solid", "y"] == pytest.approx([(mean - 0.2) * e / 5 for e in epochs])
-    assert lines["visual", "solid", "y2"] == pytest.approx([1 / e for e in epochs])  # (m + 1) / 2e, visual: m = 1
-    assert lines["visual", "dash", "y2"] == pytest.approx([4 / e for e in epochs])
 
 
 # ---- which search
@@ -265,8 +114,6 @@ def test_of_two_searches_with_one_name_the_latest_is_shown_and_the_id_picks_the_
 
 
 # ---- odd searches
-
-RHO = {"kind": "uniform", "args": [1.0, 1.5]}
 
 
 def test_one_trial_makes_a_page(tmp_path: Path) -> None:
@@ -327,21 +174,6 @@ def test_conditional_settings_and_choices_are_read_as_the_space_states_them(tmp_
     assert [row[1] for row in page.marked] == ["2"]  # the pruned trial's 0.9 does not count as the best
 
 
-def test_importances_of_enough_trials_name_what_matters(tmp_path: Path) -> None:
-    # the objective is rho alone; lr is noise
-    rhos = [1.0 + 0.02 * i for i in range(24)]
-    trials = [
-        {"params": {"method.rho": r, "optim.lr": 0.1 + 0.01 * (i * 7 % 24)}, "curve": [r - 1]}
-        for i, r in enumerate(rhos)
-    ]
-    lr = {"kind": "uniform", "args": [0.1, 0.4]}
-    search = S.load(make(tmp_path, trials, space=space(method_rho=RHO, optim_lr=lr)), "toy-1")
-    figure = P.importances(search, study(search))
-    assert not isinstance(figure, str)
-    weights = dict(zip(figure.data[0].y, figure.data[0].x, strict=True))
-    assert set(weights) == {"method.rho", "optim.lr"} and weights["method.rho"] > 2 * weights["optim.lr"]
-
-
 def test_the_gain_and_groups_are_those_of_the_summary(tmp_path: Path) -> None:
     def group(source: str, role: str, value: float, **settings: float) -> dict[str, Any]:
         test = {str(s): {"test/accuracy": value + 0.01 * s, "test/accuracy/audio": 0.1} for s in (1, 2, 3)}
@@ -388,106 +220,3 @@ def test_what_comes_from_runs_is_escaped_everywhere(tmp_path: Path) -> None:
     assert page.text.startswith(f"{EVIL} · tune_mm {EVIL}")  # title and heading
     assert EVIL in page.column("fusion", "status") and EVIL in page.column("reason", "status")
     assert not [s for s in page.scripts if re.match(r"\s*alert", s)]
-
-
-def test_a_domain_is_widened_to_what_was_seen() -> None:
-    wide = distribution(S.Domain("loguniform", (0.01, 1.0)), [0.005, 2.0])
-    assert (wide.low, wide.high, wide.log) == (0.005, 2.0, True)  # type: ignore[attr-defined]
-    more = distribution(S.Domain("choice", ("a", "b")), ["c"])
-    assert more.choices == ("a", "b", "c")  # type: ignore[attr-defined]
-
-
-def test_averages_leave_out_what_is_not_finite() -> None:
-    one, two = [(1, 1.0), (2, math.nan), (3, 0.0)], [(1, 3.0), (2, 5.0)]
-    epochs, mean, std = P.averaged([one, two])
-    assert (epochs, list(mean)) == ([1, 2, 3], [2.0, 5.0, 0.0])
-    assert list(std) == pytest.approx([math.sqrt(2), 0.0, 0.0])
-    assert P.averaged([one, two], positive=True)[0] == [1, 2]
-
-
-# ---- a paper
-
-
-def truncation(reader: Reader, **changes: Any) -> Table:
-    """DGL's Table 3 on the runs of NEWER, in per cent: truncation of both losses' gradients by row."""
-    cells = (
-        ("no", False, False, 67.1),
-        ("multi", True, False, None),
-        ("uni", False, True, None),
-        ("both", True, True, 76.1),
-    )
-    rows = tuple(
-        Row(
-            label=name,
-            where={"method.truncate_multimodal": multi, "method.truncate_unimodal": uni},
-            published={"all": value} if value else {},
-        )
-        for name, multi, uni, value in cells
-    )
-    columns = (
-        Column(label="all", metric="test/accuracy", scale=100),
-        Column(label="rgb", metric="test/accuracy/rgb", group="alone", scale=100),
-    )
-    given: dict[str, Any] = {
-        "title": "Truncation", "paper": "dgl", "source": "Table 3", "data": "avdigits", "where": {"method": "dgl"},
-        "fill": ("python -m tune_mm.search --space ablation_truncation",), "reference": "no", "rows": rows,
-        "columns": columns,
-    }  # fmt: skip
-    report = TableReport(**{**given, **changes})
-    return build(report, reader.records(), Choice(data=None, since=None, run=runs.NEWER.name), "dgl_table3")
-
-
-def alpha(reader: Reader, title: str = "Weight of the unimodal losses", data: str = "avdigits") -> Figure:
-    """DGL's Table 4 as a curve, on the runs of ALPHAS."""
-    report = SweepReport(
-        title=title, paper="dgl", source="Table 4", data=data, x="method.alpha", metric="test/accuracy",
-        label="accuracy", fill=("python -m tune_mm.search --space ablation_alpha --set data={data}",), gain=False,
-        series=(Series(label="DGL", where={"method": "dgl"}),), where={"space": "ablation_alpha"},
-    )  # fmt: skip
-    return sweep(report, reader.records(), reader, Choice(data=None, since=None, run=None), "dgl_alpha")
-
-
-def test_a_papers_page_shows_our_values_marked_beside_the_papers(reader: Reader) -> None:
-    text = paper_page("dgl", [truncation(reader)], [], "sqlite:///x.db")
-    page = Page(text)
-    # the mean over seeds of 100 (b + 0.01 s + 0.002 ((s + i) mod 3)) is 100 b + 2.2
-    ours = [float(cell.split(" ± ")[0]) for cell in page.column("all", "all")[:4]]
-    assert ours == pytest.approx([100 * c.base + 2.2 for c in runs.TRUNCATION])
-    assert page.column("all", "all")[0].endswith("[67.10]") and page.column("all", "all")[3].endswith("[76.10]")
-    assert "[" not in page.column("all", "all")[1]
-    best, second = 100 * runs.TRUNCATION[3].base + 2.2, 100 * runs.TRUNCATION[2].base + 2.2
-    assert re.findall(r"<strong>([\d.]+) ", text) == [f"{best:.2f}"]
-    assert re.findall(r"<u>([\d.]+) ", text) == [f"{second:.2f}"]
-    assert "DGL (ICCV 2025)" in page.text and "from sqlite:///x.db" in page.text
-    assert "Differences to no" in page.text and f"{100 * (0.75 - 0.65):+.2f} [" in page.text
-
-
-def test_what_a_paper_page_lacks_is_shown_with_the_command_that_makes_it(reader: Reader) -> None:
-    table = truncation(reader, rows=(Row(label="G-Blending", where={"method": "cggm"}),), reference=None, where={})
-    page = Page(paper_page("dgl", [table], [alpha(reader, data="cremad")]))
-    assert page.column("all", "all") == ["missing"]
-    assert "python -m tune_mm.search --space ablation_truncation" in page.text
-    assert "python -m tune_mm.search --space ablation_alpha --set data=cremad" in page.text
-
-
-def test_a_papers_page_is_whole_small_and_its_contents_lead_to_its_parts(reader: Reader) -> None:
-    text = paper_page("dgl", [truncation(reader)], [alpha(reader)])
-    page = Page(text)
-    assert [load for load in page.loads if not load.startswith("href=#")] == []
-    targets = {load.removeprefix("href=#") for load in page.loads if not load.startswith("href=#m")}
-    assert {"dgl_table3", "dgl_alpha"} <= targets
-    assert all(f'<section id="{name}">' in text for name in ("dgl_table3", "dgl_alpha"))
-    assert text.count("<svg") == 1 and len(text) < 200_000
-
-
-def test_what_comes_from_reports_is_escaped_on_a_papers_page(reader: Reader) -> None:
-    table = truncation(reader, title=EVIL, note=EVIL)
-    text = paper_page("dgl", [table], [alpha(reader, title=EVIL)], EVIL)
-    assert "<script>alert" not in text
-    assert Page(text).text.count(EVIL) >= 5
-
-
-def test_an_unknown_paper_is_refused_with_the_nearest(reader: Reader) -> None:
-    with pytest.raises(ConfigError, match="no 'cgm'; nearest 'cggm'; available: dgl, cggm"):
-        paper_page("cgm", [], [])
-    assert "No tables and no figures." in Page(paper_page("cggm", [], [])).text
