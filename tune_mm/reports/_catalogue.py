@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ from pydantic import ValidationError
 from tune_mm import config as C
 from tune_mm._explain import explain
 from tune_mm.errors import ConfigError, nearest
+from tune_mm.reports._choose import together
 from tune_mm.reports.records import Record
-from tune_mm.reports.select import matches
+from tune_mm.reports.select import Choice, matches
 from tune_mm.reports.spec import (
     MODALITY,
     CurvesReport,
@@ -96,6 +97,26 @@ def wheres(report: Report) -> Iterator[Where]:
             yield {**report.where, **series.where}
         if isinstance(report, SweepReport) and report.baseline:
             yield {**report.where, **report.baseline}
+
+
+def parents(report: Report, records: Sequence[Record], choice: Choice) -> set[str]:
+    """Ids of the parent runs of the searches that a figure is drawn from."""
+    found: set[str] = set()
+    for where in _drawn(report, records):
+        selections, _ = together(records, report, where, choice)
+        found |= {r.parent for s in selections.values() for r in s.records if r.parent is not None}
+    return found
+
+
+def _drawn(report: Report, records: Sequence[Record]) -> Iterator[dict[str, Where]]:
+    """What a figure draws together: all series, but of a sweep the points of one."""
+    if isinstance(report, SweepReport):
+        for series in report.series:
+            where = {**report.where, **series.where}
+            values = {r.value(report.x) for r in records if matches(r, where)} - {None}
+            yield {str(value): {**where, report.x: value} for value in values}
+    elif isinstance(report, (CurvesReport, ScatterReport)):
+        yield {series.label: {**report.where, **series.where} for series in report.series}
 
 
 def runs(report: Report, records: Iterable[Record]) -> Counter[str]:
