@@ -70,8 +70,12 @@ def load(path: Path) -> Report:
         return cls.model_validate_json(json.dumps(document.data))
     except ValidationError as error:
         keys = dict(_keys(cls, document.data))
-        found = explain(error, document.data, keys, lambda key: (key, f" ({document.where(key)})"))
-        raise ConfigError(found) from None
+        found = list(explain(error, document.data, keys, lambda key: (key, f" ({document.where(key)})")))
+        # pydantic also calls a list too short when what is in it is wrong.
+        inside = {p.partition(".")[0] for p in found if "." in p.partition(":")[0]}
+        raise ConfigError(
+            p for p in found if not p.startswith(tuple(f"{k}: must have at least" for k in inside))
+        ) from None
 
 
 def _keys(cls: type[Report], raw: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
