@@ -20,7 +20,7 @@ from tune_mm.reports._render import render_csv, render_latex, render_markdown
 from tune_mm.reports._tabular import Cell, Line, Table
 from tune_mm.reports.paired import FEWEST, Comparison, Spread, compare, smallest_p, spread
 from tune_mm.reports.records import Record
-from tune_mm.reports.select import KINDS, Choice, Selection, by_seed, lacking, select
+from tune_mm.reports.select import KINDS, Choice, Selection, by_seed, lacking, matches, select
 from tune_mm.reports.spec import Row, TableReport, Where
 
 __all__ = ["Cell", "Line", "Table", "build", "render_csv", "render_latex", "render_markdown"]
@@ -118,10 +118,20 @@ def _on(
         found, kind = {key: select(list(records), report, w, choice) for key, w in distinct.items()}, ""
     chosen = {place: found[_key(w)] for place, w in wheres.items()}
     notes = [note] if note else []
+    left = [r for r in records if kind and r.tags.get("data_kind", "") != kind and _wanted(r, report, wheres, choice)]
+    if left:
+        notes.append(f"{len(left)} such runs are not on {kind} data: left out")
     used = sorted({s for selection in found.values() for s in selection.searches})
     if len(used) > 1:
         notes.append(f"runs on {choice.data} are of several searches: {', '.join(used)}")
     return chosen, kind, notes
+
+
+def _wanted(record: Record, report: TableReport, wheres: Mapping[Place, Where], choice: Choice) -> bool:
+    """Whether a cell would take the run, whatever kind its data are of."""
+    ended = record.status == "completed" and record.stage in ("final", "train")
+    on = record.tags.get("dataset") == choice.data and choice.admits(record)
+    return ended and on and any(matches(record, {**report.where, **where}) for where in wheres.values())
 
 
 def _key(where: Where) -> str:
@@ -174,11 +184,11 @@ def _ranked(spreads: Mapping[int, Spread | None], head: Head) -> tuple[set[int],
 def _absent(report: TableReport, row: Row, head: Head, selection: Selection) -> tuple[str, tuple[str, ...]]:
     """Why a cell has no value of ours, and the commands that give it one."""
     wanted = {**report.where, **_layout.where(row, head)}
+    if selection.records:
+        return lacking(selection.records, head.metric), ()
     unbuilt = _layout.unbuilt(wanted, head.data)
     if unbuilt:
         return unbuilt, ()
-    if selection.records:
-        return lacking(selection.records, head.metric), ()
     return "no completed runs", _layout.commands(report, row, head, wanted)
 
 
