@@ -89,8 +89,8 @@ class Waiting:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.epochs_done = state["epochs_done"]
 
-    def best_state(self) -> dict[str, Any]:
-        return {}
+    def export(self, folder: Path) -> None:
+        """There is nothing to keep."""
 
 
 def measure(trials: int, seconds: float, slots: int, epochs: int) -> dict[str, Any]:

@@ -112,7 +112,10 @@ class ScheduleConfig(Section):
 
 
 class TrainConfig(Section):
-    """The loop. monitor: the metric that names the best epoch (auto: val/accuracy or val/mae)."""
+    """The loop. monitor: the metric that names the best epoch (auto: val/accuracy or val/mae).
+
+    gradient_vectors: training batches whose gradient vectors are kept at the end (gradients.npz, CGGM Fig. 4; 0: none).
+    """
 
     epochs: int = Field(ge=1)
     batch_size: int = Field(ge=1)
@@ -122,6 +125,7 @@ class TrainConfig(Section):
     monitor: Annotated[str, AfterValidator(_monitor)] = "auto"
     gradient_statistics: bool = True
     probe_size: int = Field(32, ge=1)
+    gradient_vectors: int = Field(0, ge=0)
 
 
 class ModelConfig(Section):

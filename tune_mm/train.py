@@ -143,8 +143,9 @@ class Record:
         self.writer.artifact(self.handle, json.dumps(summary, indent=2) + "\n", "summary.json")
         if run.best_epoch:
             with tempfile.TemporaryDirectory() as folder:
-                checkpoint.save(run.best_state(), Path(folder) / "best.pt")
-                self.writer.artifact(self.handle, Path(folder) / "best.pt", "best.pt")
+                run.export(Path(folder))
+                for file in sorted(Path(folder).iterdir()):
+                    self.writer.artifact(self.handle, file, file.name)
         self.writer.finish(self.handle, status, reason)
 
 

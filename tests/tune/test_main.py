@@ -98,7 +98,7 @@ def test_a_search_from_its_first_trial_to_its_finals(searches: Searches) -> None
     }.items() <= one.data.tags.items()
     assert one.data.params["optim.lr"] == "0.001"
     names = {a.path for a in Store.open(None, searches.root).client().list_artifacts(one.info.run_id)}
-    assert names == {"config.yaml", "best.pt"}
+    assert names == {"config.yaml", "best.pt", "gradients.npz"}
     assert not (searches.root / "mlruns" / "search" / "toy-1" / "ray" / "search").exists(), "checkpoints are removed"
 
     assert searches.run(name="toy-1", extend=3) == 0, searches.says

@@ -13,8 +13,9 @@ import torch
 from tests import support
 from tests.tune.toy import Toy
 from tune_mm import config as C
+from tune_mm.core.artifacts import BEST
 from tune_mm.core.run import Run
-from tune_mm.tune.trainable import BEST, STATE, Job, Runnable, RunTrainable
+from tune_mm.tune.trainable import STATE, Job, Runnable, RunTrainable
 
 TRIAL = {"number": 0, "values": {}, "checkpoint": None}
 
@@ -73,9 +74,12 @@ def test_a_reused_actor_starts_clean() -> None:
 def test_the_test_split_is_looked_at_once_and_in_finals_only(tmp_path: Path) -> None:
     search, final = trainable(toy), trainable(toy, test=True)
     assert all("test" not in search.step() for _ in range(4))
-    steps = [final.step() for _ in range(4)]
+    steps = []
+    for _ in range(4):
+        steps.append(final.step())
+        final.save_checkpoint(str(tmp_path))
+        assert (tmp_path / BEST).exists() == steps[-1]["done"]  # written once, at the end
     assert ["test" in s for s in steps] == [False, False, False, True]
-    final.save_checkpoint(str(tmp_path))
     assert torch.load(tmp_path / BEST, weights_only=True).keys() == {"weight"}
     again = trainable(toy, test=True, checkpoint=tmp_path).step()  # killed between the checkpoint and the report
     assert again["test"] == steps[-1]["test"]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tune_mm.core import grads
 from tune_mm.core.net import Net
-from tune_mm.core.types import Batch, Clock, DataSpec, Inputs, PathChoice, Split, Tensors, Update
+from tune_mm.core.types import Batch, Clock, DataSpec, Features, Inputs, PathChoice, Split, Tensors, Update
 
 
 class Method:
@@ -81,6 +81,13 @@ class Method:
     ) -> tuple[Tensors, Tensors]:
         """State and logs after an epoch. probe: the train and val splits (never test)."""
         return state, {}
+
+    def classifier_gradients(self, net: Net, features: Features, target: Tensor) -> Tensors:
+        """Per modality the gradient [C, W] of the head of the method's own classifier (CGGM, Eq. 9); {}: it has none.
+
+        features: detached, or this is called under `no_grad`; target [B].
+        """
+        return {}
 
     def predict(self, net: Net, inputs: Inputs, state: Tensors) -> Tensors:
         """Logits: `joint`, and each modality alone through the fusion under its own name."""

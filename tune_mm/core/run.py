@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from tune_mm import plugins
 from tune_mm.config import Config
-from tune_mm.core import batches, metrics, schedule, statistics, step
+from tune_mm.core import artifacts, batches, metrics, schedule, statistics, step
 from tune_mm.core.method import Method
 from tune_mm.core.net import Net
 from tune_mm.core.types import Batch, Clock, Dataset, DataSpec, Tensors, Update
@@ -217,10 +218,33 @@ class Run:
         """Metrics of the test split at the best validation epoch. Raises RuntimeError before the first good epoch."""
         if not self._best:
             raise RuntimeError("no epoch with a finite validation metric: nothing to test")
+        return self.evaluate("test", self._best_net(), self._best_method)
+
+    def gradient_vectors(self) -> Tensors:
+        """[N, D] by "<modality>/<kind>", on the CPU: `statistics.vectors` of up to `train.gradient_vectors` training
+        batches at the best validation epoch ({}: none asked for, or no such epoch)."""
+        wanted = self.config.train.gradient_vectors
+        if not wanted or not self._best:
+            return {}
+        self.model.eval()
+        split, net = self.splits["train"], self._best_net()
+        order = batches.order(len(split), self.config.train.batch_size, batches.key(self.config.seed, 0))
+        rows = [statistics.vectors(net, split.batch(index), self.method) for index in order[:wanted]]
+        return {name: torch.stack([row[name] for row in rows]).cpu() for name in rows[0]}
+
+    def export(self, folder: Path) -> None:
+        """Write what is worth keeping of a finished run (`artifacts.NAMES`); nothing before the first good epoch.
+
+        Raises OSError.
+        """
+        if self._best:
+            artifacts.write(folder, self.best_state(), self.gradient_vectors())
+
+    def _best_net(self) -> Net:
+        """The model at the best validation epoch."""
         own = dict(self.model.named_parameters())
         params = {n: t for n, t in self._best.items() if n in own}
-        buffers = {n: t for n, t in self._best.items() if n not in own}
-        return self.evaluate("test", Net(self.model, self.spec.task, params, buffers), self._best_method)
+        return Net(self.model, self.spec.task, params, {n: t for n, t in self._best.items() if n not in own})
 
     def best_state(self) -> Tensors:
         """Parameters and buffers at the best validation epoch, on the CPU (empty before the first)."""

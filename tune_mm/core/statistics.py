@@ -1,6 +1,7 @@
 """Gradient statistics that need an extra pass: measured once an epoch on one fixed batch of training samples.
 
-What the papers plot: DGL Fig. 1c and 3 (`norm_multi`, `norm_uni`, `suppression`), CGGM Fig. 2c and 3c (`cos`).
+What the papers plot: DGL Fig. 1c and 3 (`norm_multi`, `norm_uni`, `suppression`), CGGM Fig. 2c and 3c (`cos`) and, once
+at the end of a run, Fig. 4 (`vectors`).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from tune_mm.core import grads as G
 from tune_mm.core import losses
+from tune_mm.core.method import Method
 from tune_mm.core.net import Net
 from tune_mm.core.types import Batch, Features, PathChoice, Tensors
 
@@ -42,6 +44,23 @@ def probe(net: Net, batch: Batch, path: PathChoice) -> Tensors:
         if net.task.kind == "classification":
             out.update(suppression(net, features, batch.target))
     return out
+
+
+def vectors(net: Net, batch: Batch, method: Method) -> Tensors:
+    """Gradient vectors [D] of one batch, by "<modality>/<kind>", as CGGM's Fig. 4 compares them.
+
+    unimodal: of the fused head's weight, over the modality's block, when the modality passes the fusion alone;
+    classifier: of the head of the method's own classifier of that modality (methods with classifiers only).
+    """
+    with torch.no_grad():
+        features = net.encode(batch.inputs)
+        alone = net.unimodal_hidden(features, method.unimodal_path)
+        found = {}
+        for m in net.modalities:
+            own = losses.head_gradient(net.task, net.head(alone[m]), alone[m], batch.target)
+            found[f"{m}/unimodal"] = own[:, net.block(m)].flatten()
+        theirs = method.classifier_gradients(net, features, batch.target)
+        return found | {f"{m}/classifier": gradient.flatten() for m, gradient in theirs.items()}
 
 
 def _norms(net: Net, loss: Tensor) -> Tensors:

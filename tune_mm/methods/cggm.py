@@ -43,7 +43,7 @@ from tune_mm.config import Section
 from tune_mm.core import grads, losses, metrics
 from tune_mm.core.method import Method
 from tune_mm.core.net import Net
-from tune_mm.core.types import Batch, Clock, DataSpec, Padded, Tensors, Update
+from tune_mm.core.types import Batch, Clock, DataSpec, Features, Padded, Tensors, Update
 from tune_mm.models.classifier import Classifier
 
 STABLE = {"clamp": 2.0, "ema": 0.9, "floor": 0.01}
@@ -162,6 +162,12 @@ class CGGM(Method):
         if self.config.magnitude:
             gradients = grads.scale(gradients, {f"encoders.{m}": update.logs[f"balance/{m}"] for m in net.modalities})
         return Update(gradients, update.loss, update.logs, {"metric": measured.to(state["metric"].dtype)})
+
+    def classifier_gradients(self, net: Net, features: Features, target: Tensor) -> Tensors:
+        hidden = {m: self._classifier_hidden(net, m, f) for m, f in features.items()}
+        return {
+            m: losses.head_gradient(net.task, self._classifier_head(net, m, h), h, target) for m, h in hidden.items()
+        }
 
     def _classifier_hidden(self, net: Net, modality: str, feature: Padded) -> Tensor:
         out: Tensor = net.apply(f"aux.{modality}", lambda classifier: classifier.hidden(feature))

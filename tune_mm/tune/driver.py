@@ -14,10 +14,10 @@ from ray.tune import Callback, Checkpoint, Stopper
 from ray.tune.experiment import Trial
 
 from tune_mm.config import Config
+from tune_mm.core import artifacts
 from tune_mm.track.tags import Stage
 from tune_mm.tune.display import Board
 from tune_mm.tune.searchers import FAILURE_KEY, OBJECTIVE_KEY, AskTell, Unkept
-from tune_mm.tune.trainable import BEST
 
 HOPELESS = 3  # trials that all fail before a stage gives up
 
@@ -113,7 +113,7 @@ class Watch(Unkept, Callback):
         place = {"path": f"{self._scheme}{checkpoint.path}", "epoch": trial.last_result["training_iteration"]}
         self.searcher.ledger.note(number, checkpoint=place)
         if self.stage == "final" and trial.last_result.get("done"):
-            keep_best(self.tracking, self.stage, number, checkpoint)
+            keep_files(self.tracking, self.stage, number, checkpoint)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """It ended, and the searcher has told the ledger."""
@@ -162,7 +162,9 @@ class Watch(Unkept, Callback):
                 self.tracking.stopped(self.stage, number, reason)
 
 
-def keep_best(tracking: Tracking, stage: Stage, number: int, checkpoint: Checkpoint) -> None:
-    """Hand the best epoch's tensors of a final run to tracking, which copies them."""
-    with checkpoint.as_directory() as folder, contextlib.suppress(FileNotFoundError):
-        tracking.file(stage, number, Path(folder) / BEST, BEST)
+def keep_files(tracking: Tracking, stage: Stage, number: int, checkpoint: Checkpoint) -> None:
+    """Hand the files that a final run leaves to tracking, which copies them."""
+    with checkpoint.as_directory() as folder:
+        for name in artifacts.NAMES:
+            with contextlib.suppress(FileNotFoundError):
+                tracking.file(stage, number, Path(folder) / name, name)

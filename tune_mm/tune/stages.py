@@ -20,7 +20,7 @@ from tune_mm.config import Config
 from tune_mm.track.tags import Stage
 from tune_mm.tune import schedulers, searchers
 from tune_mm.tune.display import Board, Row
-from tune_mm.tune.driver import Halt, Tracking, Watch, keep_best
+from tune_mm.tune.driver import Halt, Tracking, Watch, keep_files
 from tune_mm.tune.ledger import Ledger, Point, Values
 from tune_mm.tune.plan import Plan
 from tune_mm.tune.searchers import AskTell
@@ -187,7 +187,7 @@ def _catch_up(context: Context, stage: StagePlan, book: Ledger) -> None:
             context.tracking.log(stage.stage, number, {"objective": value}, epoch)
         if stage.stage == "final" and "checkpoint" in attrs:
             with contextlib.suppress(OSError):
-                keep_best(context.tracking, stage.stage, number, Checkpoint(attrs["checkpoint"]["path"]))
+                keep_files(context.tracking, stage.stage, number, Checkpoint(attrs["checkpoint"]["path"]))
         context.tracking.finish(stage.stage, trial)
 
 

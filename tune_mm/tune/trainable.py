@@ -22,7 +22,7 @@ from ray.tune.result import SHOULD_CHECKPOINT
 
 from tune_mm.tune.searchers import DIVERGED_KEY, FAILURE_KEY, FINISHED_KEY, OBJECTIVE_KEY
 
-STATE, BEST = "state.pt", "best.pt"
+STATE = "state.pt"
 
 
 class EpochResult(Protocol):
@@ -49,7 +49,7 @@ class Runnable(Protocol):
     def test(self) -> dict[str, float]: ...
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
-    def best_state(self) -> dict[str, torch.Tensor]: ...
+    def export(self, folder: Path) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -148,13 +148,13 @@ class RunTrainable(Trainable):
         return result
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Write the whole state; in finals also the best epoch's tensors alone, for use elsewhere."""
+        """Write the whole state; at the end of a final run also what is kept of it for use elsewhere."""
         if self.run is None:
             return
         own = {"best_metrics": self._best_metrics, "seconds": self._seconds, "finished": self._finished}
         torch.save({"run": self.run.state_dict(), "own": own}, Path(checkpoint_dir) / STATE)
-        if self._job.test:
-            torch.save(self.run.best_state(), Path(checkpoint_dir) / BEST)
+        if self._job.test and self._finished:
+            self.run.export(Path(checkpoint_dir))
         self._saved_at = time.monotonic()
 
     def load_checkpoint(self, checkpoint: Any) -> None:
