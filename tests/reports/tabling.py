@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+import statistics
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 import yaml
@@ -75,6 +77,13 @@ def made(
 
 def seeds(*values: float) -> dict[int, float]:
     return dict(enumerate(values, 1))
+
+
+def t_interval(differences: Sequence[float]) -> tuple[float, float]:
+    """The 95 % t interval of the mean of three values; 4.302653: the tabulated quantile at two degrees of freedom."""
+    half = 4.302653 * statistics.stdev(differences) / math.sqrt(3)
+    mean = statistics.fmean(differences)
+    return mean - half, mean + half
 
 
 def percents(number: int, less: float = 0.0) -> list[float]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.reports import runs
-from tests.reports.tabling import cell, choice, made, mine, percents, seeds, shipped
+from tests.reports.tabling import cell, choice, made, mine, percents, seeds, shipped, t_interval
 from tune_mm.reports.records import Record
 from tune_mm.reports.store import Reader
 from tune_mm.reports.tables import build, render_markdown
@@ -47,7 +47,7 @@ def test_rows_are_compared_with_the_reference_by_seed(records: Sequence[Record])
         differences = [a - b for a, b in zip(percents(i), percents(0), strict=True)]
         assert found is not None and found.n == 3 and found.p == 0.25
         assert found.difference == pytest.approx(100 * (runs.TRUNCATION[i].base - runs.TRUNCATION[0].base))
-        assert [found.low, found.high] == pytest.approx([min(differences), max(differences)])
+        assert (found.low, found.high) == pytest.approx(t_interval(differences))
     assert "Differences are to Baseline, paired by seed" in table.caption
     assert "With 3 seeds p cannot be below 0.25: 6 are needed for p < 0.05." in table.caption
 

@@ -221,7 +221,7 @@ def _tested(report: TableReport, comparisons: Iterable[Comparison]) -> list[str]
     enough = [n for n in counts if n >= FEWEST]
     said = [f"Differences are to {report.reference}, paired by seed"]
     if enough:
-        said[0] += ", with the 95 % bootstrap interval and the p of an exact sign-flip test"
+        said[0] += ", with the 95 % t interval and the p of Wilcoxon's signed-rank test"
     if enough and smallest_p(enough[-1]) >= 0.05:
         said.append(f"With {enough[-1]} seeds p cannot be below {smallest_p(enough[-1]):g}: 6 are needed for p < 0.05")
     if len(enough) < len(counts):
