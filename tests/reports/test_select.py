@@ -286,8 +286,12 @@ def test_the_objective_of_the_search_comes_before_the_monitor() -> None:
     assert toy(with_parent).records[0].params["method.alpha"] == "2"
 
 
-def test_devices_are_no_setting() -> None:
-    own = [record(s, params={"train.device": device}) for s, device in ((1, "cpu"), (2, "cuda"))]
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [("train.device", ("cpu", "cuda")), ("train.gradient_vectors", ("0", "100")), ("train.probe_size", ("32", "64"))],
+)
+def test_what_changes_no_training_is_no_setting(key: str, values: tuple[str, str]) -> None:
+    own = [record(seed, params={key: value}) for seed, value in enumerate(values, 1)]
     assert [r.seed for r in toy(own).records] == [1, 2]
 
 

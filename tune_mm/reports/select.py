@@ -21,7 +21,8 @@ from tune_mm.reports.spec import Report, Scalar, Where
 
 ATTRIBUTES = frozenset({"space", "stage", "status"})
 KINDS = ("real", "synthetic", "")  # by preference; "": a run that does not say
-NOT_THE_SETTING = frozenset({"seed", "name", "train.device"})  # params in which runs of one configuration may differ
+OBSERVED = ("device", "eval_batch_size", "gradient_statistics", "gradient_vectors", "probe_size")  # change no training
+NOT_THE_SETTING = frozenset({"seed", "name", *(f"train.{key}" for key in OBSERVED)})
 LOWER_IS_BETTER = frozenset({"loss", "mae"})
 
 
