@@ -1,6 +1,7 @@
 """What a search writes to MLflow beside its trials' runs: the parent's artifacts."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import mlflow
@@ -31,12 +32,20 @@ domains: {optim.lr: {choice: [0.01, 0.1]}}
 
 
 @pytest.fixture
-def parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The artifacts of the parent run of a search that has only begun."""
+def tracker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tracker]:
+    """That of a search that begins."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     (tmp_path / "plain.yaml").write_text(BASELINE)
     (tmp_path / "odd.yaml").write_text(SPACE.replace("BASELINE", str(tmp_path / "plain.yaml")))
-    tracker = Tracker(plan.resolve(Options(root=tmp_path, space=str(tmp_path / "odd.yaml"))), "synthetic", {})
+    about = {"shapes": {"text": [4, 6], "audio": [7, 5]}}
+    found = Tracker(plan.resolve(Options(root=tmp_path, space=str(tmp_path / "odd.yaml"))), "synthetic", about)
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def parent(tracker: Tracker) -> Path:
+    """The artifacts of the parent run of a search that has only begun."""
     tracker.close()
     client = tracker.store.client()
     experiment = client.get_experiment_by_name("odd")
@@ -69,3 +78,33 @@ def test_domains_are_stored_by_stage_and_key_as_the_space_file_has_them(parent: 
         "optim.momentum": {"kind": "quniform", "args": [0.5, 0.9, 0.1], "when": {"optim.name": ["sgd"]}},
     }
     assert domains["baseline"] == {"optim.lr": {"kind": "choice", "args": [0.01, 0.1], "when": {}}}
+
+
+def test_runs_are_shown_by_objective_modalities_and_what_is_searched(tracker: Tracker) -> None:
+    experiment = tracker.store.client().get_experiment_by_name("odd")
+    assert experiment is not None
+    view = json.loads(json.loads(experiment.tags["mlflow.sharedViewState.tune_mm_trials"])["state"])
+    keys = ["method.rho", "method.lam", "optim.name", "optim.momentum", "optim.lr"]
+    assert view["selectedColumns"][:8] == [
+        "metrics.`best/val/loss`",
+        "metrics.`best/val/loss/text`",
+        "metrics.`best/val/loss/audio`",
+        *(f"params.`{key}`" for key in keys),
+    ]
+    assert view["orderByAsc"]
+
+
+def test_the_description_says_what_the_search_is_and_then_what_came_out(tracker: Tracker) -> None:
+    store, name = tracker.store, "odd-1"
+    tracker.flush()
+    (run,) = store.client().search_runs([store.experiment("odd")])
+    begun = run.data.tags["mlflow.note.content"]
+    assert begun.startswith(
+        f"Search **{name}**: cggm on iemocap, synthetic data.\nObjective val/loss (lower is better)"
+    )
+    said = {"status": "completed", "objective": "val/loss", "stages": {"search": {"complete": 7}}, "best": {}}
+    tracker.summary(json.dumps({**said, "finals": None}), {}, "completed")
+    tracker.flush()
+    ended = store.client().get_run(run.info.run_id).data.tags["mlflow.note.content"]
+    assert ended.startswith(f"{begun}\n\nStatus: completed (search: 7 complete).")
+    assert f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}/artifacts/summary.json" in ended

@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tune_mm import config as C
 from tune_mm.config import Config
-from tune_mm.track import RunHandle, Store, Writer
+from tune_mm.track import RunHandle, Store, Writer, note, views
 from tune_mm.track.run import Status
 from tune_mm.track.tags import Stage, environment, tags_for
 from tune_mm.tune.plan import Plan
@@ -65,11 +65,16 @@ class Tracker:
             "scheduler": spec.scheduler.name,
             "method": base.method.name,
         }
+        self._heading = note.heading(plan.name, {**tags, **params, "mode": plan.space.mode})
+        tags[note.TAG] = note.text(self._heading)
         self._parent = self._writer.start(plan.name, params, tags, key="search")
         self._writer.artifact(self._parent, C.dump(base), "config.yaml")
         self._writer.artifact(self._parent, json.dumps(searched(plan), indent=1) + "\n", "space.json")
         if about:
             self._writer.artifact(self._parent, json.dumps(about, indent=1) + "\n", "data.json")
+        keys = dict.fromkeys([*plan.space.domains, *(plan.baseline.domains if plan.baseline else ())])
+        shown = views.columns(spec.objective, about.get("shapes", ()), keys)
+        views.save(self.store, self._writer.experiment_id, views.views(shown, plan.space.mode))
         self._runs: dict[tuple[Stage, int], RunHandle] = {}
 
     def start(self, stage: Stage, number: int, config: Config, facts: Mapping[str, Any]) -> None:
@@ -107,6 +112,10 @@ class Tracker:
         """The search ended (or was stopped): its summary on the parent run."""
         self._writer.artifact(self._parent, text, "summary.json")
         self._writer.log(self._parent, metrics, 0)
+        self._writer.flush()  # the links need the run's id
+        run = self._parent.run_id
+        where = note.links(self._name, self._writer.experiment_id, run) if run else ""
+        self._writer.tags(self._parent, {note.TAG: note.text(self._heading, note.outcome(json.loads(text)), where)})
         self._writer.finish(self._parent, status, reason)
 
     def flush(self) -> None:

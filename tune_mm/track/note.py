@@ -1,0 +1,96 @@
+"""The description of a search's parent run, as MLflow's page shows it (Markdown): what it is, and what came out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tune_mm.track import limits
+
+TAG = "mlflow.note.content"
+DIGITS = 4
+
+
+def heading(name: str, facts: Mapping[str, Any]) -> str:
+    """The first lines. facts: method, dataset, data_kind, objective, mode (min, max), trials, epochs, searcher,
+    scheduler."""
+    better = "higher" if facts["mode"] == "max" else "lower"
+    budget = f"{facts['trials']} trials of up to {facts['epochs']} epochs"
+    lines = [
+        f"Search **{name}**: {facts['method']} on {facts['dataset']}, {facts['data_kind']} data.",
+        f"Objective {facts['objective']} ({better} is better); {budget}; searcher {facts['searcher']}, "
+        f"scheduler {facts['scheduler']}.",
+    ]
+    if facts["data_kind"] == "synthetic":
+        lines.append("The numbers say nothing about the real data set.")
+    return "\n".join(lines)
+
+
+def outcome(summary: Mapping[str, Any]) -> str:
+    """What came out, from the content of summary.json: status, best trials, finals, gain; what it lacks is left out."""
+    parts = [_status(summary), _best(summary["best"], summary["objective"])]
+    if summary["finals"]:
+        parts += [_finals(summary["finals"]["groups"]), _gain(summary["finals"]["gain"])]
+    return "\n\n".join(filter(None, parts))
+
+
+def links(name: str, experiment_id: str, run_id: str) -> str:
+    """Where the rest is: addresses inside MLflow's pages."""
+    run = f"#/experiments/{experiment_id}/runs/{run_id}/artifacts"
+    files = ", ".join(f"[{file}]({run}/{file})" for file in ("summary.json", "config.yaml", "space.json"))
+    page = f"[reports]({run}/reports)"
+    return f"Files: {files}. `python -m tune_mm.report search {name}` puts a page with plots of the search into {page}."
+
+
+def text(*parts: str) -> str:
+    """The description of several parts, no longer than a tag may be."""
+    return limits.text("\n\n".join(filter(None, parts)), limits.TAG)
+
+
+def _status(summary: Mapping[str, Any]) -> str:
+    stages = ((stage, ", ".join(f"{n} {s}" for s, n in counts.items())) for stage, counts in summary["stages"].items())
+    told = "; ".join(f"{stage}: {counts}" for stage, counts in stages if counts)
+    return f"Status: {summary['status']} ({told})." if told else f"Status: {summary['status']}."
+
+
+def _best(best: Mapping[str, Sequence[Mapping[str, Any]]], objective: str) -> str:
+    rows = [(f"{stage} {found[0]['trial']}", _number(found[0]["value"]), _settings(found[0]["settings"]))
+            for stage, found in best.items() if found]  # fmt: skip
+    return _table(("best trial", objective, "settings"), rows)
+
+
+def _finals(groups: Sequence[Mapping[str, Any]]) -> str:
+    results = [(group, group["result"]) for group in groups if group["result"]]
+    if not results:
+        return ""
+    rows = [(group["source"].replace("/", " "), str(r["n"]), f"{_number(r['mean'])} ± {_number(r['std'])}",
+             _settings(group["settings"])) for group, r in results]  # fmt: skip
+    return _table(("finals of", "seeds", results[0][1]["metric"], "settings"), rows)
+
+
+def _gain(gain: Mapping[str, Any] | None) -> str:
+    if not gain:
+        return ""
+    said = f"Gain over the tuned baseline: **{gain['mean']:+.{DIGITS}f}** {gain['metric']}, {gain['n']} paired seeds"
+    if gain["interval95"] is None:
+        return f"{said}."
+    low, high = gain["interval95"]
+    verdict = "; zero lies within: no difference is shown" if low <= 0 <= high else ""
+    return f"{said}, 95 % interval {low:+.{DIGITS}f} to {high:+.{DIGITS}f}{verdict}."
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    if not rows:
+        return ""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _settings(values: Mapping[str, Any]) -> str:
+    """Sections (a grid's point may replace one whole) are left out."""
+    plain = {key: value for key, value in values.items() if not isinstance(value, Mapping)}
+    return " ".join(f"{key}={f'{v:.3g}' if isinstance(v, float) else v}" for key, v in plain.items())
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.{DIGITS}f}"
