@@ -106,3 +106,15 @@ def test_an_end_as_high_and_values_that_are_not_finite(reader) -> None:
     assert "largest mean 0.70 at α = 2; no interior maximum: an end of the range is as high" in shown.caption
     assert "DGL at 5: test/accuracy is not finite for seed 1" in shown.caption
     assert "n = 1 seed." in shown.caption
+
+
+def test_the_papers_values_are_drawn_in_grey_and_belong_to_its_data_set(records, reader) -> None:
+    found = draw("dgl_alpha", records, reader, choice("avdigits"))
+    (axes,) = axes_of(found)
+    paper = axes.lines[-1]
+    assert list(zip(*paper.get_data(), strict=True)) == [(1, 73.35), (2, 75.46), (3, 76.13), (4, 77.48), (5, 77.08)]
+    assert legend(axes.get_legend()) == ["DGL, paper", "DGL"]
+    assert "Grey: the paper's values, on cremad." in found.caption
+    nothing = draw("dgl_alpha", [], reader, choice())
+    assert legend(axes_of(nothing)[0].get_legend()) == ["DGL, paper"]
+    assert [t.get_text() for t in axes_of(nothing)[0].texts] == ["no runs: see the caption"]

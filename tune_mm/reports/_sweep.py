@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from matplotlib.figure import Figure as Canvas
@@ -15,7 +16,7 @@ from tune_mm.reports._canvas import GREY, MARKERS, PALETTE, Figure
 from tune_mm.reports._choose import together
 from tune_mm.reports.records import Record
 from tune_mm.reports.select import Choice, Selection, by_seed, lacking, matches, select
-from tune_mm.reports.spec import Series, SweepReport, Where
+from tune_mm.reports.spec import SweepReport, SweepSeries, Where
 
 SYMBOLS = {"method.rho": "ρ", "method.lam": "λ", "method.alpha": "α"}
 FEWEST = 3  # values of a setting that can show an interior maximum
@@ -66,12 +67,13 @@ def sweep(report: SweepReport, records: Sequence[Record], reader: object, choice
         absent.append(f"runs of {reference}, over which gains are stated")
     commands, lacking = _canvas.missing(report, choice, absent)
     counts = [len(v) for line in lines for v in line.values]
+    said += [f"Grey: the paper's values, on {report.data}"] if any(s.published for s in report.series) else []
     text = _canvas.caption(report, choice, chosen, counts, [*said, lacking])
     return Figure(_canvas.named(report, name), _draw(report, lines), text, commands)
 
 
 def _line(
-    report: SweepReport, series: Series, records: Sequence[Record], choice: Choice, chosen: dict[str, Selection]
+    report: SweepReport, series: SweepSeries, records: Sequence[Record], choice: Choice, chosen: dict[str, Selection]
 ) -> tuple[Line, list[str]]:
     """One series and what is to be said of it. Adds the runs it rests on to `chosen`."""
     where = {**report.where, **series.where}
@@ -157,17 +159,20 @@ def _draw(report: SweepReport, lines: Sequence[Line]) -> Canvas:
                 marker=marker,
                 capsize=2,
             )
+        for series, marker in zip(report.series, MARKERS, strict=False):
+            if series.published:
+                x, y = zip(*sorted(series.published.items()), strict=True)
+                axes.plot(x, y, "--", color=GREY, marker=marker, fillstyle="none", label=f"{series.label}, paper")
         if report.gain:
             axes.axhline(0, color=GREY, linestyle=":", linewidth=0.8)
         if report.log:
             axes.set_xscale("log")
         axes.set(xlabel=SYMBOLS.get(report.x, report.x), ylabel=report.label)
-        ticks = sorted({x for line in lines for x in line.settings})
+        ticks = sorted({*chain(*(line.settings for line in lines), *(s.published for s in report.series))})
         if ticks:
             axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
             axes.minorticks_off()
-        else:
-            _canvas.empty(axes, "no runs: see the caption")
-        if lines:
             axes.legend(frameon=False)
+        if not lines:
+            _canvas.empty(axes, "no runs: see the caption")
     return figure

@@ -68,6 +68,12 @@ class Series(Section):
     where: Where = Field(default_factory=dict)
 
 
+class SweepSeries(Series):
+    """One line of a sweep. published: the paper's values by value of the setting, in the unit that is shown."""
+
+    published: dict[float, float] = Field(default_factory=dict)
+
+
 class Panel(Section):
     """One panel of curves over epochs. metrics: names; `{modality}` stands for each modality of the runs."""
 
@@ -140,7 +146,7 @@ class SweepReport(Report):
     metric: Label
     scale: float = Field(1.0, gt=0)
     label: Label
-    series: tuple[Series, ...] = Field(min_length=1)
+    series: tuple[SweepSeries, ...] = Field(min_length=1)
     baseline: Where = Field(default_factory=dict)
     gain: bool = True
     log: bool = False
