@@ -149,3 +149,18 @@ def test_what_does_not_fit_is_refused_without_training():
         Run(support.config(overrides={"train.monitor": "val/accuracy/adio"}), data)
     run = Run(support.config(overrides={"train.monitor": "val/accuracy/audio"}), data)
     assert run.epoch().metrics["val/accuracy/audio"] == run.best_value
+
+
+def test_classifiers_of_a_method_are_measured_too():
+    """val/classifier_accuracy/<m> is the share of samples whose largest logit of m's classifier is the target's."""
+    run = Run(support.config("cggm"), support.dataset())
+    values = run.epoch().metrics
+    split = run.splits["val"]
+    whole = split.batch(torch.arange(len(split)))
+    run.model.eval()
+    for m in run.spec.modalities:
+        with torch.no_grad():
+            logits = run.model.get_submodule(f"aux.{m}")(run.net.encode_one(m, whole.inputs[m]))
+        right = sum(int(z.argmax()) == int(y) for z, y in zip(logits, split.target, strict=True))
+        assert values[f"val/classifier_accuracy/{m}"] == pytest.approx(right / len(split))
+    assert f"val/classifier_accuracy/{m}" not in Run(support.config("joint"), support.dataset()).epoch().metrics

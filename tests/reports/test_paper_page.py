@@ -14,7 +14,7 @@ from tune_mm.errors import ConfigError
 from tune_mm.reports.figures import Figure, sweep
 from tune_mm.reports.paper_page import paper_page
 from tune_mm.reports.select import Choice
-from tune_mm.reports.spec import Column, Row, Series, SweepReport, TableReport
+from tune_mm.reports.spec import Column, Row, SweepReport, SweepSeries, TableReport
 from tune_mm.reports.store import Reader
 from tune_mm.reports.tables import Table, build
 
@@ -58,7 +58,7 @@ def alpha(reader: Reader, title: str = "Weight of the unimodal losses", data: st
     report = SweepReport(
         title=title, paper="dgl", source="Table 4", data=data, x="method.alpha", metric="test/accuracy",
         label="accuracy", fill=("python -m tune_mm.search --space ablation_alpha --set data={data}",), gain=False,
-        series=(Series(label="DGL", where={"method": "dgl"}),), where={"space": "ablation_alpha"},
+        series=(SweepSeries(label="DGL", where={"method": "dgl"}),), where={"space": "ablation_alpha"},
     )  # fmt: skip
     return sweep(report, reader.records(), reader, Choice(data=None, since=None, run=None), "dgl_alpha")
 
@@ -80,10 +80,12 @@ def test_a_papers_page_shows_our_values_marked_beside_the_papers(reader: Reader)
 
 def test_what_a_paper_page_lacks_is_shown_with_the_command_that_makes_it(reader: Reader) -> None:
     table = truncation(reader, rows=(Row(label="G-Blending", where={"method": "cggm"}),), reference=None, where={})
-    page = Page(paper_page("dgl", [table], [alpha(reader, data="cremad")]))
+    text = paper_page("dgl", [table], [alpha(reader, data="cremad")])
+    page = Page(text)
     assert page.column("all", "all") == ["missing"]
     assert "python -m tune_mm.search --space ablation_truncation" in page.text
     assert "python -m tune_mm.search --space ablation_alpha --set data=cremad" in page.text
+    assert "No runs to draw." in page.text and "<svg" not in text  # rather than empty axes
 
 
 def test_a_papers_page_is_whole_small_and_its_contents_lead_to_its_parts(reader: Reader) -> None:

@@ -90,6 +90,9 @@ class Method:
         return {}
 
     def predict(self, net: Net, inputs: Inputs, state: Tensors) -> Tensors:
-        """Logits: `joint`, and each modality alone through the fusion under its own name."""
+        """Logits: `joint`, and each modality alone through the fusion under its own name.
+
+        Of others, such as a method's own classifiers, under `<kind>/<modality>`.
+        """
         features = net.encode(inputs)
         return {"joint": net.fuse(features), **net.unimodal(features, self.unimodal_path)}

@@ -200,7 +200,10 @@ class Run:
 
     @torch.no_grad()
     def evaluate(self, name: str, net: Net | None = None, state: Tensors | None = None) -> dict[str, float]:
-        """Metrics of every sample of a split, multimodal and per modality: `name/metric[/modality]`."""
+        """Metrics of every sample of a split, multimodal and per modality: `name/metric[/modality]`.
+
+        Of other logits that the method predicts, `<kind>/<modality>`: `name/<kind>_metric/modality`.
+        """
         self.model.eval()
         net, state, split = net or self.net, self.state if state is None else state, self.splits[name]
         parts: dict[str, list[Tensor]] = {}
@@ -209,9 +212,10 @@ class Run:
                 parts.setdefault(key, []).append(logits)
         out: Tensors = {}
         for key, logged in parts.items():
-            suffix = "" if key == "joint" else f"/{key}"
+            kind, _, modality = key.rpartition("/")
+            prefix, suffix = f"{kind}_" if kind else "", "" if key == "joint" else f"/{modality}"
             found = metrics.compute(self.spec.task, torch.cat(logged), split.target)
-            out.update({f"{name}/{metric}{suffix}": value for metric, value in found.items()})
+            out.update({f"{name}/{prefix}{metric}{suffix}": value for metric, value in found.items()})
         return _read(out)
 
     def test(self) -> dict[str, float]:

@@ -43,7 +43,7 @@ from tune_mm.config import Section
 from tune_mm.core import grads, losses, metrics
 from tune_mm.core.method import Method
 from tune_mm.core.net import Net
-from tune_mm.core.types import Batch, Clock, DataSpec, Features, Padded, Tensors, Update
+from tune_mm.core.types import Batch, Clock, DataSpec, Features, Inputs, Padded, Tensors, Update
 from tune_mm.models.classifier import Classifier
 
 STABLE = {"clamp": 2.0, "ema": 0.9, "floor": 0.01}
@@ -162,6 +162,14 @@ class CGGM(Method):
         if self.config.magnitude:
             gradients = grads.scale(gradients, {f"encoders.{m}": update.logs[f"balance/{m}"] for m in net.modalities})
         return Update(gradients, update.loss, update.logs, {"metric": measured.to(state["metric"].dtype)})
+
+    def predict(self, net: Net, inputs: Inputs, state: Tensors) -> Tensors:
+        """As any method, and the classifiers' logits under `classifier/<modality>` (Table 5)."""
+        features = net.encode(inputs)
+        out = {"joint": net.fuse(features), **net.unimodal(features, self.unimodal_path)}
+        for m, feature in features.items():
+            out[f"classifier/{m}"] = self._classifier_head(net, m, self._classifier_hidden(net, m, feature))
+        return out
 
     def classifier_gradients(self, net: Net, features: Features, target: Tensor) -> Tensors:
         hidden = {m: self._classifier_hidden(net, m, f) for m, f in features.items()}
