@@ -10,6 +10,7 @@ from optuna.trial import TrialState
 
 from tests.reports import runs
 from tests.reports.pages import RHO, make, objective, space
+from tune_mm.reports import _epochs as E
 from tune_mm.reports import _plots as P
 from tune_mm.reports import _search as S
 from tune_mm.reports._study import distribution, study
@@ -59,7 +60,7 @@ def test_curves_are_means_over_seeds_by_modality_and_loss(reader: Reader) -> Non
     search = S.load(reader, runs.ALPHAS.name)
     records = [r for r in search.finals if r.tags["source"] == "grid/0"]
     names = ["val/accuracy", "val/accuracy/visual", "grad/norm_multi/visual", "grad/norm_uni/visual"]
-    figure = P.curves("val/accuracy", {"one": [reader.curves(r, names) for r in records]})
+    figure = E.curves("val/accuracy", {"one": [reader.curves(r, names) for r in records]})
     lines = {(t.name, t.line.dash, t.yaxis): list(t.y) for t in figure.data if t.mode == "lines"}
     mean = runs.ALPHA[0].base + 0.022
     epochs = range(1, runs.EPOCHS + 1)
@@ -93,7 +94,7 @@ def test_a_domain_is_widened_to_what_was_seen() -> None:
 
 def test_averages_leave_out_what_is_not_finite() -> None:
     one, two = [(1, 1.0), (2, math.nan), (3, 0.0)], [(1, 3.0), (2, 5.0)]
-    epochs, mean, std = P.averaged([one, two])
+    epochs, mean, std = E.averaged([one, two])
     assert (epochs, list(mean)) == ([1, 2, 3], [2.0, 5.0, 0.0])
     assert list(std) == pytest.approx([math.sqrt(2), 0.0, 0.0])
-    assert P.averaged([one, two], positive=True)[0] == [1, 2]
+    assert E.averaged([one, two], positive=True)[0] == [1, 2]

@@ -11,8 +11,9 @@ from typing import Any
 from tune_mm.reports import _search as S
 from tune_mm.reports._cells import finite, soft, spread, words
 from tune_mm.reports._html import Cell, Grid, Html, plot, section, tag
-from tune_mm.reports._plots import points
+from tune_mm.reports._points import points
 from tune_mm.reports._search import Search
+from tune_mm.reports._surface import heat
 from tune_mm.reports.records import Record
 
 
@@ -91,17 +92,35 @@ def finals(search: Search, groups: Sequence[Group]) -> Html:
     unfinished = [r for r in search.finals if r.status != "completed"]
     told += f"{len(unfinished)} final runs are not completed and are left out. " if unfinished else ""
     table = Grid(heads, rows, marked, sortable=True).html()
+    if modalities:
+        told += f"Columns {', '.join(modalities)}: {search.test} of a modality alone through the fusion. "
+    return section(title, tag("p", _gain(search)), table, soft(told), *_drawn(search, groups, shown, best))
+
+
+def _drawn(search: Search, groups: Sequence[Group], shown: Sequence[str], best: Group | None) -> list[Html]:
+    """Means by setting, and over a grid of two settings as a heat map."""
+    if len(groups) < 3:
+        return []
+    settings = [g.settings for g in groups]
     lines = {n: [[found.get(n, math.nan) for found in g.test.values()] for g in groups] for n in shown}
-    lines = dict(zip(("all together", *modalities), lines.values(), strict=True))
-    drawn = plot(points([words(g.settings) for g in groups], lines, search.test)) if len(groups) > 2 else Html("")
-    return section(title, tag("p", _gain(search)), table, soft(told), drawn)
+    names = ("all together", *(n.rpartition("/")[2] for n in shown[1:]))
+    over = points(settings, dict(zip(names, lines.values(), strict=True)), search.test)
+    told = f"Mean and standard deviation of {search.test} over seeds. Data: {search.data}."
+    parts = [plot(over, told, least=600)]
+    at = next((i for i, g in enumerate(groups) if g is best), None)
+    cells = heat(settings, lines[search.test], search.test, search.mode == "min", at) if search.exhaustive else None
+    if cells is not None:
+        framed = f"Mean ± standard deviation of {search.test} over n seeds; framed: best by validation."
+        parts.append(plot(cells, f"{framed} Data: {search.data}.", least=600))
+    return parts
 
 
 def _gain(search: Search) -> str:
     stated = search.summary.get("finals")
     gain = stated.get("gain") if isinstance(stated, dict) else None
     if search.exhaustive:
-        return "Every point of the grid was run; nothing was tuned, so there is no gain to state."
+        ran = "The points of the grid are still being run" if search.open else "Every point of the grid was run"
+        return f"{ran}; nothing was tuned, so there is no gain to state."
     if not isinstance(gain, dict) or not isinstance(gain.get("mean"), (int, float)):
         return "No gain over a tuned baseline is stated" + (": the search has not ended." if search.open else ".")
     interval = gain.get("interval95")

@@ -21,7 +21,7 @@ POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inli
 CSS = """
 :root { --ink: #1d2733; --soft: #5b6875; --line: #d8dee5; --blue: #0072b2; --warn: #9a3b00; }
 * { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 1240px; padding: 24px 28px 48px; color: var(--ink); background: #fff;
+body { margin: 0 auto; max-width: 1320px; padding: 24px 28px 48px; color: var(--ink); background: #fff;
   font: 15px/1.5 system-ui, -apple-system, "Segoe UI", "Liberation Sans", sans-serif; }
 h1 { font-size: 26px; margin: 0 0 4px; overflow-wrap: anywhere; }
 h2 { font-size: 19px; margin: 36px 0 8px; padding-top: 12px; border-top: 1px solid var(--line); }
@@ -36,12 +36,17 @@ dl { display: grid; grid-template-columns: max-content 1fr max-content 1fr; gap:
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
 figure { margin: 8px 0 18px; }
 /* drawn for a printed column: larger on a screen */
-figure > svg { zoom: 1.35; max-width: 100%; height: auto; }
-.scroll { overflow-x: auto; margin: 8px 0; }
+figure svg.drawn { zoom: 1.35; max-width: 100%; height: auto; }
+a { color: var(--blue); }
+/* a shadow at an edge says that there is more beyond it */
+.scroll { overflow-x: auto; margin: 8px 0; background: linear-gradient(90deg, #fff 30%, #fff0) local,
+  linear-gradient(270deg, #fff 30%, #fff0) right local, radial-gradient(farthest-side at 0 50%, #0004, #0000),
+  radial-gradient(farthest-side at 100% 50%, #0004, #0000) right; background-repeat: no-repeat;
+  background-size: 40px 100%, 40px 100%, 12px 100%, 12px 100%; }
 table { border-collapse: collapse; font-size: 13.5px; font-variant-numeric: tabular-nums; }
 caption { text-align: left; color: var(--soft); padding: 4px 0; }
 th, td { padding: 4px 11px; border-bottom: 1px solid var(--line); text-align: left; white-space: nowrap; }
-td.wide { white-space: normal; min-width: 16em; max-width: 46em; overflow-wrap: anywhere; }
+td.wide { white-space: normal; min-width: 20em; max-width: 46em; overflow-wrap: break-word; }
 td.number, th.number { text-align: right; }
 thead th { border-bottom: 2px solid var(--ink); vertical-align: bottom; }
 th button { all: unset; cursor: pointer; } th button:focus-visible { outline: 2px solid var(--blue); }
@@ -54,7 +59,12 @@ tr.best td { font-weight: 600; background: #f1f7fb; }
 code, pre { font: 13px/1.45 ui-monospace, "Liberation Mono", monospace; background: #f4f6f8; border-radius: 4px; }
 code { padding: 1px 4px; } pre { padding: 8px 12px; overflow-x: auto; }
 u { text-decoration-thickness: 1px; text-underline-offset: 3px; }
-@media (max-width: 800px) { dl { grid-template-columns: max-content 1fr; } }
+@media (max-width: 800px) {
+  body { padding: 16px 16px 40px; }
+  dl { grid-template-columns: max-content 1fr; }
+  figure svg.drawn { zoom: 1; min-width: 560px; }
+  figcaption.beyond::before { content: "Scroll the figure sideways for the rest of it. "; }
+}
 @media print { body { max-width: none; } h2 { break-after: avoid; } figure, tr { break-inside: avoid; } }
 """
 
@@ -148,11 +158,17 @@ def _cell(cell: Cell, right: bool) -> Html:
     return tag("td", cell.text, class_=kind, data_value=None if cell.value is None else repr(cell.value))
 
 
-def plot(figure: Figure, caption: str = "") -> Html:
-    """A plotly figure; the page has plotly.js. Labels made of text from runs must have gone through `label`."""
+def plot(figure: Figure, caption: str = "", least: int = 0) -> Html:
+    """A plotly figure; the page has plotly.js. Labels made of text from runs must have gone through `label`.
+
+    least: its width in pixels at least; on a narrower screen it scrolls.
+    """
     config = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["select2d", "lasso2d"]}
     drawn = Html(figure.to_html(full_html=False, include_plotlyjs=False, config=config))
-    return tag("figure", drawn, *([tag("figcaption", caption)] if caption else []))
+    if least:
+        drawn = tag("div", tag("div", drawn, style=f"min-width: {least}px"), class_="scroll")
+    below = [tag("figcaption", caption, class_="beyond" if least else None)] if caption else []
+    return tag("figure", drawn, *below)
 
 
 def label(text: str) -> str:
@@ -166,7 +182,7 @@ def drawing(canvas: Canvas) -> Html:
     with mpl.rc_context({"svg.fonttype": "path", "svg.hashsalt": "tune_mm"}):
         canvas.savefig(out, format="svg", metadata={"Date": None})
     text = out.getvalue()
-    return Html(text[text.index("<svg") :])
+    return Html(text[text.index("<svg") :].replace("<svg", '<svg class="drawn"', 1))
 
 
 def page(title: str, *body: str, interactive: bool = False) -> str:

@@ -1,4 +1,4 @@
-"""Plotly figures of one search: Optuna's own where it has one, and those of epochs and modalities.
+"""Plotly figures of the trials of one search: Optuna's own where it has one.
 
 Optuna draws completed trials only; pruned ones are added as crosses, at the best value that they reached.
 """
@@ -6,7 +6,7 @@ Optuna draws completed trials only; pruned ones are added as crosses, at the bes
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,19 +21,15 @@ from plotly.subplots import make_subplots
 from tune_mm.reports._html import label
 from tune_mm.reports._search import Search, Trial
 from tune_mm.reports._study import study
-from tune_mm.reports.records import Curve
 
 BLUE, ORANGE, GREEN, PINK, YELLOW, SKY, BLACK, GREY = (
     "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8a949e",
 )  # fmt: skip
-MODALITY = (BLUE, ORANGE, GREEN, PINK, YELLOW, SKY)
 STATUS = {"completed": BLUE, "pruned": ORANGE, "failed": BLACK, "stopped": PINK, "running": GREEN}
 LEGEND = {"orientation": "h", "y": 1.02, "yanchor": "bottom"}  # above the plot
 PER_ROW = 4  # slices beside each other
 FEWEST = 5  # completed trials for importances
 FEW = 20  # below that importances are a hint at best
-
-Curves = Mapping[str, Curve]
 
 
 def dressed(figure: go.Figure, height: int, **layout: Any) -> go.Figure:
@@ -61,7 +57,8 @@ def history(search: Search) -> go.Figure:
             trace.name = f"{'best so far' if best else 'completed'}, {name}"
             trace.marker.color = trace.line.color = color
         _crosses(figure, pruned(search, stage), f"pruned, {name}", color)
-    figure.update_xaxes(title="trial", dtick=1 if len(search.trials.get("search", ())) <= 25 else None)
+    last = max((t.number for trials in search.trials.values() for t in trials), default=0)
+    figure.update_xaxes(title="trial", dtick=1 if last < 25 else None, range=[-0.5, last + 0.5])
     figure.update_yaxes(title=label(search.objective))
     return dressed(figure, 430, legend=LEGEND, margin={"l": 70, "r": 30, "t": 75, "b": 60})
 
@@ -119,13 +116,13 @@ def slices(search: Search, one: Study) -> Iterator[go.Figure]:
             if shown:
                 figure.add_scatter(x=x, y=y, mode="markers", marker=marker, text=text, showlegend=False,
                                    xaxis=f"x{at}", yaxis=f"y{at}")  # fmt: skip
-            _ticks(figure.layout[f"xaxis{at}"], [t.params[key] for t in (*done, *shown) if key in t.params])
+            ticks(figure.layout[f"xaxis{at}"], [t.params[key] for t in (*done, *shown) if key in t.params])
         if len(done) == 1:  # a scale of trial numbers is of no use then
             figure.update_traces(marker_showscale=False)
         yield dressed(figure, 360, width=None)
 
 
-def _ticks(axis: Any, values: Sequence[Any]) -> None:
+def ticks(axis: Any, values: Sequence[Any]) -> None:
     """Readable ticks: categories without quotes; a log axis names its decades, or a few numbers where it has no two."""
     if axis.type == "category":
         texts = list(axis.categoryarray or ())
@@ -143,18 +140,23 @@ def one_of_few(one: Study, key: str) -> bool:
     return bool(found) and hasattr(found[0], "choices")
 
 
-def importances(search: Search, one: Study) -> go.Figure | str:
-    """Optuna's importances, or why there are none."""
+def weights(one: Study) -> dict[str, float] | str:
+    """Optuna's importances by setting, or why there are none."""
     done = [t for t in one.trials if t.state is TrialState.COMPLETE]
     values = {t.value for t in done}
     if len(done) < FEWEST:
         return f"{len(done)} completed trials are too few for importances (at least {FEWEST})."
     if len(values) < 2:
         return "All completed trials have the same objective: nothing matters, or nothing was measured."
-    found = get_param_importances(one)
+    return get_param_importances(one) or "No setting differs between the completed trials."
+
+
+def importances(search: Search, one: Study) -> go.Figure | str:
+    """A bar for each of the importances, or why there are none."""
+    found = weights(one)
+    if isinstance(found, str):
+        return found
     keys = sorted(found, key=lambda k: found[k])
-    if not keys:
-        return "No setting differs between the completed trials."
     text = [f"{found[k]:.2f}" for k in keys]
     bars = go.Bar(x=[found[k] for k in keys], y=keys, orientation="h", text=text, marker_color=BLUE, cliponaxis=False)
     figure = go.Figure(bars)
@@ -188,104 +190,3 @@ def lives(search: Search) -> go.Figure:
     figure.update_xaxes(title="epoch", dtick=1 if longest <= 10 else None, row=1, col=2)
     figure.update_yaxes(title=f"best {label(search.objective)} so far", row=1, col=2)
     return dressed(figure, 380, legend=LEGEND, barmode="overlay", showlegend=True)
-
-
-# ---- curves
-
-
-def modalities(names: Sequence[str], objective: str) -> list[str]:
-    """The modalities that a run's metrics tell apart: of the objective, and of gradient norms."""
-    heads = (f"{objective}/", "grad/norm_multi/", "grad/norm_uni/")
-    return sorted({n.removeprefix(h) for n in names for h in heads if n.startswith(h)})
-
-
-def curves(objective: str, rows: Mapping[str, Sequence[Curves]]) -> go.Figure:
-    """One row per group of runs, mean and standard deviation over them: the objective of each modality and of all
-    together; the gradient that the multimodal loss (solid) and the unimodal losses (dashed) send to each encoder."""
-    names = [n for runs in rows.values() for run in runs for n in run]
-    found = modalities(names, objective)
-    gradients = any(n.startswith("grad/norm_") for n in names)
-    height, top = 270, 60
-    figure = make_subplots(
-        len(rows), 2 if gradients else 1, horizontal_spacing=0.08, vertical_spacing=min(0.3, 75 / (height * len(rows)))
-    )
-    shown: set[str] = set()
-    for at, (title, runs) in enumerate(rows.items(), start=1):
-        lines = [(objective, "all together", BLACK, "solid", 1)]
-        for modality, color in zip(found, MODALITY * len(found), strict=False):
-            lines.append((f"{objective}/{modality}", modality, color, "solid", 1))
-            lines.append((f"grad/norm_multi/{modality}", modality, color, "solid", 2))
-            lines.append((f"grad/norm_uni/{modality}", modality, color, "dash", 2))
-        for metric, name, color, dash, column in lines:
-            values = averaged([run.get(metric, ()) for run in runs], positive=column == 2)
-            if values[0]:
-                line = {"color": color, "dash": dash}
-                _line(figure, (at, column), values, label(name), line, name not in shown)
-                shown.add(name)
-        domain = next(figure.select_yaxes(row=at, col=1)).domain
-        figure.add_annotation(text=label(title), x=0, y=domain[1], xref="paper", yref="paper", xanchor="left",
-                              yanchor="bottom", yshift=4, showarrow=False, font={"size": 14})  # fmt: skip
-        figure.update_yaxes(title=label(objective), row=at, col=1)
-        if gradients:
-            figure.update_yaxes(title="gradient norm", type="log", exponentformat="power", row=at, col=2)
-            norms = [v for r in runs for n, c in r.items() if n.startswith("grad/") for _, v in c if 0 < v < math.inf]
-            _ticks(next(figure.select_yaxes(row=at, col=2)), norms or [1.0])
-    longest = max((e for runs in rows.values() for r in runs for c in r.values() for e, _ in c), default=1)
-    figure.update_xaxes(dtick=1 if longest <= 10 else None)
-    figure.update_xaxes(title="epoch", row=len(rows))
-    whole = height * len(rows) + top + 60
-    legend = {"orientation": "h", "x": 0, "y": 1 + 30 / (whole - top - 60), "yanchor": "bottom"}
-    return dressed(figure, whole, legend=legend, margin={"l": 70, "r": 30, "t": top, "b": 60})
-
-
-def points(labels: Sequence[str], values: Mapping[str, Sequence[Sequence[float]]], title: str) -> go.Figure:
-    """Mean and standard deviation by setting. values: by line, one list of runs for each of `labels`."""
-    figure = go.Figure()
-    for (name, groups), color in zip(values.items(), (BLACK, *MODALITY) * len(values), strict=False):
-        kept = [[v for v in group if math.isfinite(v)] for group in groups]
-        mean = [float(np.mean(k)) if k else None for k in kept]
-        std = [float(np.std(k, ddof=1)) if len(k) > 1 else 0.0 for k in kept]
-        bars, line = {"array": std, "thickness": 1.2}, {"color": color, "width": 1.2}
-        figure.add_scatter(x=[label(t) for t in labels], y=mean, error_y=bars, line=line, marker={"size": 8},
-                           mode="lines+markers", name=label(name))  # fmt: skip
-    figure.update_yaxes(title=label(title))
-    figure.update_xaxes(type="category", automargin=True)
-    return dressed(figure, 380, legend=LEGEND)
-
-
-def averaged(runs: Sequence[Curve], positive: bool = False) -> tuple[list[int], np.ndarray, np.ndarray]:
-    """Epochs, mean and sample standard deviation (0 for one run) over the runs that have a finite value there.
-
-    positive: only of values above zero, which a log axis can show.
-    """
-    by_epoch: dict[int, list[float]] = {}
-    for curve in runs:
-        for epoch, value in curve:
-            if math.isfinite(value) and (value > 0 or not positive):
-                by_epoch.setdefault(epoch, []).append(value)
-    epochs = sorted(by_epoch)
-    mean = np.array([np.mean(by_epoch[e]) for e in epochs])
-    std = np.array([np.std(by_epoch[e], ddof=1) if len(by_epoch[e]) > 1 else 0.0 for e in epochs])
-    return epochs, mean, std
-
-
-def _line(
-    figure: go.Figure,
-    place: tuple[int, int],
-    values: tuple[list[int], np.ndarray, np.ndarray],
-    name: str,
-    line: dict[str, Any],
-    first: bool,
-) -> None:
-    """A mean with its band. The band of a log axis stays above zero."""
-    (row, col), (epochs, mean, std) = place, values
-    mode = "lines" if len(epochs) > 1 else "markers"
-    marker = {"color": line["color"]}
-    figure.add_scatter(x=epochs, y=mean, mode=mode, line={**line, "width": 2}, marker=marker, name=name, row=row,
-                       col=col, legendgroup=name, showlegend=first)  # fmt: skip
-    if std.any():
-        low = np.maximum(mean - std, mean / 10) if col == 2 else mean - std
-        edge = np.concatenate([mean + std, low[::-1]])
-        color = f"rgba{(*(int(line['color'][i : i + 2], 16) for i in (1, 3, 5)), 0.16)}"
-        figure.add_scatter(x=[*epochs, *epochs[::-1]], y=edge, fill="toself", mode="none", fillcolor=color, row=row,
-                           col=col, hoverinfo="skip", legendgroup=name, showlegend=False)  # fmt: skip

@@ -88,6 +88,12 @@ class Search:
         return self.parent is None or self.parent.status != "completed"
 
     @property
+    def data(self) -> str:
+        """The data set, and whether it is the real one; for captions."""
+        tags = (self.parent or self.runs[0]).tags
+        return f"{tags.get('dataset', 'of unknown name')}, {tags.get('data_kind', 'of unknown kind')}"
+
+    @property
     def test(self) -> str:
         """The test metric that belongs to the objective."""
         return "test/" + self.objective.removeprefix("val/")

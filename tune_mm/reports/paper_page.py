@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from tune_mm.errors import ConfigError, nearest
 from tune_mm.reports._canvas import PAPERS, Figure, styled
@@ -86,10 +87,17 @@ def _cell(cell: Cell, head: Head, several: bool) -> Html:
 
 
 def _figure(figure: Figure) -> Html:
-    with styled():
-        drawn = drawing(figure.figure)
     missing = [_folded("What is missing, and what makes it", [_commands(figure.missing)])] if figure.missing else []
-    return join(tag("figure", drawn, tag("figcaption", figure.caption)), *missing)
+    if not any(map(_has_data, figure.figure.axes)):
+        return join(tag("p", "No runs to draw."), tag("p", figure.caption, class_="soft"), *missing)
+    with styled():
+        drawn = tag("div", drawing(figure.figure), class_="scroll")
+    return join(tag("figure", drawn, tag("figcaption", figure.caption, class_="beyond")), *missing)
+
+
+def _has_data(axes: Any) -> bool:
+    """Whether runs are drawn in it; a line across the axes at a level is none."""
+    return bool(axes.collections) or any(line.get_transform() == axes.transData for line in axes.lines)
 
 
 def _title(figure: Figure) -> str:

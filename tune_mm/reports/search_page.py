@@ -10,14 +10,19 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 
+from optuna.study import Study
+from plotly.graph_objects import Figure
+
+from tune_mm.reports import _epochs as E
 from tune_mm.reports import _plots as P
 from tune_mm.reports import _search as S
+from tune_mm.reports import _surface as C
 from tune_mm.reports._cells import duration, figure, finite, headings, setting, soft, tally
 from tune_mm.reports._finals import Group, final_groups, finals
 from tune_mm.reports._html import Cell, Grid, Html, facts, page, plot, section, tag
 from tune_mm.reports._search import Search
 from tune_mm.reports._study import study
-from tune_mm.reports.records import Record
+from tune_mm.reports.records import Curve, Record
 from tune_mm.reports.store import Reader
 
 ROWS = 8  # groups of final runs whose curves are drawn
@@ -32,7 +37,7 @@ def search_page(reader: Reader, search: str) -> str:
         f"{found.name} · tune_mm",
         *_header(found, reader.shown),
         finals(found, groups),
-        *_tuning(found),
+        *_tuning(reader, found),
         _curves(reader, found, groups),
         _trials(found),
         interactive=True,
@@ -76,7 +81,7 @@ def _facts(search: Search, first: Record, store: str) -> Html:
             ("data", ", ".join(filter(None, [tags.get("dataset", ""), sizes]))),
             ("searcher", tags.get("searcher", "")),
             ("scheduler", first.params.get("scheduler", "")),
-            ("trials planned", first.params.get("trials", "")),
+            ("trials planned", "" if search.exhaustive else first.params.get("trials", "")),
             ("epochs", first.params.get("epochs", "")),
             ("started", first.started.strftime("%Y-%m-%d %H:%M:%S %Z")),
             ("took", duration(seconds) if isinstance(seconds, (int, float)) else ""),
@@ -92,34 +97,84 @@ def _facts(search: Search, first: Record, store: str) -> Html:
 # ---- tuning
 
 
-def _tuning(search: Search) -> list[Html]:
+def _tuning(reader: Reader, search: Search) -> list[Html]:
     if not search.trials.get("search"):
-        why = "every point of the grid went into the final runs" if search.exhaustive else "no trial has started"
+        why = "every point of the grid goes into the final runs" if search.exhaustive else "no trial has started"
         return [section("Trials", tag("p", f"Nothing was tuned: {why}."))]
     one = study(search)
     done = [t for t in search.trials["search"] if t.record.status == "completed" and t.value is not None]
-    crosses = " Crosses: trials that were pruned, at the best value that they reached."
-    parts = [section("History", plot(P.history(search), "Dots: completed trials; line: the best so far." + crosses))]
-    parts.append(section("Early stopping", plot(P.lives(search), _stopping(search))))
+    dots = "Dots: completed trials at their best; line: the best so far." + _crosses(search)
+    parts = [section("History", _plot(search, P.history(search), dots))]
+    parts.append(section("Early stopping", _plot(search, P.lives(search), _stopping(search), least=760)))
+    changed = E.changed(search)
+    if changed:
+        parts.append(section("Settings over time", _schedules(reader, search)))
     if not done:
         return [*parts, section("Settings", tag("p", "No trial has completed with a finite objective yet."))]
-    named = "Completed trials, coloured by the objective; point at a line to read it."
-    parts.append(section("Parallel coordinates", plot(P.parallel(search, one), named)))
-    parts.append(
-        section("Slices", *map(plot, P.slices(search, one)), soft("Dots: completed trials by number." + crosses))
-    )
+    named = "Completed trials, coloured by the objective; point at a line to read it." + _last(changed)
+    parts.append(section("Parallel coordinates", _plot(search, P.parallel(search, one), named, least=900)))
+    words = "Dots: completed trials, darker the later they came." + _crosses(search) + _last(changed)
+    figures = list(P.slices(search, one))
+    slices = [_plot(search, f, words if f is figures[-1] else "", least=860) for f in figures]
+    parts.append(section("Slices", *slices))
+    parts += _contour(search, one, _last(changed))
     weights = P.importances(search, one)
     if isinstance(weights, str):
         return [*parts, section("Importances", tag("p", weights))]
     told = f"Optuna's default importances (PED-ANOVA) over {len(done)} completed trials"
     told += ": a hint, no more, from so few." if len(done) < P.FEW else "."
-    return [*parts, section("Importances", plot(weights, told))]
+    return [*parts, section("Importances", _plot(search, weights, told + _last(changed)))]
+
+
+def _plot(search: Search, figure: Figure, caption: str, least: int = 0) -> Html:
+    """A figure whose caption ends with the data."""
+    return plot(figure, f"{caption} Data: {search.data}." if caption else "", least)
+
+
+def _crosses(search: Search) -> str:
+    any_pruned = any(P.pruned(search, stage) for stage in search.trials)
+    return " Crosses: trials that were pruned, at the best value that they reached." if any_pruned else ""
+
+
+def _last(changed: Sequence[str]) -> str:
+    """What settings mean where population-based training changed them."""
+    if not changed:
+        return ""
+    words = " Settings changed during training; shown are those that a trial ended with,"
+    return f"{words} which need not be those of its best epoch."
+
+
+def _schedules(reader: Reader, search: Search) -> Html:
+    """The settings that population-based training changed, by epoch."""
+    names = [E.CHANGED + key for key in E.changed(search)]
+    found = [(t, reader.curves(t.record, names)) for t in search.trials["search"]]
+    told = "Population-based training: what each trial was trained with, epoch by epoch; one line per trial, coloured "
+    told += "by its best objective, the best trial thick. A poor trial goes on from a better one's weights, with that "
+    told += "one's settings or with changed ones."
+    rest = [k for k in search.domains["search"] if k not in E.changed(search)]
+    if rest:
+        told += f" Not kept by epoch, and shown as drawn at the start everywhere: {', '.join(rest)}."
+    return _plot(search, E.schedules(search, found), told, least=900)
+
+
+def _contour(search: Search, one: Study, last: str) -> list[Html]:
+    """The objective over the two settings that matter most; nothing where there are no two numbers."""
+    keys = C.pair(search, one)
+    if keys is None:
+        return []
+    title = f"Contour of {keys[0]} and {keys[1]}"
+    figure = C.contour(search, keys)
+    if isinstance(figure, str):
+        return [section(title, tag("p", figure))]
+    return [section(title, _plot(search, figure, C.told(search).strip() + last))]
 
 
 def _stopping(search: Search) -> str:
     trials = search.trials["search"]
     spent, full = sum(t.epochs for t in trials), max((t.epochs for t in trials), default=0) * len(trials)
-    told = "Left: how long each trial lived. Right: its best so far, which decides; thick: the best trial."
+    told = "Left: how long each trial lived. Right: its best so far; thick: the best trial."
+    if E.changed(search):
+        told += " Population-based training stops none: a poor one goes on from a better one's weights."
     return f"{told} {spent} epochs were trained, of {full} if every trial had lived as long as the longest."
 
 
@@ -148,9 +203,9 @@ def _trials(search: Search) -> Html:
         for stage, t in trials
     ]
     marked = frozenset(i for i, (_, t) in enumerate(trials) if t is best)
-    hint = "Click a heading to sort. Population-based training changes settings on the way: the last ones are shown."
-    if not any(k.startswith("hp/") for _, t in trials for k in t.record.metrics):
-        hint = hint.partition(" Population")[0]
+    hint = f"{search.objective} is the best of the epochs that a trial lived"
+    hint += f"; {', '.join(modalities)}: of a modality alone at that epoch" if modalities else ""
+    hint += f". Click a heading to sort.{_last(E.changed(search))}"
     return section("All trials", soft(hint), Grid(heads, rows, marked, sortable=True).html())
 
 
@@ -168,7 +223,10 @@ def _curves(reader: Reader, search: Search, groups: Sequence[Group]) -> Html:
     if chosen:
         rows = {g.title: [r for r in search.finals if r.tags.get("source") == g.source] for g in chosen}
         more = f" The best {len(chosen)} of {len(groups)} by validation." if len(chosen) < len(groups) else ""
-        told = f"Mean and standard deviation over seeds.{more}"
+        several = "Mean and standard deviation over seeds"
+        running = any(r.status == "running" for r in search.finals)
+        several += ", over fewer of them at the epochs that not all runs have come to." if running else "."
+        told = several + more
         parts += [tag("h3", "Final runs"), _figure(reader, search, rows, told)]
     return section("Modalities", *(parts or [tag("p", "No run has metrics yet.")]))
 
@@ -183,12 +241,15 @@ def _drawn(search: Search, groups: Sequence[Group]) -> list[Group]:
 
 def _figure(reader: Reader, search: Search, rows: Mapping[str, Sequence[Record]], told: str = "") -> Html:
     heads = (f"{search.objective}/", *FAMILIES)
-    found = {}
+    found: dict[str, list[dict[str, Curve]]] = {}
     for name, runs in rows.items():
         wanted = sorted({k for r in runs for k in r.metrics if k == search.objective or k.startswith(heads)})
-        found[name] = [reader.curves(r, wanted) for r in runs]
-    if not any(curve for runs in found.values() for one in runs for curve in one.values()):
+        read = [reader.curves(r, wanted) for r in runs]
+        found |= {name: read} if any(read) else {}  # a run that has just begun has none
+    if not found:
         return tag("p", "These runs have no curves.")
-    gradients = "Gradient norms: solid, what the multimodal loss sends to an encoder; dashed, the unimodal losses."
-    zeros = "Zeros are left out of log axes."
-    return plot(P.curves(search.objective, found), f"{told} {gradients} {zeros}".strip())
+    gradients = "Gradient norms: solid, what the multimodal loss sends to an encoder; dashed, the unimodal losses. "
+    gradients += "Zeros are left out of log axes."
+    shown = any(name.startswith(FAMILIES) for runs in found.values() for one in runs for name in one)
+    figure = E.curves(search.objective, found)
+    return _plot(search, figure, f"{told} {gradients if shown else ''}".strip(), least=860)
