@@ -45,20 +45,20 @@ def test_the_heading_says_what_is_searched_and_which_way_is_better() -> None:
 
 
 def test_synthetic_data_are_said_to_prove_nothing() -> None:
-    said = "The numbers say nothing about the real data set."
-    assert note.heading("first", {**FACTS, "data_kind": "synthetic"}).endswith(said)
-    assert said not in note.heading("first", FACTS)
+    said = "synthetic data: the numbers say nothing about the real data set."
+    assert said in note.heading("first", {**FACTS, "data_kind": "synthetic"})
+    assert "nothing" not in note.heading("first", FACTS)
 
 
-def test_the_outcome_has_status_best_trial_finals_and_gain() -> None:
+def test_the_outcome_has_gain_status_finals_and_best_trial() -> None:
     parts = note.outcome(summary()).split("\n\n")
     assert parts == [
+        "Gain over the tuned baseline: **+0.0200** test/loss, 3 paired seeds, 95 % interval +0.0100 to +0.0300.",
         "Status: completed (search: 12 complete, 8 pruned).",
-        "| best trial | val/loss | settings |\n| --- | --- | --- |\n"
-        "| search 7 | 0.1250 | method.rho=1.23 optim.name=adam |",
         "| finals of | seeds | test/loss | settings |\n| --- | --- | --- | --- |\n"
         "| search 7 | 3 | 0.5000 ± 0.2500 | method.rho=1.23 optim.name=adam |",
-        "Gain over the tuned baseline: **+0.0200** test/loss, 3 paired seeds, 95 % interval +0.0100 to +0.0300.",
+        "| best trial | val/loss | settings |\n| --- | --- | --- |\n"
+        "| search 7 | 0.1250 | method.rho=1.23 optim.name=adam |",
     ]
 
 
@@ -76,7 +76,7 @@ def test_a_search_that_was_stopped_early_says_what_it_has() -> None:
 def test_one_seed_has_no_interval() -> None:
     found = summary()
     found["finals"]["gain"] |= {"n": 1, "interval95": None}
-    assert note.outcome(found).endswith("**+0.0200** test/loss, 1 paired seeds.")
+    assert note.outcome(found).startswith("Gain over the tuned baseline: **+0.0200** test/loss, one seed, no interval.")
 
 
 def test_links_lead_to_the_artifacts_of_the_run() -> None:

@@ -24,14 +24,14 @@ def saved(store: Store, experiment: str) -> dict[str, dict[str, Any]]:
     return {envelope["name"]: envelope for envelope in envelopes}
 
 
-def test_columns_are_objective_by_modality_then_the_methods_params_then_tags() -> None:
+def test_columns_are_objective_params_of_the_method_first_status_modalities_and_other_tags() -> None:
     assert COLUMNS == [
         "metrics.`best/val/loss`",
-        "metrics.`best/val/loss/audio`",
-        "metrics.`best/val/loss/text`",
         "params.`method.rho`",
         "params.`optim.lr`",
         "tags.`status`",
+        "metrics.`best/val/loss/audio`",
+        "metrics.`best/val/loss/text`",
         "tags.`seed`",
         "tags.`data_kind`",
         "tags.`search`",
@@ -47,7 +47,7 @@ def test_the_best_trial_is_on_top(mode: str, ascending: bool) -> None:
 def test_only_long_names_get_a_width_of_their_own() -> None:
     widths = views.views(COLUMNS, "min")["searches"]["columnWidths"]
     assert "tags.`seed`" not in widths
-    assert widths["metrics.`best/val/loss/audio`"] == views.PIXELS * len("best/val/loss/audio") + 30
+    assert widths["metrics.`best/val/loss/audio`"] == views.PIXELS * len("best/val/loss/audio") + views.MARGIN
 
 
 def test_views_are_kept_as_tags_that_hold_their_state_as_text(store: Store) -> None:

@@ -85,11 +85,12 @@ def test_runs_are_shown_by_objective_modalities_and_what_is_searched(tracker: Tr
     assert experiment is not None
     view = json.loads(json.loads(experiment.tags["mlflow.sharedViewState.tune_mm_trials"])["state"])
     keys = ["method.rho", "method.lam", "optim.name", "optim.momentum", "optim.lr"]
-    assert view["selectedColumns"][:8] == [
+    assert view["selectedColumns"][:9] == [
         "metrics.`best/val/loss`",
+        *(f"params.`{key}`" for key in keys),
+        "tags.`status`",
         "metrics.`best/val/loss/text`",
         "metrics.`best/val/loss/audio`",
-        *(f"params.`{key}`" for key in keys),
     ]
     assert view["orderByAsc"]
 
@@ -99,9 +100,7 @@ def test_the_description_says_what_the_search_is_and_then_what_came_out(tracker:
     tracker.flush()
     (run,) = store.client().search_runs([store.experiment("odd")])
     begun = run.data.tags["mlflow.note.content"]
-    assert begun.startswith(
-        f"Search **{name}**: cggm on iemocap, synthetic data.\nObjective val/loss (lower is better)"
-    )
+    assert begun.startswith(f"Search **{name}**: cggm on iemocap, synthetic data: the numbers say nothing")
     said = {"status": "completed", "objective": "val/loss", "stages": {"search": {"complete": 7}}, "best": {}}
     tracker.summary(json.dumps({**said, "finals": None}), {}, "completed")
     tracker.flush()

@@ -15,22 +15,27 @@ def heading(name: str, facts: Mapping[str, Any]) -> str:
     """The first lines. facts: method, dataset, data_kind, objective, mode (min, max), trials, epochs, searcher,
     scheduler."""
     better = "higher" if facts["mode"] == "max" else "lower"
-    budget = f"{facts['trials']} trials of up to {facts['epochs']} epochs"
-    lines = [
-        f"Search **{name}**: {facts['method']} on {facts['dataset']}, {facts['data_kind']} data.",
-        f"Objective {facts['objective']} ({better} is better); {budget}; searcher {facts['searcher']}, "
-        f"scheduler {facts['scheduler']}.",
-    ]
+    data = f"{facts['data_kind']} data"
     if facts["data_kind"] == "synthetic":
-        lines.append("The numbers say nothing about the real data set.")
-    return "\n".join(lines)
+        data += ": the numbers say nothing about the real data set"
+    budget = f"{facts['trials']} trials of up to {facts['epochs']} epochs"
+    return (
+        f"Search **{name}**: {facts['method']} on {facts['dataset']}, {data}.\n"
+        f"Objective {facts['objective']} ({better} is better); {budget}; searcher {facts['searcher']}, "
+        f"scheduler {facts['scheduler']}."
+    )
 
 
 def outcome(summary: Mapping[str, Any]) -> str:
-    """What came out, from the content of summary.json: status, best trials, finals, gain; what it lacks is left out."""
-    parts = [_status(summary), _best(summary["best"], summary["objective"])]
-    if summary["finals"]:
-        parts += [_finals(summary["finals"]["groups"]), _gain(summary["finals"]["gain"])]
+    """What came out, from the content of summary.json: gain, status, finals, best trials; what it lacks is left out.
+
+    The gain comes first: MLflow shows four lines until it is asked for more.
+    """
+    finals = summary["finals"] or {"gain": None, "groups": []}
+    parts = (
+        _gain(finals["gain"]), _status(summary), _finals(finals["groups"]),
+        _best(summary["best"], summary["objective"]),
+    )  # fmt: skip
     return "\n\n".join(filter(None, parts))
 
 
@@ -71,12 +76,12 @@ def _finals(groups: Sequence[Mapping[str, Any]]) -> str:
 def _gain(gain: Mapping[str, Any] | None) -> str:
     if not gain:
         return ""
-    said = f"Gain over the tuned baseline: **{gain['mean']:+.{DIGITS}f}** {gain['metric']}, {gain['n']} paired seeds"
+    said = f"Gain over the tuned baseline: **{gain['mean']:+.{DIGITS}f}** {gain['metric']}"
     if gain["interval95"] is None:
-        return f"{said}."
+        return f"{said}, one seed, no interval."
     low, high = gain["interval95"]
     verdict = "; zero lies within: no difference is shown" if low <= 0 <= high else ""
-    return f"{said}, 95 % interval {low:+.{DIGITS}f} to {high:+.{DIGITS}f}{verdict}."
+    return f"{said}, {gain['n']} paired seeds, 95 % interval {low:+.{DIGITS}f} to {high:+.{DIGITS}f}{verdict}."
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
