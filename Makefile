@@ -2,6 +2,7 @@
 # make test   lint, then the test suite (no slow and no GPU tests)
 # make lint   ruff and mypy
 # make clean  remove what the tools wrote (keeps .venv and mlruns)
+# make screenshots   docs/images, with chromium: MLflow with a search made for it, or the latest of STORE=sqlite:///...
 #
 # Each makes .venv by itself: nothing but python3 (3.11 or later), make and git is needed.
 
@@ -22,7 +23,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 DEMO_FLAGS := --space cggm_iemocap --trials 8 --epochs 6 --concurrency 2
 TEST_FLAGS :=
 
-.PHONY: demo test lint format clean
+.PHONY: demo test lint format clean screenshots
 .DEFAULT_GOAL := test
 
 $(STAMP): pyproject.toml setup.py constraints.txt
@@ -47,6 +48,10 @@ test: lint
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+screenshots: $(STAMP)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[screenshots]'
+	$(BIN)/python -m docs.screenshots $(if $(STORE),--store '$(STORE)')
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
