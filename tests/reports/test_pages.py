@@ -85,7 +85,7 @@ def test_a_search_that_goes_on_shows_every_trial_and_says_that_it_has_not_ended(
     values = [float(v) for v in page.column("val/accuracy", "status")]
     assert values == pytest.approx([objective(i) for i in range(8)], abs=5e-5)
     assert [float(v) for v in page.column("alpha", "status")] == [t[0] for t in runs.TRIALS]
-    assert "1 final runs are not completed and are left out" in page.text
+    assert "1 final run is not completed and left out" in page.text
     assert page.column("runs", "settings") == ["1"]
     assert "3 completed trials are too few for importances" in page.text
     assert f"{sum(t[2] for t in runs.TRIALS)} epochs were trained, of {8 * runs.EPOCHS}" in page.text

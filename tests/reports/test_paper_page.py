@@ -53,12 +53,15 @@ def truncation(reader: Reader, **changes: Any) -> Table:
     return build(report, reader.records(), Choice(data=None, since=None, run=runs.NEWER.name), "dgl_table3")
 
 
-def alpha(reader: Reader, title: str = "Weight of the unimodal losses", data: str = "avdigits") -> Figure:
+def alpha(
+    reader: Reader, title: str = "Weight of the unimodal losses", data: str = "avdigits", gain: bool = False
+) -> Figure:
     """DGL's Table 4 as a curve, on the runs of ALPHAS."""
     report = SweepReport(
         title=title, paper="dgl", source="Table 4", data=data, x="method.alpha", metric="test/accuracy",
-        label="accuracy", fill=("python -m tune_mm.search --space ablation_alpha --set data={data}",), gain=False,
+        label="accuracy", fill=("python -m tune_mm.search --space ablation_alpha --set data={data}",), gain=gain,
         series=(SweepSeries(label="DGL", where={"method": "dgl"}),), where={"space": "ablation_alpha"},
+        baseline={"method": "joint"},
     )  # fmt: skip
     return sweep(report, reader.records(), reader, Choice(data=None, since=None, run=None), "dgl_alpha")
 
@@ -85,6 +88,8 @@ def test_what_a_paper_page_lacks_is_shown_with_the_command_that_makes_it(reader:
     assert page.column("all", "all") == ["missing"]
     assert "python -m tune_mm.search --space ablation_truncation" in page.text
     assert "python -m tune_mm.search --space ablation_alpha --set data=cremad" in page.text
+    gain = alpha(reader, data="cremad", gain=True)  # whose line at 0 is there without runs
+    assert "<svg" not in paper_page("dgl", [], [gain])
     assert "No runs to draw." in page.text and "<svg" not in text  # rather than empty axes
 
 

@@ -66,9 +66,11 @@ def test_a_surface_has_no_colour_axis_in_common_with_the_dots(tmp_path: Path) ->
 
 def test_trials_on_a_line_are_dots_without_a_surface(tmp_path: Path) -> None:
     places = [(1 + 0.1 * i, 0.01 * 2**i) for i in range(5)]  # lam's logarithm is linear in rho
-    figure = C.contour(searched(tmp_path, [trial(*p) for p in places]), ("method.rho", "method.lam"))
+    search = searched(tmp_path, [trial(*p) for p in places])
+    figure = C.contour(search, ("method.rho", "method.lam"))
     assert not isinstance(figure, str)
     assert [t.type for t in figure.data] == ["scatter"]
+    assert "without a surface" in C.told(search, figure)
 
 
 def test_too_few_or_equal_trials_are_said(tmp_path: Path) -> None:

@@ -90,7 +90,9 @@ def finals(search: Search, groups: Sequence[Group]) -> Html:
     marked = frozenset(i for i, g in enumerate(groups) if g is best)
     told = "Mean ± standard deviation over seeds; marked: best by validation, which is how settings are chosen. "
     unfinished = [r for r in search.finals if r.status != "completed"]
-    told += f"{len(unfinished)} final runs are not completed and are left out. " if unfinished else ""
+    if unfinished:
+        few = len(unfinished) == 1
+        told += f"{len(unfinished)} final run{' is' if few else 's are'} not completed and left out. "
     table = Grid(heads, rows, marked, sortable=True).html()
     if modalities:
         told += f"Columns {', '.join(modalities)}: {search.test} of a modality alone through the fusion. "

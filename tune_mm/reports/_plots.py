@@ -175,7 +175,7 @@ def lives(search: Search) -> go.Figure:
         if not some:
             continue
         x, y = [t.number for t in some], [t.epochs for t in some]
-        figure.add_bar(x=x, y=y, name=status, marker_color=color, legendgroup=status, row=1, col=1)
+        figure.add_bar(x=x, y=y, width=0.8, name=status, marker_color=color, legendgroup=status, row=1, col=1)
         for trial in some:
             epochs = [e for e, v in trial.progress if math.isfinite(v)]
             values = [v for _, v in trial.progress if math.isfinite(v)]
@@ -184,7 +184,8 @@ def lives(search: Search) -> go.Figure:
             figure.add_scatter(x=epochs, y=values, mode=mode, line=line, marker={"color": color}, row=1, col=2,
                                name=f"trial {trial.number}", legendgroup=status, showlegend=False)  # fmt: skip
     few = 1 if len(trials) <= 20 else None
-    figure.update_xaxes(title="trial", dtick=few, row=1, col=1)
+    last = max((t.number for t in trials), default=0)
+    figure.update_xaxes(title="trial", dtick=few, range=[-0.5, last + 0.5], row=1, col=1)
     longest = max((t.epochs for t in trials), default=1)
     figure.update_yaxes(title="epochs", rangemode="tozero", dtick=1 if longest <= 10 else None, row=1, col=1)
     figure.update_xaxes(title="epoch", dtick=1 if longest <= 10 else None, row=1, col=2)

@@ -73,10 +73,12 @@ def contour(search: Search, keys: tuple[str, str]) -> go.Figure | str:
     return dressed(figure, 470, legend=LEGEND, margin={"l": 70, "r": 30, "t": 60, "b": 60})
 
 
-def told(search: Search) -> str:
+def told(search: Search, figure: go.Figure) -> str:
     """What a contour shows, in words."""
     done = [t for t in search.trials["search"] if t.record.status == "completed" and t.value is not None]
-    words = "Dots: completed trials, coloured by their own value; between them the surface is interpolated linearly. "
+    words = "Dots: completed trials, coloured by their own value; "
+    drawn = any(trace.type == "contour" for trace in figure.data)
+    words += "between them the surface is interpolated linearly. " if drawn else "on a line, so without a surface. "
     words += "The other settings differ from trial to trial too. "
     if pruned(search):
         words += "Crosses: pruned trials, which do not count for the surface (nor for Optuna's own contour). "

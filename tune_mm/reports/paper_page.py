@@ -97,7 +97,7 @@ def _figure(figure: Figure) -> Html:
 
 def _has_data(axes: Any) -> bool:
     """Whether runs are drawn in it; a line across the axes at a level is none."""
-    return bool(axes.collections) or any(line.get_transform() == axes.transData for line in axes.lines)
+    return bool(axes.collections) or any(line.get_transform() is axes.transData for line in axes.lines)
 
 
 def _title(figure: Figure) -> str:

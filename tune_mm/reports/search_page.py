@@ -166,7 +166,7 @@ def _contour(search: Search, one: Study, last: str) -> list[Html]:
     figure = C.contour(search, keys)
     if isinstance(figure, str):
         return [section(title, tag("p", figure))]
-    return [section(title, _plot(search, figure, C.told(search).strip() + last))]
+    return [section(title, _plot(search, figure, C.told(search, figure).strip() + last))]
 
 
 def _stopping(search: Search) -> str:
@@ -250,6 +250,8 @@ def _figure(reader: Reader, search: Search, rows: Mapping[str, Sequence[Record]]
         return tag("p", "These runs have no curves.")
     gradients = "Gradient norms: solid, what the multimodal loss sends to an encoder; dashed, the unimodal losses. "
     gradients += "Zeros are left out of log axes."
+    if any(not math.isfinite(v) for runs in found.values() for one in runs for c in one.values() for _, v in c):
+        told += " Values that are not finite are left out."
     shown = any(name.startswith(FAMILIES) for runs in found.values() for one in runs for name in one)
     figure = E.curves(search.objective, found)
     return _plot(search, figure, f"{told} {gradients if shown else ''}".strip(), least=860)
