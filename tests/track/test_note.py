@@ -51,14 +51,13 @@ def test_synthetic_data_are_said_to_prove_nothing() -> None:
 
 
 def test_the_outcome_has_gain_status_finals_and_best_trial() -> None:
-    parts = note.outcome(summary()).split("\n\n")
-    assert parts == [
+    assert note.outcome(summary()).split("\n\n") == [
         "Gain over the tuned baseline: **+0.0200** test/loss, 3 paired seeds, 95 % interval +0.0100 to +0.0300.",
         "Status: completed (search: 12 complete, 8 pruned).",
-        "| finals of | seeds | test/loss | settings |\n| --- | --- | --- | --- |\n"
-        "| search 7 | 3 | 0.5000 ± 0.2500 | method.rho=1.23 optim.name=adam |",
-        "| best trial | val/loss | settings |\n| --- | --- | --- |\n"
-        "| search 7 | 0.1250 | method.rho=1.23 optim.name=adam |",
+        "Finals, mean ± standard deviation over seeds:",
+        "* search 7: **0.5000 ± 0.2500** test/loss, n = 3; method.rho=1.23 optim.name=adam",
+        "Best trials:",
+        "* search 7: 0.1250 val/loss; method.rho=1.23 optim.name=adam",
     ]
 
 

@@ -59,18 +59,21 @@ def _status(summary: Mapping[str, Any]) -> str:
 
 
 def _best(best: Mapping[str, Sequence[Mapping[str, Any]]], objective: str) -> str:
-    rows = [(f"{stage} {found[0]['trial']}", _number(found[0]["value"]), _settings(found[0]["settings"]))
-            for stage, found in best.items() if found]  # fmt: skip
-    return _table(("best trial", objective, "settings"), rows)
+    rows = [
+        f"{stage} {found[0]['trial']}: {_number(found[0]['value'])} {objective}; {_settings(found[0]['settings'])}"
+        for stage, found in best.items()
+        if found
+    ]
+    return _list("Best trials:", rows)
 
 
 def _finals(groups: Sequence[Mapping[str, Any]]) -> str:
-    results = [(group, group["result"]) for group in groups if group["result"]]
-    if not results:
-        return ""
-    rows = [(group["source"].replace("/", " "), str(r["n"]), f"{_number(r['mean'])} ± {_number(r['std'])}",
-             _settings(group["settings"])) for group, r in results]  # fmt: skip
-    return _table(("finals of", "seeds", results[0][1]["metric"], "settings"), rows)
+    rows = []
+    for group in groups:
+        if r := group["result"]:
+            result = f"**{_number(r['mean'])} ± {_number(r['std'])}** {r['metric']}, n = {r['n']}"
+            rows.append(f"{group['source'].replace('/', ' ')}: {result}; {_settings(group['settings'])}")
+    return _list("Finals, mean ± standard deviation over seeds:", rows)
 
 
 def _gain(gain: Mapping[str, Any] | None) -> str:
@@ -84,11 +87,9 @@ def _gain(gain: Mapping[str, Any] | None) -> str:
     return f"{said}, {gain['n']} paired seeds, 95 % interval {low:+.{DIGITS}f} to {high:+.{DIGITS}f}{verdict}."
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    if not rows:
-        return ""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+def _list(title: str, rows: Sequence[str]) -> str:
+    """A list, for MLflow sets the columns of a table without a gap."""
+    return "\n".join([title, "", *(f"* {row}" for row in rows)]) if rows else ""
 
 
 def _settings(values: Mapping[str, Any]) -> str:
