@@ -50,7 +50,7 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 
 screenshots: $(STAMP)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[screenshots]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt 'tune_mm[screenshots]'
 	$(BIN)/python -m docs.screenshots $(if $(STORE),--store '$(STORE)')
 
 clean:

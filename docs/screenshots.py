@@ -166,6 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=IMAGES, metavar="DIR", help="for the pictures")
     given = parser.parse_args(arguments)
     executable = browser()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the server ends with it
     from docs.walk import walk
 
     with tempfile.TemporaryDirectory(prefix="tune_mm-screenshots-") as scratch:
