@@ -1,0 +1,1 @@
+"""Cluster files: read, and checked for what would cost a search, data or money."""
