@@ -53,6 +53,7 @@ class Epoch:
     best: bool
     done: bool
     diverged: bool = False
+    notes: tuple[str, ...] = ()
 
 
 @dataclass

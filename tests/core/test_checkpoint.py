@@ -46,3 +46,35 @@ def test_a_checkpoint_with_code_inside_is_refused(tmp_path: Path) -> None:
     torch.save({"x": Evil()}, tmp_path / "x.pt")
     with pytest.raises(ValueError, match="no checkpoint"):
         checkpoint.load(tmp_path / "x.pt")
+
+
+@pytest.fixture
+def state() -> dict[str, object]:
+    return {"x": torch.arange(1000.0), "n": [1, "a", {"y": torch.ones(3, dtype=torch.int64)}]}
+
+
+def test_any_flipped_bit_of_a_tensor_is_found(tmp_path: Path, state: dict[str, object]) -> None:
+    path = tmp_path / "state.pt"
+    checkpoint.save(state, path)
+    whole = path.read_bytes()
+    start = whole.index(torch.arange(1000.0).numpy().tobytes())
+    for place, bit in ((0, 0), (17, 6), (3999, 7)):
+        damaged = bytearray(whole)
+        damaged[start + place] ^= 1 << bit
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"state\.pt: damaged: .* does not have its checksum"):
+            checkpoint.load(path)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
+def test_a_truncated_checkpoint_is_found(tmp_path: Path, state: dict[str, object], share: float) -> None:
+    path = tmp_path / "state.pt"
+    checkpoint.save(state, path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(ValueError, match="damaged: it is truncated"):
+        checkpoint.load(path)
+
+
+def test_the_size_is_that_of_the_tensors(state: dict[str, object]) -> None:
+    assert checkpoint.size(state) == 1000 * 4 + 3 * 8

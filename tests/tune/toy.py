@@ -24,6 +24,7 @@ class ToyResult:
     best: bool
     done: bool
     diverged: bool
+    notes: tuple[str, ...] = ()
 
 
 @dataclass

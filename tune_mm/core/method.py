@@ -22,6 +22,7 @@ class Method:
 
     Config: ClassVar[type[Any]]
     unimodal_path: PathChoice = "auto"
+    separable: ClassVar[bool] = False  # the loss is a mean over samples: a batch may be computed in parts
 
     def __init__(self, config: Any) -> None:
         self.config = config

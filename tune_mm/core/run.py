@@ -20,23 +20,25 @@ from torch import Tensor, nn
 
 from tune_mm import plugins
 from tune_mm.config import Config
-from tune_mm.core import artifacts, batches, metrics, schedule, statistics, step
+from tune_mm.core import artifacts, batches, metrics, micro, schedule, statistics, step
 from tune_mm.core.method import Method
 from tune_mm.core.net import Net
 from tune_mm.core.types import Batch, Clock, Dataset, DataSpec, Tensors, Update
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
 class Result:
-    """What one epoch gave. epoch counts from 1; diverged: a loss was not finite (the run is then done)."""
+    """What one epoch gave. epoch counts from 1; diverged: a loss was not finite (the run is then done); notes: what a
+    user should know, one line each."""
 
     epoch: int
     metrics: dict[str, float]
     best: bool
     done: bool
     diverged: bool
+    notes: tuple[str, ...] = ()
 
 
 def device_of(name: str) -> torch.device:
@@ -114,6 +116,7 @@ class Run:
         self.state: Tensors = self.method.init(self.net)
         self.opt = step.init(config.optim.name, {n: p.detach() for n, p in self.net.params.items()})
         self.plateau = schedule.Plateau()
+        self.parts = micro.Parts()
         self.epochs_done, self.best_epoch = 0, 0
         self.best_value = -math.inf if self.mode == "max" else math.inf
         self._best: Tensors = {}
@@ -140,7 +143,8 @@ class Run:
             self.config.schedule, self.plateau, values["val/loss"], self.config.train.epochs
         )
         done = diverged or self.epochs_done >= self.config.train.epochs
-        return Result(self.epochs_done, values, best, done, diverged)
+        notes, self.parts.notes = tuple(self.parts.notes), []
+        return Result(self.epochs_done, values, best, done, diverged, notes)
 
     def _train(self, factor: float) -> Tensors:
         """One pass over the shuffled training split; logs averaged over its steps (no host read)."""
@@ -163,7 +167,7 @@ class Run:
     def step(self, batch: Batch, clock: Clock, factor: float = 1.0) -> Tensors:
         """One optimizer step on `batch`; logs as 0-dim tensors. factor: the schedule's multiplier of the lr."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.amp == "bf16"):
-            update: Update = self.method.grads(self.net, batch, self.hp, self.state, clock)
+            update: Update = self.parts.update(self.method, self.net, batch, self.hp, self.state, clock)
         hp = {**self.optim_hp, "lr": self.optim_hp["lr"] * factor}
         with torch.no_grad():
             params = {n: self.net.params[n] for n in update.grads}
@@ -267,6 +271,7 @@ class Run:
             "plateau": list(self.plateau),
             "rng": {k: v.clone() for k, v in self._rng.items()},
             "epochs_done": self.epochs_done,
+            "parts": self.parts.count,
             "best": {
                 "epoch": self.best_epoch,
                 "value": self.best_value,
@@ -285,7 +290,7 @@ class Run:
         self.state = self._moved(state["method"])
         self.plateau = schedule.restore(state["plateau"])
         self._rng = {k: v.clone() for k, v in state["rng"].items()}
-        self.epochs_done = state["epochs_done"]
+        self.epochs_done, self.parts = state["epochs_done"], micro.Parts(state["parts"])
         best = state["best"]
         self.best_epoch, self.best_value = best["epoch"], best["value"]
         self._best, self._best_method = self._moved(best["model"]), self._moved(best["method"])

@@ -57,6 +57,7 @@ class DGL(Method):
 
     Config = DGLConfig
     config: DGLConfig
+    separable = True
 
     def __init__(self, config: DGLConfig) -> None:
         super().__init__(config)

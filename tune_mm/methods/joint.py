@@ -34,6 +34,7 @@ class Joint(Method):
     """Joint training: see the module docstring."""
 
     Config: ClassVar[type[Section]] = JointConfig
+    separable = True
 
     def loss(self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock) -> tuple[Tensor, Tensors]:
         return net.loss(net.fuse(net.encode(batch.inputs)), batch.target), {}

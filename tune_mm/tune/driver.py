@@ -17,7 +17,7 @@ from tune_mm.config import Config
 from tune_mm.core import artifacts
 from tune_mm.track.tags import Stage
 from tune_mm.tune.display import Board
-from tune_mm.tune.searchers import FAILURE_KEY, OBJECTIVE_KEY, AskTell, Unkept
+from tune_mm.tune.searchers import FAILURE_KEY, NOTES_KEY, OBJECTIVE_KEY, AskTell, Unkept
 
 HOPELESS = 3  # trials that all fail before a stage gives up
 
@@ -103,6 +103,8 @@ class Watch(Unkept, Callback):
             metrics |= {f"hp/{k}": v for k, v in values.items() if isinstance(v, float)}
             self.searcher.ledger.note(number, values=values)
         self.tracking.log(self.stage, number, metrics, epoch)
+        for note in result.get(NOTES_KEY, ()):
+            self.board.say(f"{self.stage} {number}: {note}")
         self.board.progress(number, epoch, result[OBJECTIVE_KEY])
 
     def on_checkpoint(

@@ -20,6 +20,7 @@ Domains = Mapping[str, Domain]
 SearcherName = Literal["tpe", "random", "cmaes", "nsgaii", "grid"]
 
 FINISHED_KEY, FAILURE_KEY, DIVERGED_KEY, OBJECTIVE_KEY = "finished", "failure", "diverged", "objective"
+NOTES_KEY = "notes"
 
 
 def seed_of(seed: int, number: int) -> int:

@@ -194,7 +194,8 @@ def _catch_up(context: Context, stage: StagePlan, book: Ledger) -> None:
 def _tuner(context: Context, stage: StagePlan, searcher: AskTell, scheduler: Any, watch: Watch) -> Tuner:
     plan, final = context.plan, stage.stage == "final"
     build = partial(built, base=stage.base, build=context.build)
-    job = Job(build, stage.epochs, plan.cpus, context.save_every, test=final)
+    local = "" if "://" in plan.storage else plan.storage
+    job = Job(build, stage.epochs, plan.cpus, context.save_every, test=final, storage=local)
     trainable = tune.with_resources(tune.with_parameters(RunTrainable, job=job), {"cpu": plan.cpus, "gpu": plan.gpus})
     return Tuner(
         trainable,

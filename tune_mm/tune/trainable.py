@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -20,9 +21,12 @@ import torch
 from ray.tune import Checkpoint, Trainable
 from ray.tune.result import SHOULD_CHECKPOINT
 
-from tune_mm.tune.searchers import DIVERGED_KEY, FAILURE_KEY, FINISHED_KEY, OBJECTIVE_KEY
+from tune_mm.core import checkpoint
+from tune_mm.tune.restore import newest_whole
+from tune_mm.tune.searchers import DIVERGED_KEY, FAILURE_KEY, FINISHED_KEY, NOTES_KEY, OBJECTIVE_KEY
 
 STATE = "state.pt"
+MARGIN = 2**20  # bytes that stay free: Ray writes small files of its own beside a checkpoint
 
 
 class EpochResult(Protocol):
@@ -36,6 +40,8 @@ class EpochResult(Protocol):
     def done(self) -> bool: ...
     @property
     def diverged(self) -> bool: ...
+    @property
+    def notes(self) -> tuple[str, ...]: ...
 
 
 class Runnable(Protocol):
@@ -57,7 +63,8 @@ class Job:
     """What the trials of a stage share; sent to the workers once.
 
     build: a trial's values -> what runs. epochs: when a run is done. cpus: threads torch may use. save_every: seconds
-    between checkpoints (0: after every epoch). test: compute the test metrics once, at the end (finals only).
+    between checkpoints (0: after every epoch). test: compute the test metrics once, at the end (finals only). storage:
+    the local folder of checkpoints ("": they are kept elsewhere).
     """
 
     build: Callable[[Mapping[str, Any]], Runnable]
@@ -65,6 +72,7 @@ class Job:
     cpus: float = 1.0
     save_every: float = 10.0
     test: bool = False
+    storage: str = ""
 
 
 class RunTrainable(Trainable):
@@ -86,6 +94,7 @@ class RunTrainable(Trainable):
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Run another trial in this actor."""
         self.run, self._failure, self._best_metrics, self._finished = None, "", dict[str, float](), False
+        self._notes, self._full = list[str](), False
         self._seconds, self._saved_at, self._settings = 0.0, time.monotonic(), new_config
         return True
 
@@ -97,8 +106,7 @@ class RunTrainable(Trainable):
         try:
             self.run = self._job.build(config["values"])
             if config["checkpoint"]:
-                with Checkpoint(config["checkpoint"]).as_directory() as folder:
-                    self.load_checkpoint(folder)
+                self._notes += newest_whole(Checkpoint(config["checkpoint"]), self._load)
         except torch.OutOfMemoryError:
             raise
         except Exception as e:  # noqa: BLE001  told as the trial's result, with its reason
@@ -126,6 +134,7 @@ class RunTrainable(Trainable):
         if not self._finished and run.epochs_done < self._job.epochs:
             found = run.epoch()
             metrics, diverged, self._finished = found.metrics, found.diverged, found.done
+            self._notes += found.notes
             if found.best:
                 self._best_metrics = {k: v for k, v in metrics.items() if k.startswith("val/")}
         self._finished = self._finished or run.epochs_done >= self._job.epochs
@@ -143,26 +152,56 @@ class RunTrainable(Trainable):
             result["test"] = run.test()
         self._seconds += time.monotonic() - start
         result["seconds"] = self._seconds
-        if not self._finished and time.monotonic() - self._saved_at >= self._job.save_every:
+        if not self._finished and time.monotonic() - self._saved_at >= self._job.save_every and self._room(run):
             result[SHOULD_CHECKPOINT] = True
+        result[NOTES_KEY], self._notes = self._notes, []
         return result
+
+    def _room(self, run: Runnable) -> bool:
+        """Whether a checkpoint fits where they are kept; says so once where it does not.
+
+        One that does not fit would end the trial, which would be tried again from the one before, and so on.
+        """
+        if not os.path.isdir(self._job.storage):
+            return True
+        needed, free = MARGIN + checkpoint.size(run.state_dict()), shutil.disk_usage(self._job.storage).free
+        if free >= needed:
+            self._full = False
+        elif not self._full:
+            self._full = True
+            where, megabyte = self._job.storage, 2**20
+            self._notes.append(
+                f"no checkpoint: it needs {needed / megabyte:.1f} MiB and {where} has {free / megabyte:.1f} left; "
+                "training goes on, the last checkpoint stays"
+            )
+        return not self._full
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Write the whole state; at the end of a final run also what is kept of it for use elsewhere."""
         if self.run is None:
             return
         own = {"best_metrics": self._best_metrics, "seconds": self._seconds, "finished": self._finished}
-        torch.save({"run": self.run.state_dict(), "own": own}, Path(checkpoint_dir) / STATE)
+        checkpoint.save({"run": self.run.state_dict(), "own": own}, Path(checkpoint_dir) / STATE)
         if self._job.test and self._finished:
             self.run.export(Path(checkpoint_dir))
         self._saved_at = time.monotonic()
 
-    def load_checkpoint(self, checkpoint: Any) -> None:
-        """Go on from a state written by save_checkpoint (checkpoint: its folder)."""
+    def restore(self, checkpoint_path: Any) -> None:
+        """Ray's hook: go on from the last checkpoint or, where it is damaged, from the one before."""
         self._begin()
-        if self.run is None:
-            return
-        saved = torch.load(Path(checkpoint) / STATE, weights_only=True, map_location="cpu")
+        if self.run is not None:
+            last: Any = getattr(checkpoint_path, "checkpoint", checkpoint_path)
+            self._notes += newest_whole(Checkpoint(last) if isinstance(last, str) else last, self._load)
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Go on from a state written by save_checkpoint (checkpoint: its folder). Raises OSError, ValueError."""
+        self._begin()
+        if self.run is not None:
+            self._load(Path(checkpoint))
+
+    def _load(self, folder: Path) -> None:
+        assert self.run is not None
+        saved = checkpoint.load(folder / STATE)
         self.run.load_state_dict(saved["run"])
         own = saved["own"]
         self._best_metrics, self._seconds, self._finished = own["best_metrics"], own["seconds"], own["finished"]
