@@ -133,6 +133,14 @@ def test_ray_itself_takes_the_shipped_files(name):
     util.validate_config(util.prepare_config(dict(read_yaml(CLUSTER / name).data)))
 
 
+@pytest.mark.parametrize(
+    "option", ["--account=me", "--tasks-per-node 1", "-p gpu", "-A me", "--exclusive", "--mail-type=END"]
+)
+def test_options_of_sbatch_are_known(tmp_path, option):
+    file = broken(tmp_path, "slurm.sbatch", "#SBATCH --mem=32G", f"#SBATCH {option}")
+    assert {p.check for p in cluster.problems(file)} == {"placeholder"}
+
+
 def test_the_slurm_script_is_valid_shell():
     done = subprocess.run(["bash", "-n", CLUSTER / "slurm.sbatch"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")

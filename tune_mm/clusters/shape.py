@@ -63,7 +63,7 @@ _SBATCH = (
     *("reservation", "segment", "signal", "sockets-per-node", "spread-job", "stepmgr", "switches"),
     *("test-only", "thread-spec", "threads-per-core", "time", "time-min", "tmp", "tres-bind"),
     *("tres-per-task", "uid", "use-min-nodes", "verbose", "wait", "wait-all-nodes", "wckey", "wrap"),
-    *("tasks-per-node"),
+    "tasks-per-node",
 )
 
 
