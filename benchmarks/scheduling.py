@@ -90,8 +90,11 @@ class Waiting:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.epochs_done = state["epochs_done"]
 
-    def export(self, folder: Path) -> None:
-        """There is nothing to keep."""
+    def best_state(self) -> dict[str, Any]:
+        return {}
+
+    def gradient_vectors(self) -> dict[str, Any]:
+        return {}
 
 
 def measure(trials: int, seconds: float, slots: int, epochs: int) -> dict[str, Any]:

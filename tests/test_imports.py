@@ -22,9 +22,10 @@ MAY_USE = {
     "data": BASE | {"core", "data"},
     "track": BASE | {"track"},
     "reports": BASE | {"track", "reports"},
+    "clusters": BASE | {"clusters"},
     "tune": BASE | {"core", "data", "methods", "models", "track", "tune"},
 }
-COMMANDS = {"search.py", "train.py", "report.py"}  # thin command lines; they put the parts together
+COMMANDS = {"search.py", "train.py", "report.py", "cluster.py"}  # thin command lines; they put the parts together
 ONLY_IN = {"ray": {"tune"}, "mlflow": {"track", "reports"}}
 NEVER_IN = {"torch": {"base", "track", "reports"}}
 TORCH_MODULES = {"_vision.py"}

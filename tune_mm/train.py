@@ -33,6 +33,7 @@ from tune_mm.core.types import Dataset
 from tune_mm.data import base as data
 from tune_mm.data._summary import summary
 from tune_mm.errors import UserError
+from tune_mm.tune import artifacts
 
 if TYPE_CHECKING:  # mlflow takes a second to import, and --no-tracking does without
     from tune_mm.track.run import Status
@@ -143,7 +144,7 @@ class Record:
         self.writer.artifact(self.handle, json.dumps(summary, indent=2) + "\n", "summary.json")
         if run.best_epoch:
             with tempfile.TemporaryDirectory() as folder:
-                run.export(Path(folder))
+                artifacts.write(Path(folder), run.best_state(), run.gradient_vectors())
                 for file in sorted(Path(folder).iterdir()):
                     self.writer.artifact(self.handle, file, file.name)
         self.writer.finish(self.handle, status, reason)

@@ -11,8 +11,9 @@ import torch
 from tests import support
 from tune_mm import config as C
 from tune_mm.core import batches, statistics
-from tune_mm.core.artifacts import BEST, GRADIENTS
 from tune_mm.core.run import Run
+from tune_mm.tune import artifacts
+from tune_mm.tune.artifacts import BEST, GRADIENTS
 
 
 @pytest.mark.parametrize("task", ["classification", "regression"])
@@ -52,7 +53,7 @@ def test_a_run_takes_them_batch_by_batch_at_its_best_epoch(tmp_path: Path) -> No
     data = support.dataset()
     run, plain = Run(cfg, data), Run(C.replace(cfg, {"train.gradient_vectors": 0}), data)
     assert run.gradient_vectors() == {}, "there is no best epoch yet"
-    run.export(tmp_path)
+    artifacts.write(tmp_path, run.best_state(), run.gradient_vectors())
     assert list(tmp_path.iterdir()) == []
     for _ in range(3):
         run.epoch()
@@ -70,11 +71,11 @@ def test_a_run_takes_them_batch_by_batch_at_its_best_epoch(tmp_path: Path) -> No
             torch.testing.assert_close(found[name][i], vector)
     assert {len(vectors) for vectors in found.values()} == {2}
 
-    run.export(tmp_path)
+    artifacts.write(tmp_path, run.best_state(), found)
     with np.load(tmp_path / GRADIENTS, allow_pickle=False) as archive:
         assert set(archive.files) == set(found)
         for name, vectors in found.items():
             np.testing.assert_allclose(archive[name], vectors.numpy(), rtol=1e-6)
     (tmp_path / "plain").mkdir()
-    plain.export(tmp_path / "plain")
+    artifacts.write(tmp_path / "plain", plain.best_state(), plain.gradient_vectors())
     assert [p.name for p in (tmp_path / "plain").iterdir()] == [BEST]

@@ -13,8 +13,8 @@ import torch
 from tests import support
 from tests.tune.toy import Toy
 from tune_mm import config as C
-from tune_mm.core.artifacts import BEST
 from tune_mm.core.run import Run
+from tune_mm.tune.artifacts import BEST
 from tune_mm.tune.trainable import STATE, Job, Runnable, RunTrainable
 
 TRIAL = {"number": 0, "values": {}, "checkpoint": None}

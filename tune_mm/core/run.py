@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 
 from tune_mm import plugins
 from tune_mm.config import Config
-from tune_mm.core import artifacts, batches, metrics, micro, schedule, statistics, step
+from tune_mm.core import batches, metrics, micro, schedule, statistics, step
 from tune_mm.core.method import Method
 from tune_mm.core.net import Net
 from tune_mm.core.types import Batch, Clock, Dataset, DataSpec, Tensors, Update
@@ -239,14 +238,6 @@ class Run:
         order = batches.order(len(split), self.config.train.batch_size, batches.key(self.config.seed, 0))
         rows = [statistics.vectors(net, split.batch(index), self.method) for index in order[:wanted]]
         return {name: torch.stack([row[name] for row in rows]).cpu() for name in rows[0]}
-
-    def export(self, folder: Path) -> None:
-        """Write what is worth keeping of a finished run (`artifacts.NAMES`); nothing before the first good epoch.
-
-        Raises OSError.
-        """
-        if self._best:
-            artifacts.write(folder, self.best_state(), self.gradient_vectors())
 
     def _best_net(self) -> Net:
         """The model at the best validation epoch."""

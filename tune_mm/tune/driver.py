@@ -14,8 +14,8 @@ from ray.tune import Callback, Checkpoint, Stopper
 from ray.tune.experiment import Trial
 
 from tune_mm.config import Config
-from tune_mm.core import artifacts
 from tune_mm.track.tags import Stage
+from tune_mm.tune import artifacts
 from tune_mm.tune.display import Board
 from tune_mm.tune.searchers import FAILURE_KEY, NOTES_KEY, OBJECTIVE_KEY, AskTell, Unkept
 

@@ -22,6 +22,7 @@ from ray.tune import Checkpoint, Trainable
 from ray.tune.result import SHOULD_CHECKPOINT
 
 from tune_mm.core import checkpoint
+from tune_mm.tune import artifacts
 from tune_mm.tune.restore import newest_whole
 from tune_mm.tune.searchers import DIVERGED_KEY, FAILURE_KEY, FINISHED_KEY, NOTES_KEY, OBJECTIVE_KEY
 
@@ -55,7 +56,8 @@ class Runnable(Protocol):
     def test(self) -> dict[str, float]: ...
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
-    def export(self, folder: Path) -> None: ...
+    def best_state(self) -> dict[str, torch.Tensor]: ...
+    def gradient_vectors(self) -> dict[str, torch.Tensor]: ...
 
 
 @dataclass(frozen=True)
@@ -183,7 +185,7 @@ class RunTrainable(Trainable):
         own = {"best_metrics": self._best_metrics, "seconds": self._seconds, "finished": self._finished}
         checkpoint.save({"run": self.run.state_dict(), "own": own}, Path(checkpoint_dir) / STATE)
         if self._job.test and self._finished:
-            self.run.export(Path(checkpoint_dir))
+            artifacts.write(Path(checkpoint_dir), self.run.best_state(), self.run.gradient_vectors())
         self._saved_at = time.monotonic()
 
     def restore(self, checkpoint_path: Any) -> None:

@@ -15,11 +15,12 @@ NAMES = (BEST, GRADIENTS)
 
 
 def write(folder: Path, best: Mapping[str, Tensor], vectors: Mapping[str, Tensor]) -> None:
-    """Write `best` as best.pt and, if there are any, `vectors` as gradients.npz (float32, readable without pickle).
+    """Write `best` as best.pt, `vectors` as gradients.npz (float32, readable without pickle); nothing of what is empty.
 
     Raises OSError.
     """
-    checkpoint.save(dict(best), folder / BEST)
+    if best:
+        checkpoint.save(dict(best), folder / BEST)
     if vectors:
         arrays = {name: value.float().cpu().numpy() for name, value in vectors.items()}
         np.savez_compressed(folder / GRADIENTS, **arrays)  # type: ignore[arg-type]  # its stub takes no arrays by name
