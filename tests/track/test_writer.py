@@ -1,8 +1,6 @@
 """The writer against a real sqlite store: runs nest, restarts repeat nothing, a store that fails loses nothing."""
 
-import logging
 import math
-import shutil
 import subprocess
 import sys
 import threading
@@ -12,26 +10,11 @@ from pathlib import Path
 import pytest
 from mlflow.entities import Run
 
+from tests.track.stores import NEVER, break_store, mend_store, warnings
 from tune_mm.config import UserError
 from tune_mm.track import RunHandle, Store, Writer
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-NEVER = 3600.0  # an interval that does not pass: only `flush` and `close` write
-
-
-@pytest.fixture(scope="session")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fresh database, built once."""
-    root = tmp_path_factory.mktemp("template")
-    Store.open(f"sqlite:///{root}/mlflow.db", root)
-    return root / "mlflow.db"
-
-
-@pytest.fixture
-def store(tmp_path: Path, template: Path) -> Store:
-    (tmp_path / "mlruns").mkdir()
-    shutil.copyfile(template, tmp_path / "mlruns" / "mlflow.db")
-    return Store.open(f"sqlite:///{tmp_path}/mlruns/mlflow.db", tmp_path)
 
 
 @pytest.fixture
@@ -287,9 +270,9 @@ def test_a_full_buffer_and_a_passed_interval_write_by_themselves(store: Store) -
     def watch(writer: Writer) -> None:
         inner = writer._round
 
-        def round_and_tell() -> bool:
+        def round_and_tell(asked: bool = False) -> bool:
             try:
-                return inner()
+                return inner(asked)
             finally:
                 written.set()
 
@@ -336,30 +319,6 @@ def test_threads_share_a_writer(store: Store, writer: Writer) -> None:
 # ---- a store that fails
 
 
-def break_store(store: Store, tmp_path: Path) -> None:
-    """The database goes away, and something else is in its place."""
-    store.client()  # mlflow keeps its engine: drop the pooled connections, which would go on with the moved file
-    disconnect(store)
-    (tmp_path / "mlruns" / "mlflow.db").rename(tmp_path / "away.db")
-    (tmp_path / "mlruns" / "mlflow.db").mkdir()
-
-
-def mend_store(store: Store, tmp_path: Path) -> None:
-    (tmp_path / "mlruns" / "mlflow.db").rmdir()
-    (tmp_path / "away.db").rename(tmp_path / "mlruns" / "mlflow.db")
-    disconnect(store)
-
-
-def disconnect(store: Store) -> None:
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-    SqlAlchemyStore._engine_map[store.uri].dispose()
-
-
-def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING and r.name == "tune_mm.track"]
-
-
 def test_a_store_that_fails_is_reported_once_and_nothing_is_lost(
     store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -392,7 +351,7 @@ def test_a_store_that_fails_is_reported_once_and_nothing_is_lost(
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_close_says_how_much_is_lost(store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_close_says_how_much_waits_and_where(store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     writer = again(store)
     run = writer.start("trial")
     writer.flush()
@@ -400,7 +359,9 @@ def test_close_says_how_much_is_lost(store: Store, tmp_path: Path, caplog: pytes
     writer.log(run, {"a": 1.0, "b": 2.0}, 1)
     writer.finish(run, "completed")
     writer.close()
-    assert warnings(caplog)[-1] == "tracking: 4 records of 'space' were lost"  # two metrics, tag and status
+    (queue,) = (tmp_path / "mlruns" / "queue").glob("*/first")
+    way = f"once the store is back: python -m tune_mm.track replay --queue {queue}"
+    assert warnings(caplog)[-1] == f"tracking: 2 records of 'space' wait; {way}"  # metrics of a step, end
     writer.log(run, {"a": 1.0}, 2)
     writer.close()
 
@@ -455,7 +416,8 @@ def test_a_run_that_was_deleted_by_hand_holds_up_no_other(
     assert len(warnings(caplog)) == 1
     assert "'gone'" in warnings(caplog)[0]
     writer.close()
-    assert "records of 'space' were lost" in warnings(caplog)[-1]
+    # Two steps and the end: the start was written.
+    assert "3 records of 'space' are refused by the store and kept in" in warnings(caplog)[-1]
 
 
 def test_an_artifact_that_cannot_be_written_holds_up_nothing_else(

@@ -9,6 +9,8 @@ from typing import Literal
 
 from mlflow.entities import Metric
 
+from tune_mm.track import limits
+
 Status = Literal["completed", "pruned", "failed", "stopped"]
 MLFLOW_STATUS: dict[Status, str] = {
     "completed": "FINISHED",
@@ -16,6 +18,7 @@ MLFLOW_STATUS: dict[Status, str] = {
     "failed": "FAILED",
     "stopped": "KILLED",
 }
+REASON = "reason"  # the tag that says why a run ended
 
 
 @dataclass(eq=False)
@@ -31,6 +34,8 @@ class RunHandle:
     parent: RunHandle | None = None
     run_id: str | None = None
     refused: bool = False  # the store does not want it (a deleted experiment, say): nothing more is written
+    reason: bool = False  # the store has a reason why it ended
+    attempted: bool = False  # the store was asked to create it, and may have done so without saying so
     known_params: dict[str, str] = field(default_factory=dict)
     # Steps that the store has, by the metric that stands for a record; None: still to be read from the store.
     steps: dict[str, set[int] | None] = field(default_factory=dict)
@@ -61,34 +66,45 @@ class Artifact:
 
 @dataclass
 class Buffer:
-    """What is still to be written for one run: its start, then params, tags, metrics, artifacts, then its end."""
+    """What is still to be written for one run: its start, then params, tags, metrics, artifacts, then its end.
 
-    start: bool = False
+    start, ended: ms since the epoch; None where the run is neither started nor ended here.
+    """
+
+    start: int | None = None
     params: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     points: list[Point] = field(default_factory=list)
     metrics: list[Metric] = field(default_factory=list)  # points that passed the check against the steps known
     artifacts: list[Artifact] = field(default_factory=list)
     status: Status | None = None
+    ended: int | None = None
 
     def __len__(self) -> int:
-        """Number of records: one per param, tag, metric value, artifact and status."""
+        """Number of values: one per param, tag, metric value, artifact and status."""
         values = sum(len(p.values) for p in self.points)
         small = len(self.params) + len(self.tags) + len(self.metrics) + len(self.artifacts)
         return values + small + (self.status is not None)
 
     def absorb(self, later: Buffer) -> None:
-        """Append what came later; a run that was started again is no longer ended."""
-        if later.start:
-            self.start, self.status = True, None
-        self.params.update(later.params)
+        """Append what came later, so that the result does not depend on where one round ends and the next begins.
+
+        A run that was started again is no longer ended, and has no reason to have ended.
+        """
+        if later.start is not None:
+            self.start = later.start if self.start is None else self.start
+            self.status = self.ended = None
+            self.tags.pop(REASON, None)
+        for key, value in later.params.items():
+            if self.params.setdefault(key, value) != value:
+                self.tags.update(changed(key, value))
         self.tags.update(later.tags)
         self.points.extend(later.points)
         self.artifacts.extend(later.artifacts)
-        self.status = later.status or self.status
+        if later.status is not None:
+            self.status, self.ended = later.status, later.ended
 
-    def clear(self) -> None:
-        """Forget everything."""
-        self.start, self.status = False, None
-        for records in (self.params, self.tags, self.points, self.metrics, self.artifacts):
-            records.clear()
+
+def changed(param: str, value: str) -> dict[str, str]:
+    """The tag that tells a param's new value: MLflow's params never change."""
+    return {limits.name(f"changed.{param}"): limits.text(value, limits.TAG)}

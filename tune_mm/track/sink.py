@@ -6,9 +6,8 @@ knows of threads or time.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
-from pathlib import PurePosixPath
+from functools import cached_property
+from pathlib import Path, PurePosixPath
 
 from mlflow.entities import Metric
 from mlflow.entities import Run as MlflowRun
@@ -16,19 +15,15 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from tune_mm.track import limits
-from tune_mm.track.run import MLFLOW_STATUS, Artifact, Buffer, Point, RunHandle
-from tune_mm.track.store import reason
+from tune_mm.track.reach import is_server, permanent, present
+from tune_mm.track.run import MLFLOW_STATUS, REASON, Artifact, Buffer, Point, RunHandle, changed
+from tune_mm.track.store import Store, reason
 
-log = logging.getLogger("tune_mm.track")
-
-SEARCH, KEY, PARENT, REASON = "tune_mm.search", "tune_mm.key", "mlflow.parentRunId", "reason"
-# What the store says of a record that it will refuse however often it is sent (a run or experiment deleted by hand).
-PERMANENT = {"INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE", "BAD_REQUEST", "MALFORMED_REQUEST"}
+SEARCH, KEY, PARENT = "tune_mm.search", "tune_mm.key", "mlflow.parentRunId"
 
 
-def permanent(error: Exception) -> bool:
-    """Whether trying again is of no use."""
-    return isinstance(error, MlflowException) and error.error_code in PERMANENT
+class Refused(Exception):
+    """The store does not take a run's records, however often they are sent."""
 
 
 class ArtifactError(Exception):
@@ -36,72 +31,110 @@ class ArtifactError(Exception):
 
 
 class Sink:
-    """The calls to one experiment of one store. What it refuses for good is counted; the rest is raised."""
+    """The calls to one experiment of one store.
 
-    def __init__(self, client: MlflowClient, experiment_id: str) -> None:
-        self.client, self.experiment_id = client, experiment_id
-        self.refused = 0  # records that the store will never take
+    known: the store has answered before, so that a sqlite file that is missing is not made anew.
+    """
+
+    def __init__(self, store: Store, experiment: str, *, known: bool = False) -> None:
+        self.store, self.experiment, self.known = store, experiment, known
+        self.experiment_id = ""  # until the store has answered
+        self.calls = 0
+        self.written: list[Path] = []  # files of artifacts that the store has
         self._found: dict[str, dict[str, MlflowRun]] = {}  # per search: the runs it had when this process came to it
 
-    def write(self, run: RunHandle, buffer: Buffer) -> None:
-        """Write `buffer` and empty it."""
-        if run.refused:
-            self._drop(buffer)
-            return
-        if buffer.start or run.run_id is None:
-            self._guard(run, buffer, self._start)
-        if run.run_id is not None:
-            self._guard(run, buffer, self._records)
-            failure = self._artifacts(run.run_id, buffer)
-            self._guard(run, buffer, self._end)
-            if failure is not None:
-                raise ArtifactError(f"artifact '{buffer.artifacts[0].name}': {reason(failure)}") from failure
+    @cached_property
+    def client(self) -> MlflowClient:
+        """A client; MLflow goes to the database as soon as there is one."""
+        return self.store.client()
 
-    def _guard(self, run: RunHandle, buffer: Buffer, action: Callable[[RunHandle, Buffer], None]) -> None:
-        """`action`, with all that is left of the buffer given up when the store refuses it for good."""
+    def connect(self) -> None:
+        """Find or create the experiment, once. Raises one of store.FAILURES: quickly when the store is away."""
+        if self.known:
+            present(self.store.uri)
+        if not self.experiment_id:
+            self.store.prepare(create=not self.known)
+            self.experiment_id = self.store.experiment(self.experiment)
+            self.known = True
+
+    def write(self, run: RunHandle, buffer: Buffer, *, artifacts: bool = True) -> None:
+        """Write `buffer` and empty it, but for artifacts where they are not to be written now.
+
+        Raises Refused, ArtifactError, or what the store raises when it fails.
+        """
         try:
-            action(run, buffer)
+            self._find(run)
+            if buffer.start is not None:
+                self._start(run, buffer)
+            if run.run_id is None:
+                raise Refused("the store has no such run, and the queue not its beginning")
+            self._records(run, buffer)
+            failure = self._artifacts(run.run_id, buffer) if artifacts else None
+            self._end(run, buffer)
         except MlflowException as error:
-            if not permanent(error):
-                raise
-            run.refused = True
-            log.warning("tracking: run '%s' is no longer written, the store refuses it: %s", run.name, reason(error))
-            self._drop(buffer)
-
-    def _drop(self, buffer: Buffer) -> None:
-        self.refused += len(buffer)
-        buffer.clear()
+            if permanent(error):
+                raise Refused(reason(error)) from error
+            raise
+        if failure is not None:
+            raise ArtifactError(f"artifact '{buffer.artifacts[0].name}': {reason(failure)}") from failure
 
     # ---- start
 
-    def _start(self, run: RunHandle, buffer: Buffer) -> None:
-        """Create the run, or reopen the one that the store has for this search and key."""
-        if run.run_id is None:
-            found = self._runs_of(run.search).get(run.key) if run.key else None
-            if found is None:
-                self._create(run, buffer)
-                return
+    def _find(self, run: RunHandle) -> None:
+        """Take the run that the store has for this search and key."""
+        found = None if run.run_id is not None else self._runs_of(run.search).get(run.key)
+        if found is not None:
             run.known_params = dict(found.data.params)
             run.steps = dict.fromkeys(found.data.metrics, None)
-            if REASON in found.data.tags:
-                self.client.delete_tag(found.info.run_id, REASON)
+            run.reason = REASON in found.data.tags
             run.run_id = found.info.run_id
-        self.client.update_run(run.run_id, status="RUNNING")
-        buffer.start = False
+
+    def _start(self, run: RunHandle, buffer: Buffer) -> None:
+        """Create the run, or reopen it."""
+        self.calls += 1
+        if run.run_id is None:
+            run.attempted = True
+            self._create(run, buffer)
+        else:
+            if run.reason:
+                self._forget_reason(run)
+            self.client.update_run(run.run_id, status="RUNNING")
+        if run.attempted and is_server(self.store.uri):
+            self._only(run, buffer.start)
+        run.attempted = False
+        buffer.start = None
+
+    def _forget_reason(self, run: RunHandle) -> None:
+        try:
+            self.client.delete_tag(str(run.run_id), REASON)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":  # the call before may have arrived without its answer
+                raise
+        run.reason = False
 
     def _create(self, run: RunHandle, buffer: Buffer) -> None:
-        identity = {SEARCH: limits.identifier(run.search), **({KEY: run.key} if run.key else {})}
+        if run.parent is not None:
+            self._find(run.parent)
+        identity = {SEARCH: limits.identifier(run.search), KEY: run.key}
         parent = {PARENT: run.parent.run_id} if run.parent is not None and run.parent.run_id else {}
         tags = {**buffer.tags, **identity, **parent}
         try:
-            created = self.client.create_run(self.experiment_id, tags=tags, run_name=run.name)
+            created = self.client.create_run(self.experiment_id, start_time=buffer.start, tags=tags, run_name=run.name)
         except Exception:
             # The call may have arrived although its answer did not: look before creating it once more.
             self._found.pop(run.search, None)
             raise
         run.run_id = created.info.run_id
+        run.reason = REASON in tags
         buffer.tags.clear()
-        buffer.start = False
+
+    def _only(self, run: RunHandle, start: int | None) -> None:
+        """Delete what MLflow's HTTP client made beside the run when it sent the same call twice."""
+        condition = f"tags.`{SEARCH}` = '{limits.identifier(run.search)}' and tags.`{KEY}` = {_quoted(run.key)}"
+        for found in self.client.search_runs([self.experiment_id], condition):
+            blank = found.info.start_time == start and not found.data.metrics and not found.data.params
+            if found.info.run_id != run.run_id and blank:
+                self.client.delete_run(found.info.run_id)
 
     def _runs_of(self, search: str) -> dict[str, MlflowRun]:
         """The runs that the store has for a search, by key; asked for once (a run's first start)."""
@@ -132,12 +165,14 @@ class Sink:
             buffer.points.pop(0)
         self._split_changed(run, buffer)
         for metrics, params, tags in limits.batches(list(buffer.metrics), dict(buffer.params), dict(buffer.tags)):
+            self.calls += 1
             self.client.log_batch(run.run_id, metrics, params, tags)
             del buffer.metrics[: len(metrics)]
             for param in params:
                 run.known_params[param.key] = buffer.params.pop(param.key)
             for tag in tags:
                 del buffer.tags[tag.key]
+                run.reason = run.reason or tag.key == REASON
 
     def _is_new(self, run: RunHandle, point: Point) -> bool:
         """Whether the store lacks this step. Asks a run that was resumed once per kind of record."""
@@ -159,12 +194,13 @@ class Sink:
                 continue
             del buffer.params[key]
             if known != value:
-                buffer.tags[limits.name(f"changed.{key}")] = limits.text(value, limits.TAG)
+                buffer.tags.update(changed(key, value))
 
     def _artifacts(self, run_id: str, buffer: Buffer) -> Exception | None:
         """Write the artifacts; the first failure ends it and is returned."""
         while buffer.artifacts:
             artifact = buffer.artifacts[0]
+            self.calls += 1
             try:
                 self._artifact(run_id, artifact)
             except Exception as error:  # noqa: BLE001  artifact repositories (S3, a full disk) raise what they like
@@ -178,10 +214,15 @@ class Sink:
             return
         folder = str(PurePosixPath(artifact.name).parent)
         self.client.log_artifact(run_id, str(artifact.file), None if folder == "." else folder)
-        artifact.file.unlink(missing_ok=True)
+        self.written.append(artifact.file)
 
     def _end(self, run: RunHandle, buffer: Buffer) -> None:
         if buffer.status is not None:
             assert run.run_id is not None
-            self.client.set_terminated(run.run_id, MLFLOW_STATUS[buffer.status])
-            buffer.status = None
+            self.client.set_terminated(run.run_id, MLFLOW_STATUS[buffer.status], buffer.ended)
+            buffer.status = buffer.ended = None
+
+
+def _quoted(value: str) -> str:
+    """A text in a search filter."""
+    return f'"{value}"' if "'" in value else f"'{value}'"

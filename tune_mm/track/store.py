@@ -8,6 +8,7 @@ lies there. Nothing global is set: clients get the URI.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import tempfile
@@ -21,40 +22,82 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
-from tune_mm.config import UserError
-from tune_mm.track import _quiet
+from tune_mm.errors import UserError
+from tune_mm.track import _quiet, limits
+from tune_mm.track.reach import ask, away, present, sqlite_file
 
 FAILURES = (MlflowException, SQLAlchemyError, OSError, ValueError, ImportError)  # ImportError: no driver for a database
 
 
+HIDDEN = ":***@"  # in place of a password
+
+
+class Unreachable(UserError):
+    """The store is away, and may be back later."""
+
+
 @dataclass(frozen=True)
 class Store:
-    """An opened store. artifacts: folder of the artifacts of new experiments; None: the server decides."""
+    """An opened store. artifacts: folder of the artifacts of new experiments; None: the server decides.
+
+    queues: folder of the queues of records that it has not got yet; None: beside a sqlite file, else below the working
+    directory.
+    """
 
     uri: str
     artifacts: Path | None
+    queues: Path | None = None
 
     @classmethod
-    def open(cls, uri: str | None, root: Path) -> Store:
+    def at(cls, uri: str | None, root: Path) -> Store:
+        """The store at `uri`, else below `root`, of which nothing is known yet."""
+        folder = root.resolve() / "mlruns"
+        chosen = uri or f"sqlite:///{folder / 'mlflow.db'}"
+        file = sqlite_file(chosen)
+        chosen = chosen if file is None else f"sqlite:///{file}"
+        return cls(chosen, _artifacts(chosen, file, folder), folder / "queue")
+
+    @classmethod
+    def open(cls, uri: str | None, root: Path, *, required: bool = True) -> Store:
         """The store at `uri`, else at MLFLOW_TRACKING_URI, else below `root`; creates it first if it is a missing file.
 
-        Safe when several processes open the same missing store together. Raises UserError when it cannot be used.
+        Safe when several processes open the same missing store together. Raises UserError when it cannot be used:
+        Unreachable when it is only away (no answer, a locked database, a full disk), which is let pass unless
+        `required`.
         """
         _quiet.loggers()
-        folder = root.resolve() / "mlruns"
-        chosen = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder / 'mlflow.db'}"
-        file = _sqlite_file(chosen)
+        store = cls.at(uri or os.environ.get("MLFLOW_TRACKING_URI"), root)
         try:
-            if file is not None:
-                chosen = f"sqlite:///{file}"
-                _create(file)
-            if "://" in chosen and not re.match(r"https?:|file:|databricks", chosen):
-                _connect(chosen)
-            store = cls(chosen, _artifacts(chosen, file, folder))
+            store.prepare()
             store.client().search_experiments(max_results=1)
         except FAILURES as error:
-            raise UserError(f"tracking store {redacted(chosen)} cannot be used: {reason(error)}") from error
+            text = f"tracking store {store.shown} cannot be used: {reason(error)}"
+            if not away(error):
+                raise UserError(text) from error
+            if required:
+                raise Unreachable(text) from error
         return store
+
+    def prepare(self, *, create: bool = True) -> None:
+        """Create a missing sqlite file, unless told otherwise, and see that the store answers; quick where it does not.
+
+        Raises one of FAILURES.
+        """
+        file = sqlite_file(self.uri)
+        if file is not None and create:
+            _create(file)
+        present(self.uri)
+        if "://" in self.uri and not re.match(r"https?:|file:|databricks", self.uri):
+            _connect(self.uri)
+        ask(self.uri)
+
+    def queue(self, search: str) -> Path:
+        """Where the records of a search are queued by default: <root>/mlruns/queue/<store>/<search>."""
+        file = sqlite_file(self.uri)
+        plain = file.stem if file is not None else re.sub(r"^\w+://|[^/]*@", "", redacted(self.uri))
+        digest = hashlib.sha256(redacted(self.uri).encode()).hexdigest()[:8]
+        queues = self.queues or (file.parent if file is not None else Path.cwd() / "mlruns") / "queue"
+        return queues / f"{limits.identifier(plain).strip('_')[-60:]}-{digest}" / limits.identifier(search)[:100]
 
     @property
     def shown(self) -> str:
@@ -66,7 +109,10 @@ class Store:
         return MlflowClient(tracking_uri=self.uri)
 
     def experiment(self, name: str) -> str:
-        """The id of experiment `name`, created if it is not there. Raises UserError when it cannot be had."""
+        """The id of experiment `name`, created if it is not there.
+
+        Raises UserError when it cannot be had: Unreachable when the store is away.
+        """
         client = self.client()
         location = None if self.artifacts is None else (self.artifacts / re.sub(r"[^-.\w]", "_", name)).as_uri()
         try:
@@ -77,7 +123,8 @@ class Store:
                     return str(client.create_experiment(name, artifact_location=location))
                 found = client.get_experiment_by_name(name)
         except FAILURES as error:
-            raise UserError(f"experiment '{name}' cannot be opened in {redacted(self.uri)}: {reason(error)}") from error
+            kind = Unreachable if away(error) else UserError
+            raise kind(f"experiment '{name}' cannot be opened in {redacted(self.uri)}: {reason(error)}") from error
         if found is None:
             raise UserError(f"experiment '{name}' cannot be created in {redacted(self.uri)}")
         if found.lifecycle_stage != "active":
@@ -88,19 +135,13 @@ class Store:
 
 def redacted(uri: str) -> str:
     """`uri` without a password."""
-    return re.sub(r"(://[^/:@]*):[^/@]*@", r"\1:***@", uri)
+    return re.sub(r"(://[^/:@]*):[^/@]*@", rf"\1{HIDDEN}", uri)
 
 
 def reason(error: BaseException) -> str:
     """The first line of an error, without the SQL that SQLAlchemy adds."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
-
-
-def _sqlite_file(uri: str) -> Path | None:
-    """The file of a sqlite URI; None for other stores and for a database in memory."""
-    match = re.fullmatch(r"sqlite(?:\+\w+)?:///([^?]+)", uri)
-    return None if match is None or match[1] == ":memory:" else Path(match[1]).resolve()
 
 
 def _artifacts(uri: str, file: Path | None, folder: Path) -> Path | None:
@@ -126,6 +167,8 @@ def _create(file: Path) -> None:
     the middle. Here the database is made under a name of its own and linked into place once complete: the first wins.
     """
     if file.exists():
+        if not file.is_file():
+            raise IsADirectoryError(f"{file} is no file")
         for path in (file, file.parent):  # sqlite keeps its journal beside the file
             if not os.access(path, os.W_OK):
                 raise PermissionError(f"{path} is not writable")

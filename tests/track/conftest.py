@@ -1,0 +1,24 @@
+"""A fresh store for every test, copied from one that was built once."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tune_mm.track import Store
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh database, built once."""
+    root = tmp_path_factory.mktemp("template")
+    Store.open(f"sqlite:///{root}/mlflow.db", root)
+    return root / "mlflow.db"
+
+
+@pytest.fixture
+def store(tmp_path: Path, template: Path) -> Store:
+    """An empty store in `<tmp_path>/mlruns`."""
+    (tmp_path / "mlruns").mkdir()
+    shutil.copyfile(template, tmp_path / "mlruns" / "mlflow.db")
+    return Store.open(f"sqlite:///{tmp_path}/mlruns/mlflow.db", tmp_path)
