@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
+import optuna
 import pytest
-from optuna.trial import TrialState
+from optuna.distributions import BaseDistribution, FloatDistribution
+from optuna.samplers import TPESampler
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from tune_mm.tune import searchers
 from tune_mm.tune.domains import Domain, parse
@@ -100,13 +105,92 @@ def test_a_reopened_ledger_draws_what_the_undisturbed_one_does(tmp_path: Path) -
     drawn: dict[str, list[Any]] = {"whole": [], "halved": []}
     for case, values in drawn.items():
         book = ledger(tmp_path / case, SIMPLE)
-        for i in range(10):
-            if case == "halved" and i == 5:
+        for i in range(20):
+            if case == "halved" and i == 13:
                 book = ledger(tmp_path / case, SIMPLE)
             given = book.ask()
             book.complete(given.number, -abs(math.log10(given.values["lr"]) + 2))
             values.append(given.values)
     assert drawn["whole"] == drawn["halved"]
+
+
+def test_a_long_search_draws_the_same_after_a_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(searchers, "SHOWN", 8)
+    monkeypatch.setattr(searchers, "BEST", 3)
+    test_a_reopened_ledger_draws_what_the_undisturbed_one_does(tmp_path / "simple")
+    book = ledger(tmp_path / "conditional", SWITCH)
+    for _ in range(24):
+        given = book.ask()
+        assert ("momentum" in given.values) == (given.values["name"] == "sgd")
+        book.complete(given.number, given.values.get("momentum", 0.1))
+
+
+def plain_tpe(seed: int, startup: int, conditional: bool) -> TPESampler:
+    return TPESampler(seed=seed, n_startup_trials=startup, multivariate=True, group=conditional)
+
+
+def drawn(
+    make: Callable[[int, int, bool], TPESampler], trials: list[FrozenTrial], conditional: bool
+) -> list[dict[str, float]]:
+    """Five proposals of a study that has `trials`; none of them is told."""
+    study = optuna.create_study(direction="maximize")
+    study.add_trials(trials)
+    out: list[dict[str, float]] = []
+    for seed in range(5):
+        study.sampler = make(seed, 3, conditional)
+        trial = study.ask()
+        out.append({k: trial.suggest_float(k, 0, 1) for k in "xy"})
+        study.tell(trial, state=TrialState.FAIL)
+    return out
+
+
+def made(number: int, state: TrialState, value: float, step: int = 1) -> FrozenTrial:
+    distributions: dict[str, BaseDistribution] = {k: FloatDistribution(0, 1) for k in "xy"}
+    params = {"x": (number * 0.618) % 1, "y": (number * 0.414) % 1}
+    trial = create_trial(
+        state=state,
+        value=None if state in (TrialState.FAIL, TrialState.RUNNING) else value,
+        params=params,
+        distributions=distributions,
+        intermediate_values={} if state == TrialState.FAIL else {step: value},
+    )
+    trial.number = number
+    return trial
+
+
+@pytest.mark.filterwarnings("ignore:Argument ``group``:optuna.exceptions.ExperimentalWarning")
+@pytest.mark.parametrize("conditional", [False, True])
+def test_tpe_on_a_window_that_leaves_nothing_out_is_optuna_s(
+    monkeypatch: pytest.MonkeyPatch, conditional: bool
+) -> None:
+    """Failed trials make the study longer than the window, and TPE does not look at them."""
+    states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+    trials = [made(i, states[i % 3], math.sin(i)) for i in range(30)]
+    plain = drawn(plain_tpe, trials, conditional)
+    assert drawn(searchers.WindowedTPE, trials, conditional) == plain  # shorter than the window
+    monkeypatch.setattr(searchers, "SHOWN", 20)
+    assert drawn(searchers.WindowedTPE, trials, conditional) == plain  # 20 of 30 have ended well: through the window
+    monkeypatch.setattr(searchers, "SHOWN", 12)
+    monkeypatch.setattr(searchers, "BEST", 2)
+    assert drawn(searchers.WindowedTPE, trials, conditional) != plain
+
+
+@pytest.mark.parametrize("direction", list(StudyDirection)[1:])
+@pytest.mark.parametrize("completed", [7, 40])
+def test_the_window_has_the_best_and_the_latest(direction: StudyDirection, completed: int) -> None:
+    """Expected by hand: complete ones by value, then pruned ones by their last step, then by value there."""
+    sign = 1 if direction == StudyDirection.MINIMIZE else -1
+    trials = [
+        made(i, TrialState.COMPLETE if i < completed else TrialState.PRUNED, math.sin(i), step=1 + i % 3)
+        for i in range(1000)
+    ]
+    trials += [made(1000 + i, TrialState.RUNNING, 0.0) for i in range(300)] + [made(1300, TrialState.FAIL, 0.0)]
+    complete = sorted(range(completed), key=lambda i: sign * math.sin(i))
+    pruned = sorted(range(completed, 1000), key=lambda i: (-(i % 3), sign * math.sin(i)))
+    best = {*complete, *pruned[: 25 - completed]} if completed < 25 else set(complete[:25])
+    latest = sorted(set(range(1000)) - best)[-475:]
+    shown = [t.number for t in searchers.window(trials, direction)]
+    assert shown == [*sorted({*best, *latest}), *range(1050, 1300)]
 
 
 def test_asha_s_stop_is_told_as_pruned_and_nan_as_failed(tmp_path: Path) -> None:

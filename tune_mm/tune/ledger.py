@@ -128,6 +128,7 @@ class Ledger:
         self.study = optuna.create_study(
             storage=storage, study_name=name, direction=direction, load_if_exists=True, sampler=sampler(0)
         )
+        self._storage, self._id = storage, storage.get_study_id_from_name(name)
         self._reported: dict[int, int] = {}
         self._open: dict[int, Trial] = {}
 
@@ -147,15 +148,19 @@ class Ledger:
 
     def frozen(self, number: int) -> FrozenTrial:
         """The record of trial `number`."""
-        return self.trials()[number]
+        return self._storage.get_trial(self._trial_id(number))
+
+    def _trial_id(self, number: int) -> int:
+        return self._storage.get_trial_id_from_study_id_trial_number(self._id, number)
 
     # ---- handing out
 
     def ask(self) -> Assignment:
         """A new trial."""
-        waiting = self.trials(TrialState.WAITING)
-        number = waiting[0].number if waiting else len(self.trials())
-        if not waiting and (point := self._point(number)) is not None:
+        there = self.trials()
+        waiting = next((t for t in there if t.state == TrialState.WAITING), None)
+        number = waiting.number if waiting else len(there)
+        if waiting is None and (point := self._point(number)) is not None:
             self.study.enqueue_trial(point.params, user_attrs=dict(point.attrs))
         self.study.sampler = self._sampler(number)
         with warnings.catch_warnings():
@@ -166,7 +171,7 @@ class Ledger:
     def again(self, number: int) -> Assignment:
         """An unfinished trial once more, from its last checkpoint."""
         self.study.sampler = self._sampler(number)
-        return self._assign(Trial(self.study, self.frozen(number)._trial_id))
+        return self._assign(Trial(self.study, self._trial_id(number)))
 
     def _assign(self, trial: Trial) -> Assignment:
         attrs = trial.user_attrs
