@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mlflow.artifacts import load_text
+from mlflow.artifacts import download_artifacts
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from tune_mm.track import Store
@@ -53,7 +53,8 @@ def content(store: Store, search: str, experiment: str = "space") -> dict[str, A
             name: sorted((m.step, m.value) for m in client.get_metric_history(run.info.run_id, name))
             for name in run.data.metrics
         }
-        files = {f.path: load_text(f"{run.info.artifact_uri}/{f.path}") for f in client.list_artifacts(run.info.run_id)}
+        paths = [file.path for file in client.list_artifacts(run.info.run_id)]
+        files = {path: _text(store, f"{run.info.artifact_uri}/{path}") for path in paths}
         found[keys[run.info.run_id]] = {
             "name": run.info.run_name,
             "status": run.info.status,
@@ -64,3 +65,7 @@ def content(store: Store, search: str, experiment: str = "space") -> dict[str, A
             "files": files,
         }
     return found
+
+
+def _text(store: Store, uri: str) -> str:
+    return Path(download_artifacts(artifact_uri=uri, tracking_uri=store.uri)).read_text()

@@ -377,7 +377,7 @@ def test_a_failed_store_is_tried_again_without_being_asked(store: Store, tmp_pat
         mended = threading.Event()
         inner = writer._report
 
-        def report(failure: Exception | None) -> None:
+        def report(failure: str | None) -> None:
             inner(failure)
             if failure is None:
                 mended.set()

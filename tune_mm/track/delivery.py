@@ -14,6 +14,7 @@ from tune_mm.track.record import Damaged, Runs, decode, encode
 from tune_mm.track.run import Buffer, RunHandle
 from tune_mm.track.segment import Segment
 from tune_mm.track.sink import ArtifactError, Refused, Sink
+from tune_mm.track.store import reason
 
 log = logging.getLogger("tune_mm.track")
 
@@ -30,12 +31,12 @@ class Delivery:
         self._loaded: list[Segment] = []  # what `_work` was read from
         self._work: dict[RunHandle, Buffer] = {}
 
-    def round(self) -> Exception | None:
-        """Write everything that is in the queue now, up to a failure of the store, which is returned.
+    def round(self) -> str | None:
+        """Write everything that is in the queue now, up to a failure of the store, of which the reason is returned.
 
         An artifact that cannot be written holds up nothing but the other artifacts.
         """
-        failure: Exception | None = None
+        failure: str | None = None
         waiting = [s for s in self.queue.segments() if s not in self._loaded]
         try:
             if self._loaded or waiting:
@@ -46,10 +47,10 @@ class Delivery:
                 self._load(segment)
                 failure = self._write(failure)
         except Exception as error:  # noqa: BLE001  whatever a store does, a search goes on
-            return error
+            return reason(error)
         return failure
 
-    def _write(self, earlier: ArtifactError | None) -> ArtifactError | None:
+    def _write(self, earlier: str | None) -> str | None:
         """Write what was loaded, oldest run first; artifacts only when there was no failure of one in this round."""
         for run in list(self._work):
             buffer = self._work[run]
@@ -60,7 +61,7 @@ class Delivery:
             except Refused as error:
                 self._refuse(run, buffer, error)
             except ArtifactError as error:
-                earlier = error
+                earlier = reason(error)
                 continue
             if not buffer.artifacts:
                 del self._work[run]

@@ -60,7 +60,8 @@ def replay(folder: Path, uri: str | None = None) -> Outcome:
     except lease.Busy:
         return Outcome((f"{shown(folder)}: in use by a running search, which writes it itself",), False)
     runs: Runs = {}
-    done, failure = 0, None
+    done = 0
+    failure: str | None = None
     try:
         store = _store(queue.about, uri)
         ask(store.uri)
@@ -71,9 +72,9 @@ def replay(folder: Path, uri: str | None = None) -> Outcome:
         failure = delivery.round()
         done = delivery.records - delivery.refused
     except (UserError, OSError) as error:
-        failure = error
+        failure = reason(error)
     rest = queue.close()
-    lines = [f"kept: {reason(failure)}"] if failure is not None else []
+    lines = [f"kept: {failure}"] if failure is not None else []
     lines += left(rest, folder, queue.about["experiment"])
     if not lines:
         lines = [

@@ -227,29 +227,31 @@ class Writer:
             self._fresh = 0
         if self._queue.empty:
             return True
-        failure: Exception | None = None
-        if asked or self._retry.failures:
-            try:
-                ask(self.store.uri)
-            except OSError as error:
-                failure = error
-        failure = failure or self._delivery.round()
+        failure = (self._ask() if asked or self._retry.failures else None) or self._delivery.round()
         if failure is not None:
             self._queue.sync()
         self._report(failure)
         return failure is None
 
-    def _connect(self) -> Exception | None:
-        """Why the store does not answer, if so. Raises UserError when it does, and will not have the experiment."""
+    def _ask(self) -> str | None:
+        """Why the store does not answer, if so."""
+        try:
+            ask(self.store.uri)
+        except OSError as error:
+            return reason(error)
+        return None
+
+    def _connect(self) -> str | None:
+        """The same, at the beginning. Raises UserError when the store answers and will not have the experiment."""
         try:
             self._sink.connect()
         except FAILURES as error:
             if isinstance(error, UserError) and not isinstance(error, Unreachable):
                 raise
-            return error
+            return reason(error)
         return None
 
-    def _report(self, failure: Exception | None) -> None:
+    def _report(self, failure: str | None) -> None:
         """Say that the store fails, or works again: once each."""
         if failure is None:
             if self._retry.failures:
@@ -260,7 +262,7 @@ class Writer:
             return
         if not self._retry.failures:
             said = "tracking: %s fails (%s); work goes on, records are queued in %s"
-            log.warning(said, self.store.shown, reason(failure), shown(self._queue.folder))
+            log.warning(said, self.store.shown, failure, shown(self._queue.folder))
         self._retry.failed()
 
     def _ended(self) -> bool:
