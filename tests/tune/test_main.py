@@ -236,7 +236,9 @@ def test_a_killed_driver_is_resumed_without_a_trial_or_a_run_twice(searches: Sea
     after = searches.book("toy-1").trials()
     assert len(after) == 10
     assert all(t.state in (TrialState.COMPLETE, TrialState.PRUNED) for t in after)
-    assert [t.params for t in after[: len(before)]] == [t.params for t in before]
+    drawn = [t for t in before if t.params]  # the last one may have been cut off while its settings were drawn
+    assert len(drawn) >= len(before) - 1
+    assert [after[t.number].params for t in drawn] == [t.params for t in drawn]
     assert [(t.state, t.value) for t in before if t.state.is_finished()] == [
         (t.state, t.value) for t in after[: len(before)] if before[t.number].state.is_finished()
     ]
