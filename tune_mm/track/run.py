@@ -19,6 +19,7 @@ MLFLOW_STATUS: dict[Status, str] = {
     "stopped": "KILLED",
 }
 REASON = "reason"  # the tag that says why a run ended
+OBJECTIVE = "objective"  # the metric that every epoch of a search has
 
 
 @dataclass(eq=False)
@@ -51,8 +52,11 @@ class Point:
 
     @property
     def representative(self) -> str:
-        """The metric that stands for the record when steps are compared: a loss where there is one."""
-        return min(self.values, key=lambda k: (not k.endswith("/loss"), k))
+        """The metric that stands for the record when steps are compared: the objective, else a loss where there is one.
+
+        A search that catches up after a kill knows the objective alone, and must find it again in whole records.
+        """
+        return min(self.values, key=lambda k: (k != OBJECTIVE, not k.endswith("/loss"), k))
 
 
 @dataclass(frozen=True)
