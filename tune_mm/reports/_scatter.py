@@ -115,4 +115,5 @@ def _draw(axes: Any, points: Mapping[str, np.ndarray]) -> None:
         colour = PALETTE[modalities.index(head) % len(PALETTE)] if head else BLACK
         marker = MARKERS[kinds.index(kind) % len(MARKERS)]
         axes.scatter(at[:, 0], at[:, 1], s=8, color=colour, marker=marker, alpha=0.6, linewidths=0, label=label)
-    axes.legend(frameon=False)
+    # Below: points lie anywhere. Markers of a kind are larger than the points, whose colour they must show.
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.02), ncols=len(kinds), frameon=False, markerscale=1.6)
