@@ -3,6 +3,7 @@
 python -m tune_mm.search --space cggm_iemocap
 python -m tune_mm.search --space my_space.yaml --trials 40 --concurrency 4 --gpus-per-trial 0.25
 python -m tune_mm.search --name cggm_iemocap-1 --resume
+ray submit cluster/aws.yaml tune_mm/search.py -- --space cggm_iemocap     # on a cluster, which it joins by itself
 """
 
 from __future__ import annotations
@@ -108,6 +109,13 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
+def uploaded() -> bool:
+    """Whether this file is a copy outside the installed package: `ray submit` puts one into the head's home."""
+    import tune_mm
+
+    return Path(__file__).resolve().parent != Path(tune_mm.__file__).resolve().parent
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code of the command line. Raises UserError for a mistake in it."""
     given = parser().parse_args(arguments)
@@ -137,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         time_budget=given.time_budget,
         tracking_uri=given.tracking_uri,
         storage=given.storage,
-        address=given.address,
+        address=given.address or ("auto" if uploaded() and not os.environ.get("RAY_ADDRESS") else None),
         resume=given.resume,
         extend=given.extend,
     )
