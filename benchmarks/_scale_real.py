@@ -42,7 +42,10 @@ def measure(trials: int, seconds: float, slots: int) -> dict[str, Any]:
 def figures(
     marks: list[dict[str, Any]], seconds: float, slots: int, start: float, total: float, cpu: float
 ) -> dict[str, Any]:
-    """marks: began and ended of every trial. cpu: of the driver's process, start-up included."""
+    """marks: began and ended of every trial. cpu: of the driver's process, start-up included.
+
+    overhead: as a share of the ideal, trials x seconds / slots. load_average: of the machine, whatever else runs on it.
+    """
     first, last = min(m["began"] for m in marks), max(m["ended"] for m in marks)
     ideal = len(marks) * seconds / slots
     return {
@@ -56,4 +59,5 @@ def figures(
         "trials_per_s": len(marks) / (last - first),
         "driver_cpu_ms_per_trial": 1000 * cpu / len(marks),
         "total_s": total,
+        "load_average": os.getloadavg()[0],
     }

@@ -94,6 +94,17 @@ def test_the_nearest_run_is_replayed_and_seeds_take_turns(bench: Any) -> None:
     assert chosen[0] is chosen[3]  # three seeds
 
 
+def test_overhead_is_what_the_wall_has_more_than_the_ideal(bench: Any) -> None:
+    """Four trials of 1 s on two slots take 2 s ideally; here they end 2.5 s after the first began: a quarter more."""
+    from _scale_real import figures
+
+    marks = [{"began": 10 + b, "ended": 11 + b} for b in (0.0, 0.0, 1.2, 1.5)]
+    found = figures(marks, 1.0, 2, start=7.0, total=6.0, cpu=0.2)
+    assert (found["start_up_s"], found["wall_s"], found["ideal_s"]) == (3.0, 2.5, 2.0)
+    assert found["overhead"] == pytest.approx(0.25)
+    assert found["driver_cpu_ms_per_trial"] == pytest.approx(50)
+
+
 def test_parts_are_counted_once(bench: Any) -> None:
     """What is nested counts for the inner part: both together are what the thread used."""
     import time
