@@ -1,13 +1,13 @@
 """YAML by the 1.2 core rules, with lines: on, off, yes and no are text, 1e-3 is a number, a repeated key is an error.
 
-Nothing in a file can run code, refer to itself or grow: tags beyond the plain types, aliases, deep nesting and large
-files are refused.
+Nothing in a file can run code, refer to itself or grow: tags beyond the plain types, aliases, deep nesting, integers of
+more than 64 bits and large files are refused.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,11 @@ from tune_mm.errors import ConfigError
 
 LIMIT = 1_000_000  # bytes
 DEPTH = 50
+VALUES = 10_000
+KEY = 200  # characters
+PROBLEMS = 50  # that are told at once
 _TAG = "tag:yaml.org,2002:"
+_KINDS = {"str": "UTF-8 text", "null": "null", "bool": "bool", "int": "int", "float": "float"}
 _PLAIN = (
     ("null", r"~|null|Null|NULL|", ("~", "n", "N", "")),
     ("bool", r"true|True|TRUE|false|False|FALSE", tuple("tTfF")),
@@ -34,16 +38,19 @@ _PLAIN = (
 class _Loader(yaml.SafeLoader):
     """Composes nodes only; `_Reader` turns them into values."""
 
-    depth = 0
+    depth = count = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
             event = self.peek_event()
-            raise yaml.MarkedYAMLError(problem=f"alias '*{event.anchor}' is not allowed", problem_mark=event.start_mark)
-        self.depth += 1
-        if self.depth > DEPTH:
-            mark = self.peek_event().start_mark
-            raise yaml.MarkedYAMLError(problem=f"nested more than {DEPTH} deep", problem_mark=mark)
+            raise yaml.MarkedYAMLError(
+                problem=f"alias '*{event.anchor[:40]}' is not allowed", problem_mark=event.start_mark
+            )
+        self.depth, self.count = self.depth + 1, self.count + 1
+        too = f"nested more than {DEPTH} deep" if self.depth > DEPTH else ""
+        too = too or (f"holds more than {VALUES} keys and values" if self.count > VALUES else "")
+        if too:
+            raise yaml.MarkedYAMLError(problem=too, problem_mark=self.peek_event().start_mark)
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node
@@ -105,7 +112,7 @@ class _Reader:
             return [self._child(item, at, str(i), item) for i, item in enumerate(node.value)]
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node, at)
-        return self._refuse(node, at, f"tag '{node.tag.replace(_TAG, '!!')}' is not allowed")
+        return self._refuse(node, at, f"tag '{_short(node.tag)}' is not allowed")
 
     def _mapping(self, node: yaml.MappingNode, at: str) -> dict[str, Any]:
         out: dict[str, Any] = {}
@@ -113,6 +120,8 @@ class _Reader:
             key = key_node.value
             if key_node.tag != _TAG + "str" or not isinstance(key, str):
                 self._refuse(key_node, at, "a key must be text; quote it")
+            elif len(key) > KEY:
+                self._refuse(key_node, at, f"a key must have at most {KEY} characters, got {len(key)}")
             elif key in out:
                 first = self.lines[f"{at}.{key}" if at else key]
                 self._refuse(key_node, f"{at}.{key}" if at else key, f"given twice; first on line {first}")
@@ -130,23 +139,48 @@ class _Reader:
         kind = node.tag.removeprefix(_TAG)
         try:
             if kind == "str":
+                text.encode()  # an escape may stand for half a character, which no file or terminal takes
                 return text
             if kind == "null" and text in {"", "~", "null", "Null", "NULL"}:
                 return None
             if kind == "bool":
                 return {"true": True, "false": False}[text.lower()]
             if kind == "int":
-                return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
+                number = int(text, {"0o": 8, "0x": 16}.get(text[:2], 10))
+                if -(2**63) <= number < 2**63:
+                    return number
+                raise ValueError("more than 64 bits")
             if kind == "float":
                 return float(re.sub(r"^([-+]?)\.(inf|nan)$", r"\1\2", text.lower()))
         except (KeyError, ValueError):
-            return self._refuse(node, at, f"cannot be read as {kind}, got {text[:40]!r}")
-        return self._refuse(node, at, f"tag '{node.tag.replace(_TAG, '!!')}' is not allowed")
+            return self._refuse(node, at, f"cannot be read as {_KINDS[kind]}, got {text[:40]!r}")
+        return self._refuse(node, at, f"tag '{_short(node.tag)}' is not allowed")
 
     def _refuse(self, node: yaml.Node, at: str, problem: str) -> None:
         line = f" line {node.start_mark.line + 1}" if self.where else ""
         what = f"{at}: " if at else ""
         self.problems.append(what + problem + (f" ({self.where}{line})" if self.where else ""))
+
+
+def _short(tag: str) -> str:
+    """A tag as it is written, at most 60 characters."""
+    text = tag.replace(_TAG, "!!")
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def is_utf8(name: str) -> bool:
+    """Whether UTF-8 can hold a name: other bytes of a file system or a command line come as half characters."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def few(problems: Sequence[str]) -> list[str]:
+    """The first problems, and how many more there are: a file that is all wrong must not fill the screen."""
+    more = len(problems) - PROBLEMS
+    return [*problems[:PROBLEMS], *([f"and {more} more mistakes"] if more > 0 else [])]
 
 
 def _compose(text: str) -> yaml.Node | None:
@@ -200,7 +234,7 @@ def read_yaml(path: str | Path) -> Document:
     reader = _Reader(where)
     data = reader.value(node, "") if node is not None else None
     if reader.problems:
-        raise ConfigError(reader.problems)
+        raise ConfigError(few(reader.problems))
     if not isinstance(data, dict):
         what = "is empty" if data is None else f"got {type(data).__name__}"
         raise ConfigError(f"{where}: must be a mapping (key: value lines), {what}")
@@ -217,7 +251,7 @@ def read_value(text: str) -> Any:
     reader = _Reader("")
     value = reader.value(node, "") if node is not None else None
     if reader.problems:
-        raise ConfigError(reader.problems)
+        raise ConfigError(few(reader.problems))
     return value
 
 

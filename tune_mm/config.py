@@ -29,7 +29,7 @@ from tune_mm._sections import (
     TrainConfig,
     key_types,
 )
-from tune_mm._yaml import Document, read_value, read_yaml, write_yaml
+from tune_mm._yaml import Document, few, is_utf8, read_value, read_yaml, write_yaml
 from tune_mm.errors import ConfigError, UserError
 
 __all__ = [
@@ -123,15 +123,21 @@ def _overrides(texts: Sequence[str]) -> tuple[dict[str, Any], dict[str, str], li
     for text in texts:
         key, sign, value = text.partition("=")
         key = key.strip()
-        if not sign or not all(key.split(".")):
-            problems.append(f"override {text!r}: must be key=value")
+        if not sign or not all(key.split(".")) or not is_utf8(key):
+            problems.append(f"override {_brief(text)}: must be key=value")
             continue
-        origin[key] = f" (override {text!r})"
+        origin[key] = f" (override {_brief(text)})"
         try:
             changes[key] = read_value(value)
         except ConfigError as error:
             problems += [f"{key}: {problem}{origin[key]}" for problem in error.problems]
     return changes, origin, problems
+
+
+def _brief(text: str) -> str:
+    """An override as it is shown: quoted, at most 100 characters."""
+    shown = repr(text)
+    return shown if len(shown) <= 100 else f"{shown[:97]}..."
 
 
 def _validated(
@@ -165,5 +171,5 @@ def _validated(
     except ValidationError as error:
         found += explain(error, values, dict(key_types(Config, values)), name)
     if found:
-        raise ConfigError(found)
+        raise ConfigError(few(found))
     return config

@@ -5,6 +5,7 @@ Each folder is listed once, without a look at its files one by one: 200,000 clip
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import os
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from tune_mm._yaml import is_utf8
 from tune_mm.data._arrays import DataError
 from tune_mm.errors import nearest
 
@@ -91,15 +93,36 @@ def folders(places: Iterable[Path], to_id: Callable[[str], str] = same) -> dict[
 
 
 def _entries(places: Iterable[Path]) -> Iterable[os.DirEntry[str]]:
-    """What the folders hold, by name within each; one that is not there holds nothing."""
+    """What the folders hold, by name within each; one that is not there holds nothing. Raises DataError (see `_usual`).
+
+    Links to files and folders are followed: many lay out a subset of a data set that way.
+    """
     for place in places:
         try:
             with os.scandir(place) as entries:
-                yield from sorted(entries, key=lambda e: e.name)
+                found = sorted(entries, key=lambda e: e.name)
+            for entry in found:
+                _usual(entry)
+            yield from found
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:
             raise DataError(f"{place}: cannot be listed: {error.strerror or error}") from error
+
+
+def _usual(entry: os.DirEntry[str]) -> None:
+    """Raises DataError for a link that leads nowhere, for a device or a pipe, and for a name that is no UTF-8.
+
+    The kind of an entry comes with the listing; only links cost a look at what they lead to.
+    """
+    if not is_utf8(entry.name):
+        raise DataError(f"{os.path.dirname(entry.path)}: names must be UTF-8, got {entry.name!r}")
+    with contextlib.suppress(OSError):  # of a link in a circle
+        if entry.is_file() or entry.is_dir():
+            return
+    if entry.is_symlink() and not os.path.exists(entry.path):
+        raise DataError(f"{entry.path}: is a symbolic link that leads nowhere, to {os.readlink(entry.path)}")
+    raise DataError(f"{entry.path}: must be a file or a folder, got a device, a pipe or a socket")
 
 
 def _by_id(found: Iterable[tuple[str, os.DirEntry[str]]], to_id: Callable[[str], str]) -> dict[str, Path]:

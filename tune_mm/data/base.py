@@ -154,10 +154,13 @@ def _find(plugin: type[DataPlugin], config: Section, base: Path) -> Path | None:
     """The folder that holds the data set; None if there is no trace of it. Raises DataError if a part is missing."""
     name = plugin.folder_of(config)
     places = [*(base / n for n in (name, *plugin.aliases)), base]
+    files = plugin.files(config)
+    for path in [*places, *(place / f for place in places for f in files)]:
+        if path.is_symlink() and not path.exists():  # the data are there for whoever made it: no stand-in for them
+            raise DataError(f"{path}: is a symbolic link that leads nowhere, to {os.readlink(path)}")
     for place in places:
         if plugin.present(config, place):
             return place
-    files = plugin.files(config)
     for place in places:
         there = [f for f in files if (place / f).is_file()]
         if there or (place != base and _entries(place)):

@@ -123,7 +123,7 @@ def _write_folds(place: Path, options: SyntheticOptions, ids: Any, one_hot: Any,
 def _read(path: Path) -> NDArray[Any]:
     try:
         array: NDArray[Any] = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, MemoryError, OverflowError) as error:
         raise DataError(f"{path}: is not a readable .npy file without pickles: {error}") from error
     return array
 
@@ -181,13 +181,23 @@ def _shapes(file: Any, path: Path, ids: dict[str, tuple[str, ...]], cap: int) ->
         raise DataError(
             f"{path}: no utterance '{missing[0]}'; {len(missing)} of the fold's {len(everyone)} are missing"
         )
-    # A group in place of a data set has no shape.
-    shapes: dict[str, tuple[int, ...]] = {i: getattr(file[i], "shape", ()) for i in everyone}
+    shapes = {i: _shape(file, path, i) for i in everyone}
     width = next((s[1] for s in shapes.values() if len(s) == 2), 0)
     for name, shape in shapes.items():
         if len(shape) != 2 or shape[1] != width or width == 0:
             raise DataError(f"{path}: '{name}' must be [T, {width or 'D'}], got {list(shape)}")
     return {s: [max(1, min(shapes[i][0], cap)) for i in own] for s, own in ids.items()}, width
+
+
+def _shape(file: Any, path: Path, name: str) -> tuple[int, ...]:
+    """Of a data set of the file itself; () of a group, which has none. Raises DataError for one that lies elsewhere."""
+    found = file[name]
+    outside = (
+        found.file.filename != file.filename or getattr(found, "is_virtual", False) or getattr(found, "external", ())
+    )
+    if outside:
+        raise DataError(f"{path}: '{name}' must lie in the file itself, got a link to another file")
+    return getattr(found, "shape", ())
 
 
 def _filled(file: Any, path: Path, ids: Iterable[str], lengths: list[int], shape: tuple[int, int]) -> Float:
@@ -209,6 +219,8 @@ def _normalize(
     with _opened(path) as file:
         if f"{config.fold}/mean" not in file or f"{config.fold}/std" not in file:
             raise DataError(f"{path}: no mean and std of fold '{config.fold}'; available: {', '.join(file)}")
+        for name in ("mean", "std"):
+            _shape(file, path, f"{config.fold}/{name}")
         mean, std = (np.asarray(file[f"{config.fold}/{k}"][()], np.float32).reshape(-1) for k in ("mean", "std"))
     width = values["train"]["audio"].shape[2]
     if not (mean.shape == std.shape == (width,) and np.isfinite(mean).all() and np.isfinite(std).all()):

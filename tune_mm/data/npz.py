@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import dataclasses
 import keyword
-import zipfile
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -30,7 +29,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from tune_mm.config import Section
 from tune_mm.core.types import Dataset, DataSpec, Task
-from tune_mm.data import _arrays
+from tune_mm.data import _archive, _arrays
 from tune_mm.data._arrays import SPLITS, Float, Mask
 from tune_mm.data._carve import carve
 from tune_mm.data._synthetic import SyntheticOptions, generate
@@ -149,23 +148,14 @@ class Npz(DataPlugin):
             np.savez_compressed(place / f"{split}.npz", **own)
 
 
-def _open(path: Path) -> dict[str, NDArray[Any]]:
-    """All arrays of a file. Raises DataError; object arrays are refused, as they are pickles."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise DataError(f"{path}: must be an .npz archive, got a single array")
-            return {key: file[key] for key in file.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path}: is not a readable .npz file without pickles: {error}") from error
-
-
 def _all_arrays(config: NpzConfig, path: Path) -> tuple[str, ...]:
     """Keys that are modalities when none is named."""
     other = {config.label, config.group, config.id}
-    keys = [k for k, v in _open(path).items() if k not in other and not k.endswith(("_mask", "_length")) and v.ndim > 1]
+    keys = [
+        k
+        for k, v in _archive.read(path).items()
+        if k not in other and not k.endswith(("_mask", "_length")) and v.ndim > 1
+    ]
     for key in keys:
         try:
             _modality(key)
@@ -177,7 +167,7 @@ def _all_arrays(config: NpzConfig, path: Path) -> tuple[str, ...]:
 
 
 def _part(config: NpzConfig, modalities: tuple[str, ...], path: Path) -> _Part:
-    raw = _open(path)
+    raw = _archive.read(path)
     label = _arrays.entry(raw, config.label, str(path))
     to_target = _arrays.class_labels if config.task == "classification" else _arrays.scores
     target = to_target(label, f"{path}: {config.label}")

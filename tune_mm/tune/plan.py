@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tune_mm import config as C
-from tune_mm._yaml import Document
+from tune_mm._yaml import Document, is_utf8
 from tune_mm.config import Config
 from tune_mm.errors import UserError
 from tune_mm.tune import records
@@ -28,7 +28,10 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 @dataclass(frozen=True)
 class Options:
-    """The command line. None: not given. time_budget in seconds; root: the folder that holds mlruns/."""
+    """The command line. None: not given. time_budget in seconds; root: the folder that holds mlruns/.
+
+    save_every: seconds of a trial's training between checkpoints (0: after every epoch).
+    """
 
     root: Path
     space: str | None = None
@@ -48,6 +51,7 @@ class Options:
     address: str | None = None
     resume: bool = False
     extend: int | None = None
+    save_every: float = 10.0
 
     @property
     def searches(self) -> Path:
@@ -110,6 +114,7 @@ class Plan:
 
 def resolve(options: Options) -> Plan:
     """The plan of a new search, or of one that is resumed or extended. Raises UserError (all problems at once)."""
+    _require_utf8(options)
     if options.resume or options.extend is not None:
         return _continued(options)
     if options.space is None:
@@ -117,7 +122,7 @@ def resolve(options: Options) -> Plan:
     document = S.read(options.space)
     space = S.build(document.path.stem, document, options.overrides)
     baseline = _baseline(space, options.overrides)
-    name = options.name or _free(options.searches, space.name)
+    name = _free(options.searches, space.name) if options.name is None else options.name
     if not _NAME.fullmatch(name):
         raise UserError(f"--name: must be letters, digits, '.', '_' and '-' (at most 100), got '{name}'")
     if (options.searches / name / RECORD).exists():
@@ -144,6 +149,14 @@ def resolve(options: Options) -> Plan:
         "storage": options.storage,
     }
     return _plan(options, record, space, baseline)
+
+
+def _require_utf8(options: Options) -> None:
+    """Raises UserError for a text or a path that no record, table or terminal would take."""
+    for key, value in vars(options).items():
+        if isinstance(value, (str, Path)) and not is_utf8(str(value)):
+            flag = "the working folder" if key == "root" else f"--{key.replace('_', '-')}"
+            raise UserError(f"{flag}: must be UTF-8 text, got {str(value)!r}")
 
 
 def still_free(plan: Plan) -> None:
