@@ -96,12 +96,14 @@ class Watch(Unkept, Callback):
         if FAILURE_KEY in result:
             return
         number, epoch = self._number[trial.trial_id], result["training_iteration"]
-        metrics = {"objective": result[OBJECTIVE_KEY], **result["metrics"]}  # first: what the UI compares by
-        metrics = {k: v for k, v in metrics.items() if isinstance(v, (int, float)) and math.isfinite(v)}
+        metrics = {k: v for k, v in result["metrics"].items() if isinstance(v, (int, float)) and math.isfinite(v)}
         values = trial.config["values"]
         if self.mutates:  # settings change on the way
             metrics |= {f"hp/{k}": v for k, v in values.items() if isinstance(v, float)}
             self.searcher.ledger.note(number, values=values)
+        if math.isfinite(result[OBJECTIVE_KEY]):
+            # First: what the UI compares by. A record of its own, as after a kill it alone may be written once more.
+            self.tracking.log(self.stage, number, {"objective": result[OBJECTIVE_KEY]}, epoch)
         self.tracking.log(self.stage, number, metrics, epoch)
         for note in result.get(NOTES_KEY, ()):
             self.board.say(f"{self.stage} {number}: {note}")

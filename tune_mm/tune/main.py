@@ -30,6 +30,7 @@ from tune_mm.tune.display import Board, span
 from tune_mm.tune.driver import Halt
 from tune_mm.tune.ledger import Busy, Ledger, Lock, Values, open_storage
 from tune_mm.tune.plan import Options, Plan
+from tune_mm.tune.records import RECORD
 from tune_mm.tune.stages import Context
 from tune_mm.tune.tracking import Tracker
 from tune_mm.tune.work import Build, train
@@ -72,10 +73,16 @@ def run(options: Options, console: Console, *, dry: bool = False, build: Build |
     try:
         lock = Lock(plan.folder / "lock")
     except Busy as error:
-        raise UserError(str(error)) from None
+        raise UserError(f"{error}; wait for it, or give this one another --name") from None
     with contextlib.closing(lock):
         P.still_free(plan)
-        return _locked(plan, source, about, console, build)
+        try:
+            return _locked(plan, source, about, console, build)
+        except KeyboardInterrupt:  # before the stages, after them, or a second signal that did not wait for them
+            if not (plan.folder / RECORD).exists():
+                raise
+            console.print(Text(f"interrupted. go on with: {_again(plan)}"))
+            return INTERRUPTED
 
 
 def _locked(plan: Plan, source: Source, about: Mapping[str, Any], console: Console, build: Build) -> int:

@@ -30,7 +30,6 @@ from tune_mm.tune.work import Build, built
 
 MAX_FAILURES = 2  # deaths of its worker that a trial survives
 BUFFERED = 120.0  # seconds of tracking that a killed driver may take with it
-SAVE_EVERY = 10.0  # seconds of training between checkpoints
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,6 @@ class Context:
     slots: int
     build: Build
     cluster: bool = False
-    save_every: float = SAVE_EVERY
     died: float | None = None
 
 
@@ -195,7 +193,7 @@ def _tuner(context: Context, stage: StagePlan, searcher: AskTell, scheduler: Any
     plan, final = context.plan, stage.stage == "final"
     build = partial(built, base=stage.base, build=context.build)
     local = "" if "://" in plan.storage else plan.storage
-    job = Job(build, stage.epochs, plan.cpus, context.save_every, test=final, storage=local)
+    job = Job(build, stage.epochs, plan.cpus, plan.options.save_every, test=final, storage=local)
     trainable = tune.with_resources(tune.with_parameters(RunTrainable, job=job), {"cpu": plan.cpus, "gpu": plan.gpus})
     return Tuner(
         trainable,
