@@ -15,6 +15,7 @@ from mlflow.tracking import MlflowClient
 SHIPPED = Path(__file__).resolve().parent / "scale_curves.json.gz"
 SEARCHED = {"method.rho": ("uniform", 0.8, 2.0), "method.lam": ("loguniform", 0.01, 0.3)}  # what curves differ by
 OBJECTIVE, SECONDS = "val/accuracy", "time/epoch"
+DERIVED = "objective"  # the search's own metric, which the driver logs anew
 DIGITS = 4  # significant
 
 
@@ -74,7 +75,7 @@ def record(uri: str, wanted: str, path: Path) -> int:
     experiments = [e.experiment_id for e in client.search_experiments()]
     runs = [_run(client, run) for run in client.search_runs(experiments, wanted, max_results=1000)]
     runs = [run for run in runs if run[1]]
-    names = sorted(set.intersection(*(set(curves) for _, curves in runs)))
+    names = sorted(set.intersection(*(set(curves) for _, curves in runs)) - {DERIVED})
     epochs = min(len(curves[OBJECTIVE]) for _, curves in runs)
     rows = []
     for settings, curves in runs:

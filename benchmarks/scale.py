@@ -7,7 +7,7 @@
     python benchmarks/scale.py --record sqlite:///mlruns/mlflow.db --filter "tags.search = 'cggm_utd-1'"
 
 The simulated search is ASHA (27 epochs, grace 1, reduction 3) with TPE over six settings. Trials replay recorded runs
-of CGGM on UTD-MHAD (scale_curves.json.gz, 59 metrics an epoch of about 2.5 s; `--record` makes another file): see
+of CGGM on UTD-MHAD (scale_curves.json.gz, 58 metrics an epoch of about 2.5 s; `--record` makes another file): see
 _scale_driver.py for what is real in it. CPU times are those of one core, split by part:
 
     searcher   Optuna's sampler and its study       ledger     Optuna's journal

@@ -29,7 +29,7 @@ from tune_mm.tune.trainable import Job, RunTrainable
 from tune_mm.tune.work import Build, built
 
 MAX_FAILURES = 2  # deaths of its worker that a trial survives
-BUFFERED = 120.0  # seconds of tracking that a killed driver may take with it
+BUFFERED = 120.0  # seconds of tracking that a power cut may take with it; a kill takes milliseconds
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ def run(context: Context, stage: StagePlan) -> Ledger:
 
 
 def _catch_up(context: Context, stage: StagePlan, book: Ledger) -> None:
-    """Write to tracking once more what ended shortly before a driver was killed: its buffer was lost with it.
+    """Write to tracking once more what ended shortly before a driver was killed: the journal hears of it first.
 
     Tracking skips the steps and parameters that it has.
     """
