@@ -80,6 +80,7 @@ class AudioVisual(DataPlugin):
     """Base of the data sets of clips: `folders` and `listing` are theirs, the rest is here."""
 
     vectors: ClassVar[bool] = True
+    stored: ClassVar[bool] = True
 
     @classmethod
     @abstractmethod

@@ -19,12 +19,14 @@ import tempfile
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 from tune_mm import plugins
 from tune_mm.config import Section
 from tune_mm.core.types import DataKind, Dataset
+from tune_mm.data import _shared
 from tune_mm.data._arrays import DataError, check
 from tune_mm.data._synthetic import VERSION, SyntheticOptions
 
@@ -51,13 +53,15 @@ class DataPlugin(ABC):
 
     Config: the fields of `data:`, all with defaults, so that `Config()` is valid.
     folder: where below the root its files are looked for (see `folder_of`), and `aliases`, other names that folder goes
-    by. vectors: whether modalities may be [N, D].
+    by. vectors: whether modalities may be [N, D]. stored: whether samples stay in a store of the plug-in's own; else
+    `load` returns tensors in memory.
     """
 
     Config: ClassVar[type[Section]]
     folder: ClassVar[str]
     aliases: ClassVar[tuple[str, ...]] = ()
     vectors: ClassVar[bool] = False
+    stored: ClassVar[bool] = False
 
     @classmethod
     def folder_of(cls, config: Any) -> str:
@@ -68,6 +72,11 @@ class DataPlugin(ABC):
     @abstractmethod
     def files(cls, config: Any) -> tuple[str, ...]:
         """Paths below `place` without which the data set cannot be read."""
+
+    @classmethod
+    def optional(cls, config: Any) -> tuple[str, ...]:
+        """Paths below `place` that are read where they are there."""
+        return ()
 
     @classmethod
     def present(cls, config: Any, place: Path) -> bool:
@@ -251,11 +260,20 @@ _lock = threading.Lock()
 
 
 def load(config: Section, source: Source) -> Dataset:
-    """The data set at `source`, read once per process. Raises DataError naming the file and what is wrong with it."""
-    key = json.dumps([config.model_dump(mode="json"), str(source.root), source.kind], sort_keys=True)
+    """The data set at `source`, read once per machine. Raises DataError naming the file and what is wrong with it."""
+    plugin, settings = plugin_of(config), config.model_dump(mode="json")
+    key = json.dumps([settings, str(source.root), source.kind], sort_keys=True)
     with _lock:
         if key not in _loaded:
-            dataset = plugin_of(config).load(config, source.root)
-            check(dataset, source.root)
+            read = partial(_read, plugin, config, source.root)
+            stored = plugin.stored or not plugin.present(config, source.root)
+            files = [source.root / f for f in (*plugin.files(config), *plugin.optional(config))]
+            dataset = read() if stored else _shared.once(plugin.folder_of(config), settings, files, read)
             _loaded[key] = dataclasses.replace(dataset, kind=source.kind)
         return _loaded[key]
+
+
+def _read(plugin: type[DataPlugin], config: Section, place: Path) -> Dataset:
+    dataset = plugin.load(config, place)
+    check(dataset, place)
+    return dataset

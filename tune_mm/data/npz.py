@@ -108,6 +108,10 @@ class Npz(DataPlugin):
         return ("train.npz", "test.npz")
 
     @classmethod
+    def optional(cls, config: NpzConfig) -> tuple[str, ...]:
+        return ("val.npz",)
+
+    @classmethod
     def load(cls, config: NpzConfig, place: Path) -> Dataset:
         modalities = config.modalities or _all_arrays(config, place / "train.npz")
         found = [s for s in SPLITS if (place / f"{s}.npz").is_file()]
