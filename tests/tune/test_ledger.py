@@ -13,10 +13,10 @@ from optuna.trial import TrialState
 from tune_mm.tune.ledger import Busy, Ledger, Lock, Point, open_storage
 
 
-def ledger(path: Path, points: tuple[Point, ...] = ()) -> Ledger:
+def ledger(path: Path, points: tuple[Point, ...] = (), name: str = "s/search") -> Ledger:
     return Ledger(
         open_storage(path),
-        "s/search",
+        name,
         "min",
         lambda trial: {"x": trial.suggest_float("x", 0, 1)},
         lambda number: RandomSampler(seed=number),
@@ -72,6 +72,20 @@ def test_the_file_is_a_plain_optuna_study(tmp_path: Path) -> None:
     study = optuna.load_study(study_name="s/search", storage=optuna.storages.JournalStorage(backend))
     assert [t.state for t in study.trials] == [TrialState.PRUNED]
     assert study.trials[0].value == 0.5
+
+
+def test_what_another_process_enqueues_is_handed_out_next_and_once(tmp_path: Path) -> None:
+    """As optuna-dashboard may, in a study beside another one of the same file."""
+    ledger(tmp_path / "journal", name="s/baseline").ask()
+    book = ledger(tmp_path / "journal")
+    first = book.ask()
+    backend = optuna.storages.journal.JournalFileBackend(str(tmp_path / "journal"))
+    theirs = optuna.load_study(study_name="s/search", storage=optuna.storages.JournalStorage(backend))
+    theirs.enqueue_trial({"x": 0.25})
+    theirs.enqueue_trial({"x": 0.75})
+    assert [first.number, *(book.ask().number for _ in range(3))] == [0, 1, 2, 3]
+    assert [t.params["x"] for t in book.trials()][1:3] == [0.25, 0.75]
+    assert len(book.trials(TrialState.WAITING)) == 0
 
 
 def test_two_drivers_cannot_run_one_search(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from optuna.samplers import TPESampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from tune_mm.tune import searchers
+from tune_mm.tune import searchers, tpe
 from tune_mm.tune.domains import Domain, parse
 from tune_mm.tune.ledger import Ledger, Point, open_storage
 from tune_mm.tune.searchers import AskTell, SearcherName
@@ -115,8 +115,8 @@ def test_a_reopened_ledger_draws_what_the_undisturbed_one_does(tmp_path: Path) -
 
 
 def test_a_long_search_draws_the_same_after_a_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(searchers, "SHOWN", 8)
-    monkeypatch.setattr(searchers, "BEST", 3)
+    monkeypatch.setattr(tpe, "SHOWN", 8)
+    monkeypatch.setattr(tpe, "BEST", 3)
     test_a_reopened_ledger_draws_what_the_undisturbed_one_does(tmp_path / "simple")
     book = ledger(tmp_path / "conditional", SWITCH)
     for _ in range(24):
@@ -167,12 +167,12 @@ def test_tpe_on_a_window_that_leaves_nothing_out_is_optuna_s(
     states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
     trials = [made(i, states[i % 3], math.sin(i)) for i in range(30)]
     plain = drawn(plain_tpe, trials, conditional)
-    assert drawn(searchers.WindowedTPE, trials, conditional) == plain  # shorter than the window
-    monkeypatch.setattr(searchers, "SHOWN", 20)
-    assert drawn(searchers.WindowedTPE, trials, conditional) == plain  # 20 of 30 have ended well: through the window
-    monkeypatch.setattr(searchers, "SHOWN", 12)
-    monkeypatch.setattr(searchers, "BEST", 2)
-    assert drawn(searchers.WindowedTPE, trials, conditional) != plain
+    assert drawn(tpe.WindowedTPE, trials, conditional) == plain  # shorter than the window
+    monkeypatch.setattr(tpe, "SHOWN", 20)
+    assert drawn(tpe.WindowedTPE, trials, conditional) == plain  # 20 of 30 have ended well: through the window
+    monkeypatch.setattr(tpe, "SHOWN", 12)
+    monkeypatch.setattr(tpe, "BEST", 2)
+    assert drawn(tpe.WindowedTPE, trials, conditional) != plain
 
 
 @pytest.mark.parametrize("direction", list(StudyDirection)[1:])
@@ -189,8 +189,32 @@ def test_the_window_has_the_best_and_the_latest(direction: StudyDirection, compl
     pruned = sorted(range(completed, 1000), key=lambda i: (-(i % 3), sign * math.sin(i)))
     best = {*complete, *pruned[: 25 - completed]} if completed < 25 else set(complete[:25])
     latest = sorted(set(range(1000)) - best)[-475:]
-    shown = [t.number for t in searchers.window(trials, direction)]
+    shown = [t.number for t in tpe.Window(direction).of(trials)]
     assert shown == [*sorted({*best, *latest}), *range(1050, 1300)]
+
+
+def test_a_window_that_is_kept_has_what_a_new_one_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trials end in another order than they began in: number n after n + 7 * (n % 3) more; every fifth fails."""
+    for name, value in {"SHOWN": 20, "BEST": 4, "SHOWN_RUNNING": 5}.items():
+        monkeypatch.setattr(tpe, name, value)
+    kept, states = tpe.Window(StudyDirection.MAXIMIZE), (TrialState.COMPLETE, TrialState.PRUNED)
+    for now in range(1, 80, 3):
+        trials = [
+            made(n, TrialState.RUNNING, 0.0)
+            if n + 7 * (n % 3) >= now
+            else made(n, TrialState.FAIL if n % 5 == 4 else states[n % 2], math.sin(n), step=1 + n % 3)
+            for n in range(now)
+        ]
+        shown = [t.number for t in kept.of(trials)]
+        assert shown == [t.number for t in tpe.Window(StudyDirection.MAXIMIZE).of(trials)]
+        ended = [t.number for t in trials if t.state in states]
+        by_value = sorted((n for n in ended if n % 2 == 0), key=lambda n: -math.sin(n))
+        by_step = sorted((n for n in ended if n % 2), key=lambda n: (-(n % 3), -math.sin(n)))
+        best = {*(by_value + by_step)[:4]}
+        others = [n for n in ended if n not in best]
+        running = [t.number for t in trials if t.state == TrialState.RUNNING]
+        expected = ended if len(ended) <= 20 else [*best, *others[-16:]]
+        assert shown == sorted([*expected, *running[-5:]])
 
 
 def test_asha_s_stop_is_told_as_pruned_and_nan_as_failed(tmp_path: Path) -> None:

@@ -8,12 +8,13 @@ until the stage has its number of trials. optuna-dashboard opens the file.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import math
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -66,13 +67,41 @@ class _Backend(JournalFileBackend):
             file.write(text.encode())
 
 
+class _Journal(JournalStorage):
+    """Counts trials, and finds those that wait, by looking at new ones; Optuna looks at all for every one asked for."""
+
+    def __init__(self, backend: JournalFileBackend) -> None:
+        super().__init__(backend)
+        self._looked: dict[int, tuple[int, list[int]]] = {}  # by study: how many were there, ids of those that waited
+
+    def get_all_trials(
+        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        if deepcopy or states != (TrialState.WAITING,):
+            return super().get_all_trials(study_id, deepcopy, states)
+        return [self.get_trial(i) for i in self._look(study_id)[1]]
+
+    def get_n_trials(self, study_id: int, state: tuple[TrialState, ...] | TrialState | None = None) -> int:
+        return self._look(study_id)[0] if state is None else super().get_n_trials(study_id, state)
+
+    def _look(self, study_id: int) -> tuple[int, list[int]]:
+        count, waiting = self._looked.get(study_id, (0, []))
+        new: list[int] = []
+        with contextlib.suppress(KeyError):  # past the last one
+            while True:
+                new.append(self.get_trial_id_from_study_id_trial_number(study_id, count + len(new)))
+        waiting = [i for i in (*waiting, *new) if self.get_trial(i).state == TrialState.WAITING]
+        self._looked[study_id] = count + len(new), waiting
+        return self._looked[study_id]
+
+
 def open_storage(path: Path) -> JournalStorage:
     """The journal at `path`, made if missing. Only under the search's Lock: a line cut short by a kill is dropped."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
         with path.open("rb+") as file:
             file.truncate(_whole(file))
-    return JournalStorage(_Backend(str(path)))
+    return _Journal(_Backend(str(path)))
 
 
 def _whole(file: IO[bytes]) -> int:
@@ -157,10 +186,9 @@ class Ledger:
 
     def ask(self) -> Assignment:
         """A new trial."""
-        there = self.trials()
-        waiting = next((t for t in there if t.state == TrialState.WAITING), None)
-        number = waiting.number if waiting else len(there)
-        if waiting is None and (point := self._point(number)) is not None:
+        waiting = self.trials(TrialState.WAITING)
+        number = waiting[0].number if waiting else self._storage.get_n_trials(self._id)
+        if not waiting and (point := self._point(number)) is not None:
             self.study.enqueue_trial(point.params, user_attrs=dict(point.attrs))
         self.study.sampler = self._sampler(number)
         with warnings.catch_warnings():

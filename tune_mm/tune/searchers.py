@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-import heapq
 import math
 import warnings
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, cast
 
-import optuna
 from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import BaseSampler, CmaEsSampler, NSGAIISampler, RandomSampler, TPESampler
-from optuna.storages import InMemoryStorage
-from optuna.study import Study, StudyDirection
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.samplers import BaseSampler, CmaEsSampler, NSGAIISampler, RandomSampler
+from optuna.trial import Trial
 from ray.tune.search import Searcher
 
 from tune_mm.tune.domains import Domain, Scalar
 from tune_mm.tune.ledger import Assignment, Ledger, Values
+from tune_mm.tune.tpe import WindowedTPE
 
 Domains = Mapping[str, Domain]
 SearcherName = Literal["tpe", "random", "cmaes", "nsgaii", "grid"]
 
 FINISHED_KEY, FAILURE_KEY, DIVERGED_KEY, OBJECTIVE_KEY = "finished", "failure", "diverged", "objective"
 NOTES_KEY = "notes"
-
-# What TPE is shown of a long search: ended trials, the best of them for certain, and running ones.
-SHOWN, BEST, SHOWN_RUNNING = 500, 25, 250
 
 
 def seed_of(seed: int, number: int) -> int:
@@ -48,81 +42,6 @@ def sampler(name: SearcherName, seed: int, number: int, startup: int, conditiona
         if name == "nsgaii":
             return NSGAIISampler(seed=chosen, population_size=max(startup, 2))
     return RandomSampler(seed=chosen)
-
-
-def window(trials: Sequence[FrozenTrial], direction: StudyDirection) -> list[FrozenTrial]:
-    """What TPE is shown of `trials`, by number: at most SHOWN that completed or were pruned, SHOWN_RUNNING that run.
-
-    The best are among them (TPE takes at most 25 for its density of good settings, so that this one is exact); of the
-    others, whose older ones it weighs down in any case, the latest.
-    """
-    ended = [t for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)]
-    running = [t for t in trials if t.state == TrialState.RUNNING][-SHOWN_RUNNING:]
-    if len(ended) > SHOWN:
-        sign = 1.0 if direction == StudyDirection.MINIMIZE else -1.0
-        best = heapq.nsmallest(BEST, ended, key=lambda trial: _rank(trial, sign))
-        chosen = {t.number for t in best}
-        ended = best + [t for t in ended if t.number not in chosen][BEST - SHOWN :]
-    return sorted(ended + running, key=lambda trial: trial.number)
-
-
-def _rank(trial: FrozenTrial, sign: float) -> tuple[float, float, float]:
-    """The order of TPE: complete ones by value, then pruned ones by how far they came and by their last value."""
-    if trial.state == TrialState.COMPLETE:
-        return 0, 0, sign * (trial.value or 0.0)
-    if not trial.intermediate_values:
-        return 1, 1, 0
-    step = max(trial.intermediate_values)
-    return 1, -step, sign * trial.intermediate_values[step]
-
-
-class _Shown(InMemoryStorage):
-    """A study of trials that are kept elsewhere."""
-
-    def __init__(self, trials: list[FrozenTrial]) -> None:
-        super().__init__()
-        self._shown = trials
-
-    def get_all_trials(
-        self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
-    ) -> list[FrozenTrial]:
-        return [t for t in self._shown if states is None or t.state in states]
-
-    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        """Nothing: TPE drafts a proposal for other processes, and the ledger has one."""
-
-
-class WindowedTPE(TPESampler):
-    """TPE for one trial, at a cost that does not grow with the search: Optuna's reads all trials for every proposal.
-
-    A study of more than SHOWN trials is seen through its `window`, a function of its content, so that a resumed search
-    proposes what it would have. conditional: trials differ in what is drawn; else all of them have the distributions of
-    any one, and Optuna's comparison of all, half of its time, is left out.
-    """
-
-    def __init__(self, seed: int, startup: int, conditional: bool) -> None:
-        super().__init__(seed=seed, n_startup_trials=startup, multivariate=True, group=conditional)
-        self._conditional, self._seen = conditional, cast("Study | None", None)
-
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, Any]:
-        view = self._view(study)
-        if self._conditional:
-            return super().infer_relative_search_space(view, trial)
-        ended = view.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
-        return {k: d for k, d in sorted(ended[-1].distributions.items()) if not d.single()} if ended else {}
-
-    def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict[str, Any]) -> dict[str, Any]:
-        return super().sample_relative(self._view(study), trial, search_space)
-
-    def sample_independent(self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: Any) -> Any:
-        return super().sample_independent(self._view(study), trial, param_name, param_distribution)
-
-    def _view(self, study: Study) -> Study:
-        if self._seen is None:
-            trials = study.get_trials(deepcopy=False)
-            shown = len(trials) > SHOWN and _Shown(window(trials, study.direction))
-            self._seen = optuna.create_study(storage=shown, direction=study.direction) if shown else study
-        return self._seen
 
 
 def ordered(domains: Domains) -> tuple[str, ...]:
