@@ -37,6 +37,7 @@ class Curves:
             self._groups.setdefault(_place(run.settings), []).append(run)
         self.epochs = min(len(run.metrics) for run in runs)
         self.runs = len(runs)
+        self.names = tuple(runs[0].metrics[0])
 
     def of(self, number: int, settings: Mapping[str, Any]) -> Curve:
         """The curve of trial `number`, which chooses among runs that differ by their seed alone."""
@@ -54,13 +55,13 @@ def _place(settings: Mapping[str, Any]) -> tuple[float, ...]:
     return tuple(out)
 
 
-def load(path: Path = SHIPPED) -> Curves:
-    """Curves that `record` wrote."""
+def load(path: Path = SHIPPED, keep: int | None = None) -> Curves:
+    """Curves that `record` wrote, with all of their metrics or as many as `keep` says, the objective among them."""
     found = json.loads(gzip.decompress(path.read_bytes()))
-    names = found["metrics"]
+    places = sorted(enumerate(found["metrics"]), key=lambda place: place[1] != OBJECTIVE)[:keep]
     return Curves(
         [
-            Curve(run["settings"], run["seconds"], [dict(zip(names, row, strict=True)) for row in run["values"]])
+            Curve(run["settings"], run["seconds"], [{name: row[i] for i, name in places} for row in run["values"]])
             for run in found["runs"]
         ]
     )

@@ -65,13 +65,16 @@ class Case:
     """trials in all, slots at once, full budget of a trial.
 
     every: only one trial in so many is tracked, and what that costs counts so many times, on the virtual clock too:
-    with every trial tracked the store takes most of a run's time.
+    with every trial tracked the store takes most of a run's time. metrics: of an epoch; None: all that were recorded.
+    store: URI of an MLflow server; None: a sqlite file.
     """
 
     trials: int
     slots: int
     epochs: int = EPOCHS
     every: int = 1
+    metrics: int | None = None
+    store: str | None = None
 
 
 @dataclass
@@ -122,6 +125,10 @@ class Some:
         if number % self._every == 0:
             self._tracker.log(stage, number, metrics, epoch)
 
+    def tag(self, stage: Stage, number: int, tags: Mapping[str, str]) -> None:
+        if number % self._every == 0:
+            self._tracker.tag(stage, number, tags)
+
     def file(self, stage: Stage, number: int, path: Path, name: str) -> None:
         """Nothing: only final runs leave files."""
 
@@ -142,7 +149,9 @@ class Driver:
     def __init__(self, case: Case, curves: Curves, root: Path) -> None:
         self.case, self.curves, self.meter = case, curves, Meter()
         (root / "scale.yaml").write_text(SPACE.format(**vars(case)))
-        self.plan = plan.resolve(Options(root=root, space=str(root / "scale.yaml"), name="scale", tracking_uri=None))
+        self.plan = plan.resolve(
+            Options(root=root, space=str(root / "scale.yaml"), name="scale", tracking_uri=case.store)
+        )
         self.journal = root / "journal"
         self.stage = stages.tuning(self.plan, "search")
         self.tracker = Tracker(self.plan, "synthetic", {})
@@ -159,6 +168,7 @@ class Driver:
         self._events: list[tuple[float, int, Running | None]] = []
         self._pushed = 0
         self._busy = 0.0  # CPU seconds of tracking up to the last round
+        self._round_ends = self.behind = 0.0  # when (virtual s); how long the store takes after the last trial
 
     def open(self) -> tuple[Ledger, AskTell, TrialScheduler]:
         """Ledger, searcher and scheduler as `stages.run` makes them, from what the journal has."""
@@ -195,7 +205,9 @@ class Driver:
                 self._flush()
                 continue
             ended += self._epoch(running)
+        rest = max(0.0, self._round_ends - self.now)
         self._flush()
+        self.behind = rest + self._round_ends - self.now
 
     def _push(self, when: float, what: Running | None) -> None:
         self._pushed += 1  # what comes at the same moment comes in this order
@@ -251,7 +263,8 @@ class Driver:
         self.rounds += 1
         # Also what the tracking thread wrote by itself: a thousand values start a round at once.
         busy = time.process_time() - time.thread_time() + self.meter.seconds["store", "store"]
-        self._push(self.now + self.case.every * (busy - self._busy) + INTERVAL, None)
+        self._round_ends = self.now + self.case.every * (busy - self._busy)
+        self._push(self._round_ends + INTERVAL, None)
         self._busy = busy
 
 

@@ -84,6 +84,29 @@ def test_load_is_time_over_time(bench: Any, found: tuple[dict[str, Any], Path]) 
     assert figures["load"] == pytest.approx(parts / 1000 / figures["virtual_s"])
     more = bench.capacity(figures)
     assert more["slots_at_60_s_epochs"] == pytest.approx(60_000 / (parts / figures["reports"]))
+    rest = parts / figures["reports"] - figures["store_ms_per_report"]
+    assert more["slots_at_60_s_epochs_without_store"] == pytest.approx(60_000 / rest)
+    assert figures["load_without_store"] == pytest.approx(rest * figures["reports"] / 1000 / figures["virtual_s"])
+
+
+def test_fewer_metrics_keep_the_objective_and_every_decision(
+    bench: Any, found: tuple[dict[str, Any], Path], tmp_path: Path
+) -> None:
+    """6 of an epoch's metrics and what the driver logs beside them: the objective so far, and best/... at the end."""
+    figures = bench.simulate(bench.Case(TRIALS, SLOTS, epochs=9, metrics=6), bench.load(keep=6), tmp_path)
+    for key in ("reports", "completed", "virtual_s"):
+        assert figures[key] == pytest.approx(found[0][key])
+    assert (figures["metrics_per_epoch"], found[0]["metrics_per_epoch"]) == (6, 58)
+    per_report = "select count(*) from metrics where key not like 'best/%' and key != 'objective'"
+    assert rows(tmp_path, per_report) == [(6 * figures["reports"],)]
+    assert bench.label(figures) == f"{TRIALS} trials on {SLOTS} slots, 6 metrics an epoch, sqlite"
+
+
+def test_the_store_is_behind_by_what_it_still_writes(found: tuple[dict[str, Any], Path]) -> None:
+    """After the last trial at least its own end is written; at most everything is."""
+    figures, _ = found
+    written = figures["store_ms_per_report"] * figures["reports"] / 1000
+    assert 0 < figures["store_behind_at_end_s"] <= written
 
 
 def test_the_nearest_run_is_replayed_and_seeds_take_turns(bench: Any) -> None:
