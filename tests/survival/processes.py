@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -70,6 +71,11 @@ class Process:
         except subprocess.TimeoutExpired:
             raise AssertionError(f"does not end:\n{self.says}") from None
 
+    def kill_all(self) -> None:
+        """kill -9 of it and of everything that it has started in its session."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
     def close(self) -> None:
         """End it, if it has not ended; what Ray started for it dies with it."""
         self.process.kill()
@@ -121,23 +127,28 @@ def trials(root: Path, stage: str = "search", name: str = "toy-1") -> list[Froze
     return Searches(root).book(name, stage).trials()
 
 
-def runs(root: Path, name: str | None = None) -> list[Any]:
-    """All MLflow runs of the default store, or those of one search."""
-    client = Store.open(None, root).client()
+def runs(root: Path, name: str | None = None, uri: str | None = None) -> list[Any]:
+    """All MLflow runs of the default store, or of that at `uri`; with `name` those of one search."""
+    client = Store.open(uri, root).client()
     found = client.search_runs([e.experiment_id for e in client.search_experiments()], max_results=1000)
     return [r for r in found if name in (None, r.data.tags.get("search"))]
 
 
-def tracked(root: Path, name: str = "toy-1") -> dict[str, dict[str, Any]]:
-    """What MLflow has of a search by key: status, params, and (step, value) of each metric. A key must occur once."""
-    client, out = Store.open(None, root).client(), dict[str, dict[str, Any]]()
-    for run in runs(root, name):
-        key = run.data.tags["tune_mm.key"]
+def tracked(root: Path, name: str = "toy-1", uri: str | None = None) -> dict[str, dict[str, Any]]:
+    """What MLflow has of a search by key: status, params, (step, value) of each metric, sizes of files in bytes.
+
+    A key must occur once. Sizes of summaries are left out: the seconds in them differ.
+    """
+    client, out = Store.open(uri, root).client(), dict[str, dict[str, Any]]()
+    for run in runs(root, name, uri):
+        key, own = run.data.tags["tune_mm.key"], run.info.run_id
         assert key not in out, f"two runs of {key}"
-        histories = {m: client.get_metric_history(run.info.run_id, m) for m in run.data.metrics}
+        histories = {m: client.get_metric_history(own, m) for m in run.data.metrics}
+        files = {file.path: file.file_size for file in client.list_artifacts(own)}
         out[key] = {
             "status": (run.info.status, run.data.tags["status"]),
             "params": run.data.params,
             "metrics": {m: sorted((p.step, p.value) for p in found) for m, found in histories.items()},
+            "files": files | ({"summary.json": None} if "summary.json" in files else {}),
         }
     return out

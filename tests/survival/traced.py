@@ -19,6 +19,7 @@ import ray
 from tests.tune.toy import Toy, ToyResult
 
 TRACE, HELD, GO = "trace", "held", "go"
+HELD_AGAIN, GO_AGAIN = "held_again", "go_again"
 
 
 @dataclass
@@ -26,21 +27,31 @@ class Traced(Toy):
     """Writes a line to `<marks>/trace` when an epoch begins; `marks` must be an existing folder.
 
     hold: the line (from 1) at which it waits, once per folder: the file `held` then has that line. It goes on when `go`
-    is there, or after `patience` seconds. Metrics are those of the toy but the worker's, which differ from run to run.
+    is there, or after `patience` seconds. again: a later line, with `held_again` and `go_again`. ballast: characters by
+    which its state is larger. Metrics are those of the toy but the worker's, which differ from run to run.
     """
 
     hold: int = 0
+    again: int = 0
     patience: float = 600.0
+    ballast: int = 0
 
     def epoch(self) -> ToyResult:
         marks = Path(self.marks)
         line = self._trace(marks)
-        if self.hold and len(trace(marks)) >= self.hold and _first(marks / HELD, line):
-            end = time.monotonic() + self.patience
-            while not (marks / GO).exists() and time.monotonic() < end:
-                threading.Event().wait(0.05)
+        for number, held, go in ((self.hold, HELD, GO), (self.again, HELD_AGAIN, GO_AGAIN)):
+            if number and len(trace(marks)) >= number and _first(marks / held, line):
+                self._wait(marks / go)
         found = super().epoch()
         return replace(found, metrics={k: v for k, v in found.metrics.items() if k != "val/worker"})
+
+    def _wait(self, go: Path) -> None:
+        end = time.monotonic() + self.patience
+        while not go.exists() and time.monotonic() < end:
+            threading.Event().wait(0.05)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "ballast": "x" * self.ballast}
 
     def _trace(self, marks: Path) -> str:
         node = ray.get_runtime_context().get_node_id()

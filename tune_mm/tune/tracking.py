@@ -49,11 +49,14 @@ def _domains(space: Space) -> dict[str, dict[str, Any]]:
 
 
 class Tracker:
-    """The runs of one search. about: the data set's summary. Raises UserError when the store cannot be used."""
+    """The runs of one search. about: the data set's summary.
+
+    A store that is away is no error: what it misses is queued. Raises UserError when it can never be used.
+    """
 
     def __init__(self, plan: Plan, data_kind: str, about: Mapping[str, Any]) -> None:
         self._kind, self._name = data_kind, plan.name
-        self.store = Store.open(plan.options.tracking_uri, plan.options.root)
+        self.store = Store.open(plan.options.tracking_uri, plan.options.root, required=False)
         self._writer = Writer(self.store, plan.space.name, search=plan.uid)
         base = plan.config(plan.space, plan.epochs)
         spec = plan.space.spec
@@ -74,7 +77,8 @@ class Tracker:
             self._writer.artifact(self._parent, json.dumps(about, indent=1) + "\n", "data.json")
         keys = dict.fromkeys([*plan.space.domains, *(plan.baseline.domains if plan.baseline else ())])
         shown = views.columns(spec.objective, about.get("shapes", ()), keys)
-        views.save(self.store, self._writer.experiment_id, views.views(shown, plan.space.mode))
+        self._views = views.views(shown, plan.space.mode)
+        self._save_views()
         self._runs: dict[tuple[Stage, int], RunHandle] = {}
 
     def start(self, stage: Stage, number: int, config: Config, facts: Mapping[str, Any]) -> None:
@@ -88,6 +92,10 @@ class Tracker:
     def log(self, stage: Stage, number: int, metrics: Mapping[str, float], epoch: int) -> None:
         """An epoch's metrics."""
         self._writer.log(self._runs[stage, number], metrics, epoch)
+
+    def tag(self, stage: Stage, number: int, tags: Mapping[str, str]) -> None:
+        """Tags of a trial that change on the way."""
+        self._writer.tags(self._runs[stage, number], tags)
 
     def file(self, stage: Stage, number: int, path: Path, name: str) -> None:
         """A file of a trial, copied now."""
@@ -112,8 +120,9 @@ class Tracker:
         """The search ended (or was stopped): its summary on the parent run."""
         self._writer.artifact(self._parent, text, "summary.json")
         self._writer.log(self._parent, metrics, 0)
-        self._writer.flush()  # the links need the run's id
-        run = self._parent.run_id
+        if self._writer.flush():
+            self._save_views()
+        run = self._parent.run_id  # the links need it: a store that has been away has given none
         where = note.links(self._name, self._writer.experiment_id, run) if run else ""
         self._writer.tags(self._parent, {note.TAG: note.text(self._heading, note.outcome(json.loads(text)), where)})
         self._writer.finish(self._parent, status, reason)
@@ -125,3 +134,9 @@ class Tracker:
     def close(self) -> None:
         """Write what is left."""
         self._writer.close()
+
+    def _save_views(self) -> None:
+        """Once, as soon as the store has given the experiment an id."""
+        if self._views and self._writer.experiment_id:
+            views.save(self.store, self._writer.experiment_id, self._views)
+            self._views = {}

@@ -1,0 +1,85 @@
+"""A disk that is full costs checkpoints, not trials: it is said, and the last good checkpoint survives."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from optuna.trial import TrialState
+
+from tests.survival.processes import SPACE, Started, saved, summary, tracked, trials, write
+from tests.survival.test_workers import EPOCHS
+from tests.survival.traced import GO, GO_AGAIN, HELD, HELD_AGAIN, objective, trace
+from tune_mm.core import checkpoint
+from tune_mm.tune.trainable import STATE
+
+# One trial of the grid, then one final run of it.
+ONE = (
+    SPACE.replace("{loguniform: [1e-5, 1e-1]}", "{grid: [1e-3]}")
+    .replace("defaults:\n  - {optim.lr: 1e-3}\n", "")
+    .replace("{name: tpe, startup: 3}", "grid")
+    .replace("{name: asha, epochs: 4, grace: 1, reduction: 2}", f"{{name: none, epochs: {EPOCHS}}}")
+    .replace("{top: 1, seeds: 2, epochs: 3}", "{top: 1, seeds: 1, epochs: 2}")
+    .replace("trials: 8\n", "")
+)
+WHOLE = list(range(1, EPOCHS + 1))
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 4 MiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place)]
+    if shutil.which("mount") is None or os.geteuid() != 0 or subprocess.run(mount, check=False).returncode:
+        pytest.skip("mounting a small file system needs root")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def fill(disk: Path) -> None:
+    """To the last byte."""
+    with (disk / "other").open("wb", buffering=0) as file:
+        while free := shutil.disk_usage(disk).free:
+            file.write(bytes(free))
+
+
+def kept(root: Path) -> tuple[dict[str, Any], int]:
+    """The state in the trial's last checkpoint that the journal names, and its epoch."""
+    place = trials(root)[0].user_attrs["checkpoint"]
+    return checkpoint.load(Path(place["path"]) / STATE), place["epoch"]
+
+
+@pytest.mark.slow
+def test_a_full_disk_costs_no_trial(tmp_path: Path, disk: Path, started: Started) -> None:
+    """Full from the third epoch on; later the worker is killed, and goes on from what was saved before."""
+    search = started.search(tmp_path, space=write(tmp_path, ONE), concurrency=1, storage=str(disk), hold=3, again=5)
+    search.until(lambda: trace(tmp_path, HELD), "the epoch that waits")
+    search.until(lambda: saved(tmp_path, "search", 0, 2), "its checkpoint")
+    fill(disk)
+    (tmp_path / GO).touch()
+    search.until(lambda: trace(tmp_path, HELD_AGAIN), "the epoch after the next")
+    assert f"search 0: no checkpoint: it needs 1.0 MiB and {disk}" in search.says
+    state, epoch = kept(tmp_path)
+    assert (epoch, state["run"]["epochs_done"]) == (2, 2)
+    (held,) = trace(tmp_path, HELD_AGAIN)
+    os.kill(held["pid"], signal.SIGKILL)
+    (tmp_path / GO_AGAIN).touch()
+    assert search.ends() == 0, search.says
+
+    assert "search 0: its worker died; it goes on from its checkpoint" in search.says
+    assert "Traceback" not in search.says
+    (trial,) = trials(tmp_path)
+    assert (trial.state, trial.value) == (TrialState.COMPLETE, pytest.approx(objective(1e-3, EPOCHS)))
+    own = [line["epoch"] for line in trace(tmp_path) if line["seed"] == 0]
+    assert own == WHOLE[:5] + WHOLE[2:]
+    found = tracked(tmp_path)
+    assert [step for step, _ in found["search/0"]["metrics"]["objective"]] == WHOLE
+    assert found["final/0"]["status"] == ("FINISHED", "completed")
+    assert summary(tmp_path)["status"] == "completed"
