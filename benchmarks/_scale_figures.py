@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 import time
@@ -72,6 +73,7 @@ def _figures(driver: Driver, writes: Writes, cpu: float, background: float, base
         "journal_mib": driver.journal.stat().st_size / 2**20,
         "peak_mib": _peak(),
         "memory_kib_per_trial": 1024 * (_peak() - base) / case.trials,
+        "load_average": os.getloadavg()[0],  # of the machine: other work on it makes CPU times longer
     }
 
 
