@@ -127,6 +127,12 @@ def trials(root: Path, stage: str = "search", name: str = "toy-1") -> list[Froze
     return Searches(root).book(name, stage).trials()
 
 
+def last_checkpoint(root: Path, number: int = 0) -> tuple[Path, int]:
+    """The folder of the last checkpoint of trial `number` that the journal names, and its epoch."""
+    place = trials(root)[number].user_attrs["checkpoint"]
+    return Path(place["path"]), place["epoch"]
+
+
 def runs(root: Path, name: str | None = None, uri: str | None = None) -> list[Any]:
     """All MLflow runs of the default store, or of that at `uri`; with `name` those of one search."""
     client = Store.open(uri, root).client()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 
-from tests.survival.processes import SPACE, Started, saved, summary, tracked, trials, write
+from tests.survival.processes import SPACE, Started, last_checkpoint, saved, summary, tracked, trials, write
 from tests.survival.test_workers import EPOCHS
 from tests.survival.traced import GO, GO_AGAIN, HELD, HELD_AGAIN, objective, trace
 from tune_mm.core import checkpoint
@@ -51,9 +52,10 @@ def fill(disk: Path) -> None:
 
 
 def kept(root: Path) -> tuple[dict[str, Any], int]:
-    """The state in the trial's last checkpoint that the journal names, and its epoch."""
-    place = trials(root)[0].user_attrs["checkpoint"]
-    return checkpoint.load(Path(place["path"]) / STATE), place["epoch"]
+    """The run's state in the trial's last checkpoint, and the epoch that the journal says of it."""
+    folder, epoch = last_checkpoint(root)
+    state: dict[str, Any] = checkpoint.load(folder / STATE)["run"]
+    return state, epoch
 
 
 @pytest.mark.slow
@@ -67,7 +69,7 @@ def test_a_full_disk_costs_no_trial(tmp_path: Path, disk: Path, started: Started
     search.until(lambda: trace(tmp_path, HELD_AGAIN), "the epoch after the next")
     assert f"search 0: no checkpoint: it needs 1.0 MiB and {disk}" in search.says
     state, epoch = kept(tmp_path)
-    assert (epoch, state["run"]["epochs_done"]) == (2, 2)
+    assert (epoch, state["epochs_done"]) == (2, 2)
     (held,) = trace(tmp_path, HELD_AGAIN)
     os.kill(held["pid"], signal.SIGKILL)
     (tmp_path / GO_AGAIN).touch()
@@ -76,10 +78,32 @@ def test_a_full_disk_costs_no_trial(tmp_path: Path, disk: Path, started: Started
     assert "search 0: its worker died; it goes on from its checkpoint" in search.says
     assert "Traceback" not in search.says
     (trial,) = trials(tmp_path)
-    assert (trial.state, trial.value) == (TrialState.COMPLETE, pytest.approx(objective(1e-3, EPOCHS)))
+    assert trial.state == TrialState.COMPLETE
+    assert trial.value == pytest.approx(objective(1e-3, EPOCHS))
     own = [line["epoch"] for line in trace(tmp_path) if line["seed"] == 0]
     assert own == WHOLE[:5] + WHOLE[2:]
     found = tracked(tmp_path)
     assert [step for step, _ in found["search/0"]["metrics"]["objective"]] == WHOLE
     assert found["final/0"]["status"] == ("FINISHED", "completed")
     assert summary(tmp_path)["status"] == "completed"
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_while_a_checkpoint_is_written(tmp_path: Path, disk: Path, started: Started) -> None:
+    """Each state has 1.45 MB, of which the check beforehand knows nothing: two fit, the third is cut off in the middle,
+    and no more are tried."""
+    search = started.search(tmp_path, space=write(tmp_path, ONE), concurrency=1, storage=str(disk), ballast=1_450_000,
+                            hold=5)  # fmt: skip
+    search.until(lambda: trace(tmp_path, HELD), "the epoch that waits")
+    assert [line["epoch"] for line in trace(tmp_path)] == [1, 2, 3, 3, 4]
+    (died,) = (line for line in search.says.splitlines() if "its worker died" in line)
+    assert died.startswith("search 0: its worker died; it goes on from its checkpoint (OSError: ")
+    assert os.strerror(errno.ENOSPC) in died
+    assert f"search 0: no checkpoint: it needs 1.0 MiB and {disk}" in search.says
+    state, epoch = kept(tmp_path)
+    assert (epoch, state["epochs_done"], len(state["ballast"])) == (2, 2, 1_450_000)
+    (tmp_path / GO).touch()
+    assert search.ends() == 0, search.says
+    (trial,) = trials(tmp_path)
+    assert trial.state == TrialState.COMPLETE
+    assert [step for step, _ in tracked(tmp_path)["search/0"]["metrics"]["objective"]] == WHOLE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,6 +21,7 @@ from tune_mm.tune.display import Board
 from tune_mm.tune.searchers import FAILURE_KEY, NOTES_KEY, OBJECTIVE_KEY, AskTell, Unkept
 
 HOPELESS = 3  # trials that all fail before a stage gives up
+SUDDEN = "died unexpectedly"  # what Ray says of a worker that is gone without a word
 
 
 class Tracking(Protocol):
@@ -129,19 +131,16 @@ class Watch(Unkept, Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Its worker died more often than is allowed."""
-        error = trial.get_pickled_error()
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        kind = type(error).__name__ if error is not None else "the worker died"
-        self.searcher.tell_lost(trial.trial_id, f"{kind}: {lines[0] if lines else 'no reason known'}"[:500])
+        self.searcher.tell_lost(trial.trial_id, f"the worker died: {cause(trial) or 'no reason known'}")
         self._number.setdefault(trial.trial_id, -1)
         self._end(trial)
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Its worker died; Ray starts another from the last checkpoint."""
         if trial.trial_id in self._number:
-            self.board.say(
-                f"{self.stage} {self._number[trial.trial_id]}: its worker died; it goes on from its checkpoint"
-            )
+            number, why = self._number[trial.trial_id], cause(trial)
+            why = f" ({why})" if why and SUDDEN not in why else ""
+            self.board.say(f"{self.stage} {number}: its worker died; it goes on from its checkpoint{why}")
 
     # ---- helpers
 
@@ -164,6 +163,22 @@ class Watch(Unkept, Callback):
         for number in self._number.values():
             if number >= 0:
                 self.tracking.stopped(self.stage, number, reason)
+
+
+def cause(trial: Trial) -> str:
+    """Why a trial's worker died last, in one line, by the log that Ray keeps on the driver's side; "" without one.
+
+    Ray's own copy of the error lies with the checkpoints, late, and cut short where their disk is full.
+    """
+    try:
+        text = Path(trial.error_file or "").read_text(errors="replace")
+    except OSError:
+        return ""
+    last = re.sub(r"\x1b\[\d*m", "", text).rpartition("Failure # ")[2]  # "1 (occurred at ...)", then the error
+    lines = [line.strip() for line in last.splitlines()[1:] if line.strip()]
+    if not lines:
+        return ""
+    return lines[-1 if lines[0].startswith("ray::") else 0][:500]  # an exception's own words end its traceback
 
 
 def keep_files(tracking: Tracking, stage: Stage, number: int, checkpoint: Checkpoint) -> None:
