@@ -36,11 +36,11 @@ finals: {top: 1, seeds: 2, epochs: 3}
 
 
 class Process:
-    """A module of the tests that runs in `root`. says: everything it has printed so far."""
+    """A module that runs in `root`. says: everything it has printed so far, which is written to a file in `log`."""
 
-    def __init__(self, root: Path, module: str, *arguments: str, **environment: str) -> None:
+    def __init__(self, root: Path, log: Path, module: str, *arguments: str, **environment: str) -> None:
         self.root = root
-        self._log = root / f"{module}-{time.monotonic_ns()}.log"
+        self._log = log / f"{module}-{time.monotonic_ns()}.log"
         kept = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI")}
         kept |= {"PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1", **environment}
         kept["RAY_worker_niceness"] = "0"  # by default workers give way to everything else that runs
@@ -85,10 +85,11 @@ class Process:
 
 
 class Started:
-    """Starts processes; whoever made it closes it."""
+    """Starts processes; whoever made it closes it. log: folder of what they print (None: where they run)."""
 
     def __init__(self) -> None:
         self._all: list[Process] = []
+        self.log: Path | None = None
 
     def search(self, root: Path, *, environment: Mapping[str, str] | None = None, **given: Any) -> Process:
         """A search with `Options` and settings of the toy as in `driver`."""
@@ -97,7 +98,7 @@ class Started:
         )
 
     def module(self, root: Path, module: str, *arguments: str, **environment: str) -> Process:
-        self._all.append(Process(root, module, *arguments, **environment))
+        self._all.append(Process(root, self.log or root, module, *arguments, **environment))
         return self._all[-1]
 
     def close(self) -> None:

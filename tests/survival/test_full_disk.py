@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +47,10 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 def fill(disk: Path) -> None:
     """To the last byte."""
-    with (disk / "other").open("wb", buffering=0) as file:
+    with (disk / "other").open("ab", buffering=0) as file:
         while free := shutil.disk_usage(disk).free:
-            file.write(bytes(free))
+            with contextlib.suppress(OSError):  # somebody else took it
+                file.write(bytes(free))
 
 
 def kept(root: Path) -> tuple[dict[str, Any], int]:
@@ -107,3 +109,34 @@ def test_a_disk_that_fills_while_a_checkpoint_is_written(tmp_path: Path, disk: P
     (trial,) = trials(tmp_path)
     assert trial.state == TrialState.COMPLETE
     assert [step for step, _ in tracked(tmp_path)["search/0"]["metrics"]["objective"]] == WHOLE
+
+
+@pytest.mark.slow
+def test_a_search_waits_for_room_for_its_journal(tmp_path: Path, disk: Path, started: Started) -> None:
+    """Everything lies on one disk, which is filled anew as soon as anything is freed; then there is room again."""
+    subprocess.run(["mount", "-o", "remount,size=32m", str(disk)], check=True)
+    text = ONE.replace("[1e-3]", "[1e-3, 1e-2, 1e-4]")
+    started.log = tmp_path
+    search = started.search(disk, space=write(disk, text), concurrency=1, marks=str(tmp_path), hold=3)
+    search.until(lambda: trace(tmp_path, HELD), "the epoch that waits")
+    fill(disk)
+    (tmp_path / GO).touch()
+    search.until(filled_until(disk, lambda: "optuna.journal: its disk is full" in search.says), "a word about it")
+    (disk / "other").unlink()
+    assert search.ends() == 0, search.says
+    assert "Traceback" not in search.says and "records are lost" not in search.says
+    found = tracked(disk)
+    for trial in trials(disk):
+        assert (trial.state, sorted(trial.intermediate_values)) == (TrialState.COMPLETE, WHOLE)
+        assert [step for step, _ in found[f"search/{trial.number}"]["metrics"]["objective"]] == WHOLE
+    assert {run["status"] for run in found.values()} == {("FINISHED", "completed")}
+
+
+def filled_until(disk: Path, condition: Callable[[], bool]) -> Callable[[], bool]:
+    """The condition, looked at after the disk was filled again."""
+
+    def look() -> bool:
+        fill(disk)
+        return condition()
+
+    return look

@@ -30,6 +30,7 @@ FAILURES = (MlflowException, SQLAlchemyError, OSError, ValueError, ImportError) 
 
 
 HIDDEN = ":***@"  # in place of a password
+AUTOFLUSH = "(raised as a result of Query-invoked autoflush"  # SQLAlchemy's first line, of interest to programmers
 
 
 class Unreachable(UserError):
@@ -139,8 +140,8 @@ def redacted(uri: str) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """The first line of an error, without the SQL that SQLAlchemy adds."""
-    lines = str(error).strip().splitlines()
+    """The first line of an error that says something, without the SQL that SQLAlchemy adds."""
+    lines = [line for line in str(error).strip().splitlines() if not line.startswith(AUTOFLUSH)]
     return lines[0] if lines else type(error).__name__
 
 

@@ -9,10 +9,13 @@ until the stage has its number of trials. optuna-dashboard opens the file.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
+import logging
 import math
 import os
+import time
 import warnings
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
@@ -30,6 +33,9 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 Values = dict[str, Any]
 Suggest = Callable[[Trial], Values]
 
+PAUSE = 1.0  # seconds between attempts to write to a full disk
+
+log = logging.getLogger("tune_mm.tune")
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
@@ -55,16 +61,34 @@ class Lock:
 
 
 class _Backend(JournalFileBackend):
-    """Appends without waiting for the disk.
+    """Appends without waiting for the disk, but for a full one to have room again: nothing can go on without it.
 
     A killed process loses nothing that it wrote; a power cut may lose the last seconds. With the wait every record
     costs milliseconds, and a trial has dozens.
     """
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        text = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
-        with open(self._file_path, "ab") as file:
-            file.write(text.encode())
+        text = "".join(json.dumps(record, separators=(",", ":")) + "\n" for record in logs).encode()
+        told = False
+        while not self._append(text):
+            if not told:
+                log.warning("%s: its disk is full; the search waits for room (or Ctrl-C twice, then --resume)",
+                            self._file_path)  # fmt: skip
+            told = True
+            time.sleep(PAUSE)
+
+    def _append(self, text: bytes) -> bool:
+        """Whether all of it is in the file; else nothing is, for the disk is full. Raises OSError."""
+        with open(self._file_path, "ab", buffering=0) as file:
+            before = file.seek(0, os.SEEK_END)
+            try:
+                if file.write(text) == len(text):
+                    return True
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+            file.truncate(before)
+        return False
 
 
 class _Journal(JournalStorage):
