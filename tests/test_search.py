@@ -28,7 +28,11 @@ def exit_code(*arguments: str) -> int:
         (("--spaces", "cggm_iemocap"), "unrecognized arguments: --spaces"),
         (("--space", "cggm_iemocap", "--trials", "0"), "argument --trials: must be an integer >= 1, got '0'"),
         (("--space", "cggm_iemocap", "--trials", "x"), "argument --trials: must be an integer >= 1, got 'x'"),
-        (("--space", "cggm_iemocap", "--gpus-per-trial", "-1"), "must be a number >= 0, such as 0.25, got '-1'"),
+        (
+            ("--space", "cggm_iemocap", "--gpus-per-trial", "-1"),
+            "(whole above 1), such as 0.25, got '-1'",
+        ),
+        (("--space", "cggm_iemocap", "--gpus-per-trial", "1.5"), "must be auto or a number >= 0 (whole above 1)"),
         (("--space", "cggm_iemocap", "--cpus-per-trial", "nan"), "must be a number > 0, got 'nan'"),
         (("--space", "cggm_iemocap", "--time-budget", "soon"), "must be a time such as 90s, 30m or 1.5h, got 'soon'"),
         (("--space", "cggm_iemocap", "--set", "optim.lr"), "must be key=value, got 'optim.lr'"),

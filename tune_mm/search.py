@@ -42,8 +42,12 @@ def _positive(text: str) -> float:
     return _checked(text, float, lambda x: 0 < x < float("inf"), "a number > 0")
 
 
-def _share(text: str) -> float:
-    return _checked(text, float, lambda x: 0 <= x < float("inf"), "a number >= 0, such as 0.25")
+def _share(text: str) -> float | str:
+    if text == "auto":
+        return text
+    allowed = "auto or a number >= 0 (whole above 1), such as 0.25"
+    share: float = _checked(text, float, lambda x: 0 <= x <= 1 or (1 < x < float("inf") and x == int(x)), allowed)
+    return share
 
 
 def _checked(text: str, kind: Any, holds: Any, what: str) -> Any:
@@ -96,7 +100,9 @@ def parser() -> argparse.ArgumentParser:
         "--concurrency", type=_count, metavar="N", help="trials at a time (default: what the resources allow)"
     )
     p.add_argument("--cpus-per-trial", type=_positive, metavar="X", help="CPUs of one trial")
-    p.add_argument("--gpus-per-trial", type=_share, metavar="X", help="GPUs of one trial; 0.25: four trials share one")
+    gpus = "GPUs of one trial; 0.25: four trials share one; auto: as many as fit by the measured memory of one; 0: CPU"
+    p.add_argument("--gpus-per-trial", type=_share, metavar="X", help=gpus)
+    p.add_argument("--mps", action="store_true", help="start NVIDIA's Multi-Process Service on the nodes with GPUs")
     budget = "bounds the tuning of this call (search and baseline), not the finals: 90s, 30m, 1.5h"
     p.add_argument("--time-budget", type=_duration, metavar="TIME", help=budget)
     p.add_argument(
@@ -142,6 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         concurrency=given.concurrency,
         cpus=given.cpus_per_trial,
         gpus=given.gpus_per_trial,
+        mps=given.mps,
         time_budget=given.time_budget,
         tracking_uri=given.tracking_uri,
         storage=given.storage,

@@ -34,7 +34,7 @@ finals: {top: 0}
 @pytest.fixture(scope="session")
 def one_ray() -> Iterator[None]:
     """A Ray with two slots, kept by every search of the session."""
-    cluster.connect(None, 1, 0, 2)
+    cluster.connect(None, 1, 2)
     yield
     ray.shutdown()
 

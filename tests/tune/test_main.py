@@ -183,6 +183,10 @@ def test_more_than_there_is_is_refused_before_anything_starts(searches: Searches
         searches.run(searches.write(), cpus=64)
     with pytest.raises(UserError, match="Ray sees no GPU here"):
         searches.run(searches.write(), gpus=0.5)
+    with pytest.raises(UserError, match="--mps: Ray sees no GPU here"):
+        searches.run(searches.write(), mps=True)
+    with pytest.raises(UserError, match=r"train\.device: is cuda, and trials get no GPU"):
+        searches.run(searches.write(), overrides={"train.device": "cuda"})
     assert not (searches.root / "mlruns" / "search" / "toy-1" / "search.json").exists()
 
 

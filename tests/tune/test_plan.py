@@ -39,7 +39,7 @@ def refused(root: Path, **options: Any) -> str:
 def test_flags_come_before_the_space_file_and_that_before_the_config(tmp_path: Path) -> None:
     space = write(tmp_path)
     plan = resolve(tmp_path, space)
-    assert (plan.trials, plan.epochs, plan.final_epochs, plan.seed, plan.cpus, plan.gpus) == (6, 9, 30, 0, 1, 0)
+    assert (plan.trials, plan.epochs, plan.final_epochs, plan.seed, plan.cpus, plan.gpus) == (6, 9, 30, 0, 1, "auto")
     plan = resolve(tmp_path, space, trials=4, epochs=3, seed=5, cpus=0.5, gpus=0.25, overrides={"train.epochs": 7})
     assert (plan.trials, plan.epochs, plan.final_epochs, plan.seed, plan.cpus, plan.gpus) == (4, 3, 3, 5, 0.5, 0.25)
     assert resolve(tmp_path, space, overrides={"train.epochs": 7}).epochs == 7

@@ -172,3 +172,14 @@ def test_all_points_need_a_grid_and_no_baseline(tmp_path: Path) -> None:
     assert "finals.top: 'all' needs searcher: grid, got searcher: tpe" in found
     assert "finals.baseline: must be left out with top: all" in found
     assert "finals.top: must be" in "\n".join(problems(tmp_path, GOOD + "finals: {top: every}\n"))
+
+
+@pytest.mark.parametrize("gpus", ["auto", 0, 0.3, 2])
+def test_gpus_are_parts_of_one_or_whole(tmp_path: Path, gpus: float | str) -> None:
+    text = f"{GOOD}resources: {{gpus: {gpus}}}\n"
+    assert build(tmp_path, text).spec.resources.gpus == gpus
+
+
+def test_one_and_a_half_gpus_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"resources\.gpus.*line 12"):
+        build(tmp_path, f"{GOOD}resources: {{gpus: 1.5}}\n")

@@ -27,7 +27,10 @@ import ray
 from ray.tune.execution.tune_controller import TuneController
 
 from tune_mm.errors import UserError
+from tune_mm.tune import nodes
+from tune_mm.tune.nodes import Node
 
+EPSILON = 1e-9
 STORE = 128 * 2**20  # bytes of shared memory: data sets are loaded by each worker, nothing large goes through it
 
 
@@ -49,9 +52,8 @@ def processors() -> int:
 
 @dataclass(frozen=True)
 class Connection:
-    """A Ray that answers. slots: trials that fit at once; started: by us, on this machine."""
+    """A Ray that answers. started: by this process, on this machine or as its link to a cluster."""
 
-    slots: int
     started: bool
 
     def close(self) -> None:
@@ -60,10 +62,10 @@ class Connection:
             ray.shutdown()
 
 
-def connect(address: str | None, cpus: float, gpus: float, concurrency: int | None) -> Connection:
+def connect(address: str | None, cpus: float, concurrency: int | None) -> Connection:
     """Start Ray here, or join the cluster at `address` (or RAY_ADDRESS); one that runs in this process is kept.
 
-    Raises UserError when not even one trial fits, or when no cluster answers.
+    Raises UserError when no cluster answers.
     """
     quiet()
     started = False
@@ -75,16 +77,8 @@ def connect(address: str | None, cpus: float, gpus: float, concurrency: int | No
             _start(cpus, concurrency)
         started = True
     quiet()
-    try:
-        count = slots(cpus, gpus, concurrency)
-    except UserError:
-        if started:
-            ray.shutdown()
-        raise
-    # Tune starts actors one after another unless told how many may be on their way.
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(count)
     _let_actors_start()
-    return Connection(count, started)
+    return Connection(started)
 
 
 def _join(address: str) -> None:
@@ -132,15 +126,27 @@ def _let_actors_start() -> None:
 
 
 def slots(cpus: float, gpus: float, concurrency: int | None) -> int:
-    """Trials that fit into what the cluster has now, at most `concurrency`. Raises UserError when none does."""
-    resources: Any = ray.cluster_resources  # which has no type hints
-    there: dict[str, float] = resources()
-    fit = math.floor(there.get("CPU", 0) / cpus + 1e-9)
-    if gpus > 0:
-        if there.get("GPU", 0) <= 0:
-            raise UserError(f"--gpus-per-trial {gpus:g}: Ray sees no GPU here; leave it at 0 to train on the CPU")
-        fit = min(fit, math.floor(there["GPU"] / gpus + 1e-9))
+    """Trials that fit into what the cluster has now, node by node, at most `concurrency`; Tune may start as many.
+
+    Raises UserError when none fits.
+    """
+    there = nodes.alive()
+    fit = sum(room(node, cpus, gpus) for node in there)
     if fit < 1:
-        raise UserError(f"a trial needs {cpus:g} CPUs and {gpus:g} GPUs, and there are {there.get('CPU', 0):g} and "
-                        f"{there.get('GPU', 0):g}")  # fmt: skip
-    return fit if concurrency is None else min(fit, concurrency)
+        if gpus > 0 and not any(node.gpus for node in there):
+            raise UserError(f"--gpus-per-trial {gpus:g}: Ray sees no GPU here; leave it at 0 to train on the CPU")
+        raise UserError(f"a trial needs {cpus:g} CPUs and {gpus:g} GPUs on one node, and there are "
+                        f"{' and '.join(f'{n.cpus:g} and {n.gpus:g} on {n.name}' for n in there)}")  # fmt: skip
+    count = fit if concurrency is None else min(fit, concurrency)
+    # Tune starts actors one after another unless told how many may be on their way.
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(count)
+    return count
+
+
+def room(node: Node, cpus: float, gpus: float) -> int:
+    """Trials that fit on a node: a fraction of a GPU lies on one GPU."""
+    by_cpu = math.floor(node.cpus / cpus + EPSILON)
+    if gpus <= 0:
+        return by_cpu
+    by_gpu = int(node.gpus) * math.floor(1 / gpus + EPSILON) if gpus < 1 else math.floor(node.gpus / gpus + EPSILON)
+    return min(by_cpu, by_gpu)

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from optuna.trial import FrozenTrial
 from ray.tune import Callback, Checkpoint, Stopper
 from ray.tune.experiment import Trial
+from ray.tune.result import HOSTNAME, NODE_IP
 
 from tune_mm.config import Config
 from tune_mm.track.tags import Stage
@@ -29,6 +30,7 @@ class Tracking(Protocol):
 
     def start(self, stage: Stage, number: int, config: Config, facts: Mapping[str, Any]) -> None: ...
     def log(self, stage: Stage, number: int, metrics: Mapping[str, float], epoch: int) -> None: ...
+    def tag(self, stage: Stage, number: int, tags: Mapping[str, str]) -> None: ...
     def file(self, stage: Stage, number: int, path: Path, name: str) -> None: ...
     def finish(self, stage: Stage, trial: FrozenTrial) -> None: ...
     def stopped(self, stage: Stage, number: int, reason: str) -> None: ...
@@ -76,6 +78,7 @@ class Watch(Unkept, Callback):
         self.stage, self.searcher, self.config_of, self.tracking = stage, searcher, config_of, tracking
         self.board, self.halt, self._scheme, self.mutates = board, halt, scheme, mutates
         self._number: dict[str, int] = {}
+        self._node: dict[int, str] = {}
         self._ended = self._failed = 0
 
     # ---- Ray's hooks
@@ -98,6 +101,7 @@ class Watch(Unkept, Callback):
         if FAILURE_KEY in result:
             return
         number, epoch = self._number[trial.trial_id], result["training_iteration"]
+        self._place(number, result)
         metrics = {k: v for k, v in result["metrics"].items() if isinstance(v, (int, float)) and math.isfinite(v)}
         values = trial.config["values"]
         if self.mutates:  # settings change on the way
@@ -143,6 +147,13 @@ class Watch(Unkept, Callback):
             self.board.say(f"{self.stage} {number}: its worker died; it goes on from its checkpoint{why}")
 
     # ---- helpers
+
+    def _place(self, number: int, result: dict[str, Any]) -> None:
+        """Tell tracking on which node the trial is, when it has begun there."""
+        node = f"{result.get(HOSTNAME, '')} ({result.get(NODE_IP, '')})"
+        if self._node.get(number) != node:
+            self._node[number] = node
+            self.tracking.tag(self.stage, number, {"node": node})
 
     def _end(self, trial: Trial) -> None:
         number = self._number.pop(trial.trial_id)

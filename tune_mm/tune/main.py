@@ -23,14 +23,15 @@ from tune_mm.data import base as data
 from tune_mm.data.base import Source
 from tune_mm.errors import UserError
 from tune_mm.track.tags import Stage
-from tune_mm.tune import cluster, preview, results, stages
 from tune_mm.tune import plan as P
+from tune_mm.tune import preview, results, stages
 from tune_mm.tune import space as S
 from tune_mm.tune.display import Board, span
 from tune_mm.tune.driver import Halt
 from tune_mm.tune.ledger import Busy, Ledger, Lock, Values, open_storage
 from tune_mm.tune.plan import Options, Plan
 from tune_mm.tune.records import RECORD
+from tune_mm.tune.site import Site, prepared
 from tune_mm.tune.stages import Context
 from tune_mm.tune.tracking import Tracker
 from tune_mm.tune.work import Build, train
@@ -69,6 +70,7 @@ def run(options: Options, console: Console, *, dry: bool = False, build: Build |
         preview.show_plan(console, plan, source)
         return 0
     root = plan.options.data_root
+    needed = source if build is None else None
     build = build or partial(train, source=source, root=None if root is None else str(root))
     try:
         lock = Lock(plan.folder / "lock")
@@ -77,7 +79,8 @@ def run(options: Options, console: Console, *, dry: bool = False, build: Build |
     with contextlib.closing(lock):
         P.still_free(plan)
         try:
-            return _locked(plan, source, about, console, build)
+            with prepared(plan, needed, console) as site:
+                return _locked(plan, source, about, console, build, site)
         except KeyboardInterrupt:  # before the stages, after them, or a second signal that did not wait for them
             if not (plan.folder / RECORD).exists():
                 raise
@@ -85,20 +88,18 @@ def run(options: Options, console: Console, *, dry: bool = False, build: Build |
             return INTERRUPTED
 
 
-def _locked(plan: Plan, source: Source, about: Mapping[str, Any], console: Console, build: Build) -> int:
-    tracker: Tracker | None = None
-    ray = cluster.connect(plan.options.address, plan.cpus, plan.gpus, plan.options.concurrency)
-    try:
-        tracker = Tracker(plan, source.kind, about)
+def _locked(
+    plan: Plan, source: Source, about: Mapping[str, Any], console: Console, build: Build, site: Site
+) -> int:  # fmt: skip
+    with contextlib.closing(Tracker(plan, source.kind, about)) as tracker:
         journal = plan.folder / "optuna.journal"
         died = journal.stat().st_mtime if journal.exists() and not plan.record.get("closed") else None
         plan.save(closed=False)
-        console.print(Text(_opening(plan, ray.slots, source)))
+        console.print(Text(_opening(plan, site.slots, source)))
         storage = open_storage(journal)
         halt = Halt()
         board = Board(console, plan.space.spec.objective, plan.space.mode, plan.epochs)
-        joined = bool(plan.options.address or os.environ.get("RAY_ADDRESS"))
-        context = Context(plan, storage, tracker, board, halt, ray.slots, build, joined, died=died)
+        context = Context(plan, storage, tracker, board, halt, site, build, died=died)
         start = time.monotonic()
         with _signals(halt), board:
             books, found = _stages(context)
@@ -106,10 +107,6 @@ def _locked(plan: Plan, source: Source, about: Mapping[str, Any], console: Conso
         tracker.close()
         plan.save(closed=True)
         return code
-    finally:
-        if tracker is not None:
-            tracker.close()
-        ray.close()
 
 
 def _stages(context: Context) -> tuple[dict[str, Ledger], results.Finals | None]:

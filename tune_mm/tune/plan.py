@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tune_mm import config as C
 from tune_mm._yaml import Document, is_utf8
@@ -44,7 +44,8 @@ class Options:
     require_real: bool = False
     concurrency: int | None = None
     cpus: float | None = None
-    gpus: float | None = None
+    gpus: float | Literal["auto"] | None = None
+    mps: bool = False
     time_budget: float | None = None
     tracking_uri: str | None = None
     storage: str | None = None
@@ -83,7 +84,7 @@ class Plan:
         return self.options.cpus if self.options.cpus is not None else self.space.spec.resources.cpus
 
     @property
-    def gpus(self) -> float:
+    def gpus(self) -> float | Literal["auto"]:
         return self.options.gpus if self.options.gpus is not None else self.space.spec.resources.gpus
 
     @property

@@ -19,7 +19,6 @@ from tune_mm.tune import cluster, schedulers, stages
 from tune_mm.tune import plan as P
 from tune_mm.tune import space as S
 from tune_mm.tune.display import span
-from tune_mm.tune.domains import LISTS
 from tune_mm.tune.plan import Plan
 
 
@@ -31,7 +30,7 @@ def fits(plan: Plan, source: Source) -> dict[str, Any]:
     for space in filter(None, (plan.baseline, plan.space)):
         config = plan.config(space, plan.epochs)
         dataset = data.load(config.data, source)
-        for changes in _variants(space):
+        for changes in S.variants(space):
             try:
                 check(C.replace(config, changes), dataset.spec)
             except ValueError as error:
@@ -39,14 +38,6 @@ def fits(plan: Plan, source: Source) -> dict[str, Any]:
                     "; ".join([f"{space.name}: {error}", *(f"{k} = {v}" for k, v in changes.items())])
                 ) from None
     return summary(dataset)
-
-
-def _variants(space: S.Space) -> list[dict[str, Any]]:
-    """What a search may make of its config, as far as it decides whether a model can be built: one change at a time."""
-    keys = [
-        k for k, d in space.domains.items() if d.kind in LISTS and not d.when and k.startswith(("model.", "method."))
-    ]
-    return [{}, *({k: v} for k in keys for v in space.domains[k].args)]
 
 
 def show_plan(console: Console, plan: Plan, source: Source) -> None:
@@ -73,7 +64,7 @@ def show_plan(console: Console, plan: Plan, source: Source) -> None:
         ("baseline", f"{plan.baseline.name}, {plan.baseline_trials} trials" if plan.baseline else "none"),
         *(("  differs in", key) for key in P.unlike(plan)),
         ("finals", _finals_text(plan)),
-        ("resources", f"{plan.cpus:g} CPU, {plan.gpus:g} GPU per trial"),
+        ("resources", f"{plan.cpus:g} CPU, {_gpus(plan)} GPU per trial"),
         ("concurrency", str(plan.options.concurrency or f"what fits ({cluster.processors()} CPUs here)")),
         ("budget", _budget(plan)),
         ("data", f"{source.kind}: {source.root}"),
@@ -85,6 +76,10 @@ def show_plan(console: Console, plan: Plan, source: Source) -> None:
     for name, value in rows:
         table.add_row(Text(name), Text(value))  # brackets would be read as markup
     console.print(table)
+
+
+def _gpus(plan: Plan) -> str:
+    return "a measured part of a" if plan.gpus == "auto" else f"{plan.gpus:g}"
 
 
 def _finals_text(plan: Plan) -> str:

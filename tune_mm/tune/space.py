@@ -268,3 +268,11 @@ def _defaults(
                 yield f"defaults.{i}.{key}: must lie in {domains[key].text()}, got {show(value)}{where}"
             elif any(key_value(c, one, flat) not in allowed for c, allowed in domains[key].when.items() if c in one):
                 yield f"defaults.{i}.{key}: its condition ({domains[key].text()}) does not hold in this entry{where}"
+
+
+def variants(space: Space) -> list[dict[str, Any]]:
+    """What a search may make of its config, as far as it decides whether a model can be built: one change at a time."""
+    keys = [
+        k for k, d in space.domains.items() if d.kind in D.LISTS and not d.when and k.startswith(("model.", "method."))
+    ]
+    return [{}, *({k: v} for k in keys for v in space.domains[k].args)]

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from tune_mm.config import Section
 from tune_mm.tune.searchers import SearcherName
+
+
+def whole_above_one(gpus: float) -> float:
+    """Ray's rule: a part of one GPU, or whole ones. Raises ValueError."""
+    if gpus > 1 and gpus != int(gpus):
+        raise ValueError("must be a whole number where it is above 1")
+    return gpus
 
 
 def _named(value: Any) -> Any:
@@ -37,10 +44,11 @@ class SchedulerSpec(Section):
 
 
 class ResourceSpec(Section):
-    """Of one trial. gpus may be a fraction: several trials then share a GPU (and nothing caps the memory of each)."""
+    """Of one trial. gpus may be a fraction: several trials then share a GPU, each with that part of its memory. auto:
+    as many share one as fit by the measured memory of a trial; without a GPU they train on the CPU."""
 
     cpus: float = Field(1, gt=0)
-    gpus: float = Field(0, ge=0)
+    gpus: Annotated[float, Field(ge=0), AfterValidator(whole_above_one)] | Literal["auto"] = "auto"
 
 
 class FinalSpec(Section):

@@ -24,6 +24,7 @@ from tune_mm.tune.driver import Halt, Tracking, Watch, keep_files
 from tune_mm.tune.ledger import Ledger, Point, Values
 from tune_mm.tune.plan import Plan
 from tune_mm.tune.searchers import AskTell
+from tune_mm.tune.site import Site
 from tune_mm.tune.space import Space
 from tune_mm.tune.trainable import Job, RunTrainable
 from tune_mm.tune.work import Build, built
@@ -49,17 +50,16 @@ class StagePlan:
 
 @dataclass(frozen=True)
 class Context:
-    """What all stages share. slots: trials at once; build: what a trial runs; cluster: joined, not started here;
-    died: when an earlier driver of this search wrote its last record without closing it (None: there is none)."""
+    """What all stages share. build: what a trial runs; died: when an earlier driver of this search wrote its last
+    record without closing it (None: there is none)."""
 
     plan: Plan
     storage: JournalStorage
     tracking: Tracking
     board: Board
     halt: Halt
-    slots: int
+    site: Site
     build: Build
-    cluster: bool = False
     died: float | None = None
 
 
@@ -143,7 +143,7 @@ def run(context: Context, stage: StagePlan) -> Ledger:
     spec = stage.space.spec.scheduler if stage.stage == "search" else context.plan.space.spec.scheduler
     name = "none" if stage.stage == "final" else spec.name
     pauses = name == "pbt"  # it holds trials back until others have come as far
-    searcher = AskTell(book, stage.target, lambda: stage.target if pauses else context.slots + context.cluster)
+    searcher = AskTell(book, stage.target, lambda: stage.target if pauses else context.site.slots + context.site.joined)
     ended = book.trials(TrialState.COMPLETE, TrialState.PRUNED)
     if name in schedulers.FORGETFUL and (ended or book.unfinished()):
         context.board.say(f"{stage.stage}: resumed without the scheduler's memory: {schedulers.FORGETFUL[name]}")
@@ -193,8 +193,10 @@ def _tuner(context: Context, stage: StagePlan, searcher: AskTell, scheduler: Any
     plan, final = context.plan, stage.stage == "final"
     build = partial(built, base=stage.base, build=context.build)
     local = "" if "://" in plan.storage else plan.storage
-    job = Job(build, stage.epochs, plan.cpus, plan.options.save_every, test=final, storage=local)
-    trainable = tune.with_resources(tune.with_parameters(RunTrainable, job=job), {"cpu": plan.cpus, "gpu": plan.gpus})
+    site, save_every = context.site, plan.options.save_every
+    job = Job(build, stage.epochs, plan.cpus, save_every, final, local, site.gpus, site.environment)
+    needs = {"cpu": plan.cpus, "gpu": site.gpus}
+    trainable = tune.with_resources(tune.with_parameters(RunTrainable, job=job), needs)
     return Tuner(
         trainable,
         tune_config=TuneConfig(

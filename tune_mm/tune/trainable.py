@@ -13,7 +13,7 @@ import shutil
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -66,7 +66,8 @@ class Job:
 
     build: a trial's values -> what runs. epochs: when a run is done. cpus: threads torch may use. save_every: seconds
     between checkpoints (0: after every epoch). test: compute the test metrics once, at the end (finals only). storage:
-    the local folder of checkpoints ("": they are kept elsewhere).
+    the local folder of checkpoints ("": they are kept elsewhere). gpus: what Ray booked for a trial (None: whatever
+    there is). environment: variables to set before CUDA is used.
     """
 
     build: Callable[[Mapping[str, Any]], Runnable]
@@ -75,6 +76,8 @@ class Job:
     save_every: float = 10.0
     test: bool = False
     storage: str = ""
+    gpus: float | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 class RunTrainable(Trainable):
@@ -91,6 +94,7 @@ class RunTrainable(Trainable):
         assert job is not None
         self._job = job
         torch.set_num_threads(max(1, int(job.cpus)))
+        _keep_to(job)
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -207,6 +211,15 @@ class RunTrainable(Trainable):
         self.run.load_state_dict(saved["run"])
         own = saved["own"]
         self._best_metrics, self._seconds, self._finished = own["best_metrics"], own["seconds"], own["finished"]
+
+
+def _keep_to(job: Job) -> None:
+    """Use no more of the GPU than was booked, for which Ray itself does nothing."""
+    os.environ.update(job.environment)
+    if job.gpus == 0:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    elif job.gpus is not None and job.gpus < 1 and torch.cuda.is_available():
+        torch.cuda.set_per_process_memory_fraction(job.gpus)
 
 
 def explain(error: BaseException) -> str:
