@@ -10,14 +10,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from io import StringIO
 from pathlib import Path
 
 import pytest
 import ray
+from rich.console import Console
 
+from tests.tune.conftest import Searches
+from tests.tune.toy import Toy
 from tune_mm import config as C
 from tune_mm.errors import UserError
-from tune_mm.tune import cluster, nodes
+from tune_mm.tune import cluster, main, nodes
+from tune_mm.tune.plan import Options
 
 pytestmark = pytest.mark.slow
 DEADLINE = 120.0
@@ -64,6 +69,14 @@ def test_storage_that_a_node_does_not_see_is_refused_and_nothing_is_left(hidden:
     nodes.check_storage(str(tmp_path / "seen"))
     nodes.check_storage("s3://bucket/anywhere")
     assert list((tmp_path / "seen").iterdir()) == []
+
+
+def test_a_search_with_such_storage_does_not_begin(hidden: Path, tmp_path: Path) -> None:
+    space = Searches(tmp_path).write()
+    options = Options(root=tmp_path, space=space, storage=str(hidden / "ray"))
+    with pytest.raises(UserError, match="--storage: .* is not seen by 1 of 2 nodes"):
+        main.run(options, Console(file=StringIO()), build=Toy)
+    assert not list((tmp_path / "mlruns").rglob("search.json"))
 
 
 def test_data_that_a_node_does_not_have_name_the_node(hidden: Path, data_root: Path) -> None:
