@@ -74,7 +74,7 @@ def test_storage_that_a_node_does_not_see_is_refused_and_nothing_is_left(hidden:
 def test_a_search_with_such_storage_does_not_begin(hidden: Path, tmp_path: Path) -> None:
     space = Searches(tmp_path).write()
     options = Options(root=tmp_path, space=space, storage=str(hidden / "ray"))
-    with pytest.raises(UserError, match="--storage: .* is not seen by 1 of 2 nodes"):
+    with pytest.raises(UserError, match=r"--storage: .* is not seen by 1 of 2 nodes"):
         main.run(options, Console(file=StringIO()), build=Toy)
     assert not list((tmp_path / "mlruns").rglob("search.json"))
 
