@@ -27,7 +27,7 @@ GRID = (
 def test_a_killed_worker_costs_the_epoch_it_was_in(tmp_path: Path, started: Started) -> None:
     """kill -9 of the worker that trains a trial, beside another trial."""
     space = write(tmp_path, GRID)
-    search = started.search(tmp_path, space=space, concurrency=2, hold=8, wait=0.1)
+    search = started.search(tmp_path, space=space, concurrency=2, hold=8, since=2, wait=0.1)
     search.until(lambda: trace(tmp_path, HELD), "the epoch that waits")
     (cut,) = trace(tmp_path, HELD)
     number = {1e-2: 0, 1e-3: 1, 1e-4: 2}[cut["lr"]]

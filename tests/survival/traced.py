@@ -26,13 +26,15 @@ HELD_AGAIN, GO_AGAIN = "held_again", "go_again"
 class Traced(Toy):
     """Writes a line to `<marks>/trace` when an epoch begins; `marks` must be an existing folder.
 
-    hold: the line (from 1) at which it waits, once per folder: the file `held` then has that line. It goes on when `go`
-    is there, or after `patience` seconds. again: a later line, with `held_again` and `go_again`. ballast: characters by
-    which its state is larger. Metrics are those of the toy but the worker's, which differ from run to run.
+    hold: the line (from 1) at which it waits, or a later one, if its epoch is `since` or a later one; once per folder:
+    the file `held` then has that line. It goes on when `go` is there, or after `patience` seconds. again: a later line,
+    with `held_again` and `go_again`. ballast: characters by which its state is larger. Metrics are those of the toy but
+    the worker's, which differ from run to run.
     """
 
     hold: int = 0
     again: int = 0
+    since: int = 1
     patience: float = 600.0
     ballast: int = 0
 
@@ -40,7 +42,8 @@ class Traced(Toy):
         marks = Path(self.marks)
         line = self._trace(marks)
         for number, held, go in ((self.hold, HELD, GO), (self.again, HELD_AGAIN, GO_AGAIN)):
-            if number and len(trace(marks)) >= number and _first(marks / held, line):
+            due = number and len(trace(marks)) >= number and self.epochs_done + 1 >= self.since
+            if due and _first(marks / held, line):
                 self._wait(marks / go)
         found = super().epoch()
         return replace(found, metrics={k: v for k, v in found.metrics.items() if k != "val/worker"})
