@@ -227,38 +227,6 @@ def until(process: subprocess.Popen[str], text: str) -> str:
 
 
 @pytest.mark.slow
-def test_a_killed_driver_is_resumed_without_a_trial_or_a_run_twice(searches: Searches) -> None:
-    searches.write(TOY.replace("trials: 6", "trials: 10").replace("{top: 0}", "{top: 1, seeds: 2, epochs: 3}"))
-    process = driver(searches)
-    until(process, "[4/10]")
-    process.kill()
-    process.wait()
-    before = searches.book("toy-1").trials()
-    assert any(t.state == TrialState.RUNNING for t in before)
-
-    assert searches.run(name="toy-1", resume=True) == 0, searches.says
-    after = searches.book("toy-1").trials()
-    assert len(after) == 10
-    assert all(t.state in (TrialState.COMPLETE, TrialState.PRUNED) for t in after)
-    drawn = [t for t in before if t.params]  # the last one may have been cut off while its settings were drawn
-    assert len(drawn) >= len(before) - 1
-    assert [after[t.number].params for t in drawn] == [t.params for t in drawn]
-    assert [(t.state, t.value) for t in before if t.state.is_finished()] == [
-        (t.state, t.value) for t in after[: len(before)] if before[t.number].state.is_finished()
-    ]
-    found = runs(searches)
-    assert keys(searches) == Counter(["search", *(f"search/{i}" for i in range(10)), "final/0", "final/1"])
-    assert {r.info.status for r in found} == {"FINISHED"}
-    client = Store.open(None, searches.root).client()
-    for run in found:
-        if run.data.tags["tune_mm.key"].startswith("search/"):
-            steps = [m.step for m in client.get_metric_history(run.info.run_id, "objective")]
-            assert sorted(steps) == sorted(set(steps))
-            number = int(run.data.tags["trial"])
-            assert set(steps) == set(after[number].intermediate_values)
-
-
-@pytest.mark.slow
 def test_an_interrupted_search_says_how_to_go_on(searches: Searches) -> None:
     searches.write()
     process = driver(searches)
