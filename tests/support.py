@@ -6,6 +6,7 @@ import torch
 
 from tune_mm import config as C
 from tune_mm import plugins
+from tune_mm.core.method import Start
 from tune_mm.core.net import Net
 from tune_mm.core.types import Dataset, DataSpec, Padded, Split, Task
 from tune_mm.models.multimodal import build
@@ -77,6 +78,11 @@ def batch(data: Dataset, count=16, dtype=torch.float64):
     inputs = {m: Padded(x.value.to(dtype), x.mask) for m, x in out.inputs.items()}
     target = out.target if data.spec.task.kind == "classification" else out.target.to(dtype)
     return type(out)(inputs, target, out.index)
+
+
+def start(samples=96):
+    """What a method is given before the first step, for methods that need no models of one modality."""
+    return Start(samples, lambda changes: {})
 
 
 def hp(section, dtype=torch.float64):

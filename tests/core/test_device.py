@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from tests import support
-from tune_mm.core.run import Run, device_of
+from tune_mm.core.build import device_of
+from tune_mm.core.run import Run
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 

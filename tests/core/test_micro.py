@@ -27,7 +27,7 @@ def test_parts_have_the_gradient_of_the_whole(name: str, parts: int) -> None:
     cfg = support.config(name)
     method, net = support.bound(cfg, data)
     batch, hp = support.batch(data), support.hp(cfg.method)
-    state = method.init(net)
+    state = method.init(net, support.start())
     whole = method.grads(net, batch, hp, state, CLOCK)
     found = micro.update(method, net, batch, hp, state, CLOCK, parts)
     assert set(found.grads) == set(whole.grads) and set(found.logs) == set(whole.logs)

@@ -7,7 +7,8 @@ import torch
 
 from tests import support
 from tune_mm import config as C
-from tune_mm.core.run import Run, check
+from tune_mm.core.build import check
+from tune_mm.core.run import Run
 from tune_mm.core.types import Dataset, Split
 
 TIMES = {"time/epoch"}

@@ -5,7 +5,7 @@ import torch
 
 from tests import support
 from tune_mm import config as C
-from tune_mm.core.run import check
+from tune_mm.core.build import check
 from tune_mm.core.types import Clock
 from tune_mm.methods import cggm
 
@@ -20,7 +20,7 @@ def make(fusion="transformer", task="classification", **settings):
 
 
 def step(cfg, method, net, batch, state=None):
-    return method.grads(net, batch, support.hp(cfg.method), state or method.init(net), CLOCK)
+    return method.grads(net, batch, support.hp(cfg.method), state or method.init(net, support.start()), CLOCK)
 
 
 def tensor(*values):

@@ -29,8 +29,9 @@ def make(name, modalities=MODALITIES[1], task="classification", fusion="transfor
     return cfg, method, net, support.batch(data)
 
 
-def update(cfg, method, net, batch):
-    return method.grads(net, batch, support.hp(cfg.method), method.init(net), CLOCK)
+def update(cfg, method, net, batch, hp=None):
+    hp = support.hp(cfg.method) if hp is None else hp
+    return method.grads(net, batch, hp, method.init(net, support.start()), CLOCK)
 
 
 def test_each_method_states_its_neutral_settings():
@@ -96,12 +97,14 @@ def test_alone_equals_vmap(name, fusion):
     runs = [make(name, fusion=fusion, seed=s) for s in range(3)]
     cfg, method, net, batch = runs[0]
     hps = [{k: v * (1 + 0.2 * s) for k, v in support.hp(cfg.method).items()} for s in range(3)]
-    alone = [method.grads(r[2], batch, h, method.init(r[2]), CLOCK) for r, h in zip(runs, hps, strict=True)]
+    alone = [
+        method.grads(r[2], batch, h, method.init(r[2], support.start()), CLOCK) for r, h in zip(runs, hps, strict=True)
+    ]
     stacked = {n: torch.stack([r[2].params[n].detach() for r in runs]) for n in net.params}
     lanes = {k: torch.stack([h[k] for h in hps]) for k in hps[0]}
 
     def one(params, hp):
-        found = method.grads(Net(net.model, net.task, params, {}), batch, hp, method.init(net), CLOCK)
+        found = method.grads(Net(net.model, net.task, params, {}), batch, hp, method.init(net, support.start()), CLOCK)
         return found.grads, found.loss, found.logs, found.state
 
     together = torch.func.vmap(one, randomness="different")(stacked, lanes)
@@ -151,7 +154,7 @@ def test_state_survives_a_round_trip(name, tmp_path):
 @pytest.mark.parametrize("name", METHODS)
 def test_prediction_is_independent_of_batch_size(name):
     _cfg, method, net, batch = make(name)
-    state = method.init(net)
+    state = method.init(net, support.start())
     net.model.eval()
     whole = method.predict(net, batch.inputs, state)
     parts = [

@@ -7,7 +7,7 @@ import torch
 
 from tests import support
 from tune_mm import config as C
-from tune_mm.core.run import check
+from tune_mm.core.build import check
 from tune_mm.core.types import Clock
 
 CLOCK = Clock(0, 0, 6, 2)

@@ -7,20 +7,34 @@ float hyperparameters as 0-dim tensors (`hp`), its own state, and a clock of Pyt
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from tune_mm.core import grads
 from tune_mm.core.net import Net
-from tune_mm.core.types import Batch, Clock, DataSpec, Features, Inputs, PathChoice, Split, Tensors, Update
+from tune_mm.core.probe import Probe
+from tune_mm.core.support import Support
+from tune_mm.core.types import Batch, Clock, DataSpec, EpochEnd, Features, Inputs, PathChoice, Tensors, Update
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a method may ask for before the first step. samples: of the training split; unimodal: nets of one modality
+    each, trained alone with the given changes of the config and then fixed: trials of a machine that ask for the same
+    get the same, from the cache."""
+
+    samples: int
+    unimodal: Callable[[Mapping[str, Any]], dict[str, Net]]
 
 
 class Method:
     """Base class: joint training by gradient descent on `loss`, with hooks for what methods change."""
 
     Config: ClassVar[type[Any]]
+    support: ClassVar[Support] = Support()
     unimodal_path: PathChoice = "auto"
     separable: ClassVar[bool] = False  # the loss is a mean over samples: a batch may be computed in parts
 
@@ -48,9 +62,14 @@ class Method:
         Parameters may be without memory (on the meta device).
         """
 
-    def init(self, net: Net) -> Tensors:
+    def init(self, net: Net, start: Start) -> Tensors:
         """The method's state before the first step."""
         return {}
+
+    def dips(self, epochs: int) -> tuple[tuple[int, int], ...]:
+        """Ranges of epochs (from 1, both included) of a run of `epochs` in which metrics may fall for a while: after a
+        re-initialisation, at the beginning of a stage. No trial is stopped by what it reports there."""
+        return ()
 
     def substeps(self, modalities: tuple[str, ...]) -> int:
         """Optimizer steps per batch."""
@@ -77,11 +96,9 @@ class Method:
         gradients, loss, logs = grads.gradient(objective, net, self.trains(net.modalities))
         return self.edit(net, batch, hp, state, clock, Update(gradients, loss, logs, state))
 
-    def epoch_end(
-        self, net: Net, probe: Mapping[str, Split], hp: Tensors, state: Tensors, clock: Clock
-    ) -> tuple[Tensors, Tensors]:
-        """State and logs after an epoch. probe: the train and val splits (never test)."""
-        return state, {}
+    def epoch_end(self, probe: Probe, hp: Tensors, state: Tensors, clock: Clock) -> EpochEnd:
+        """What happens after an epoch. probe: the net, and the train and val splits (never test)."""
+        return EpochEnd(state)
 
     def classifier_gradients(self, net: Net, features: Features, target: Tensor) -> Tensors:
         """Per modality the gradient [C, W] of the head of the method's own classifier (CGGM, Eq. 9); {}: it has none.

@@ -6,25 +6,26 @@ A resumed run continues bit for bit on the same kind of device.
 
 from __future__ import annotations
 
-import difflib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from tune_mm import plugins
 from tune_mm.config import Config
-from tune_mm.core import batches, metrics, micro, schedule, statistics, step
-from tune_mm.core.method import Method
+from tune_mm.core import batches, metrics, micro, schedule, statistics, step, teachers
+from tune_mm.core.build import device_of, float_fields, method_of, net_of, objective_of
+from tune_mm.core.method import Start
 from tune_mm.core.net import Net
-from tune_mm.core.types import Batch, Clock, Dataset, DataSpec, Tensors, Update
+from tune_mm.core.probe import Probe
+from tune_mm.core.types import Batch, Clock, Dataset, Tensors, Update
+from tune_mm.data.base import cache_folder
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -38,60 +39,6 @@ class Result:
     done: bool
     diverged: bool
     notes: tuple[str, ...] = ()
-
-
-def device_of(name: str) -> torch.device:
-    """`auto` is CUDA where it is there, else CPU. Raises RuntimeError (from torch) for a device that is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
-
-
-def float_fields(section: Any) -> dict[str, float]:
-    """The float fields of a config section: those that may differ between trials of one program."""
-    return {k: v for k, v in section if isinstance(v, float)}
-
-
-def method_of(config: Config) -> Method:
-    """The method that a config names, with its settings."""
-    method: Method = plugins.load("methods", dict(config.method)["name"])(config.method)
-    return method
-
-
-def objective_of(config: Config, spec: DataSpec) -> str:
-    """The metric that names the best epoch. Raises ValueError for one that the task or the modalities do not have."""
-    wanted = config.train.monitor
-    if wanted == "auto":
-        return metrics.default(spec.task)
-    allowed = [f"val/{n}{m}" for m in ("", *(f"/{m}" for m in spec.modalities)) for n in metrics.names(spec.task)]
-    if wanted not in allowed:
-        near = difflib.get_close_matches(wanted, allowed, n=1, cutoff=0.75)
-        hint = f"; nearest '{near[0]}'" if near else ""
-        known = ", ".join(allowed)
-        what = f"no metric '{wanted}' in {spec.task.kind}"
-        raise ValueError(f"train.monitor: {what}{hint}; available: {known}")
-    return wanted
-
-
-def check(config: Config, spec: DataSpec) -> None:
-    """Build the run's model without memory or training. Raises ValueError for what does not fit."""
-    method = method_of(config)
-    part = method.spec(spec)
-    objective_of(config, part)
-    with torch.device("meta"):
-        _net(config, part, method)
-
-
-def _net(config: Config, spec: DataSpec, method: Method, device: torch.device | None = None) -> Net:
-    """The model that a config names, on `device` (None: where it is built). Raises ValueError for what does not fit."""
-    model: nn.Module = plugins.load("models", "multimodal")(config.model, spec, method.aux)
-    net = Net(model if device is None else model.to(device), spec.task)
-    try:
-        net.path(method.unimodal_path)
-        method.check(net)
-    except ValueError as error:
-        raise ValueError(f"method.{error} (model.fusion: {config.model.fusion.name})") from None
-    return net
 
 
 class Run:
@@ -109,14 +56,14 @@ class Run:
         self.optim_hp = self._tensors(float_fields(config.optim))
         with self._isolated():
             torch.manual_seed(config.seed)
-            self.net = _net(config, self.spec, self.method, self.device)
+            self.net = net_of(config, self.spec, self.method, self.device)
             self._rng = self._rng_state()
         self.model = self.net.model
-        self.state: Tensors = self.method.init(self.net)
+        self.state: Tensors = self.method.init(self.net, Start(len(dataset.splits["train"]), self._unimodal))
         self.opt = step.init(config.optim.name, {n: p.detach() for n, p in self.net.params.items()})
         self.plateau = schedule.Plateau()
         self.parts = micro.Parts()
-        self.epochs_done, self.best_epoch = 0, 0
+        self.epochs_done, self.best_epoch, self.samples = 0, 0, 0
         self.best_value = -math.inf if self.mode == "max" else math.inf
         self._best: Tensors = {}
         self._best_method: Tensors = {}
@@ -135,6 +82,7 @@ class Run:
         logs.update(self._measure())
         values = {**_read(logs), **self.evaluate("val"), "lr": self.config.optim.lr * factor}
         values["time/epoch"] = time.perf_counter() - start
+        values["samples"] = self.samples
         self.epochs_done += 1
         diverged = not (math.isfinite(values["train/loss"]) and math.isfinite(values["val/loss"]))
         best = not diverged and self._select(values)
@@ -158,10 +106,29 @@ class Run:
                     sums[key] = sums[key] + value if key in sums else value
         count = len(order) * self.method.substeps(self.net.modalities)
         means = {key: value / count for key, value in sums.items()}
-        hp, clock = self.hp, Clock(self.epochs_done, len(order), len(order), self.config.train.epochs)
-        probe = {name: self.splits[name] for name in ("train", "val")}
-        self.state, logs = self.method.epoch_end(self.net, probe, hp, self.state, clock)
-        return {**means, **logs}
+        clock = Clock(self.epochs_done, len(order), len(order), self.config.train.epochs)
+        end = self.method.epoch_end(self._probe(factor), self.hp, self.state, clock)
+        self._replace(end.params)
+        self.state, self.samples = end.state, self.samples + len(split) + end.samples
+        return {**means, **end.logs}
+
+    def _probe(self, factor: float) -> Probe:
+        splits = {name: self.splits[name] for name in ("train", "val")}
+        sizes = self.config.train.batch_size, self.config.train.eval_batch_size
+        hp = {**self.optim_hp, "lr": self.optim_hp["lr"] * factor}
+        return Probe(self.net, splits, *sizes, self.config.seed, self.config.optim.name, hp,
+                     self.method.optim(self.hp, hp))  # fmt: skip
+
+    @torch.no_grad()
+    def _replace(self, params: Tensors) -> None:
+        """Set parameters; their optimizer memory starts anew."""
+        if params:
+            torch._foreach_copy_([self.net.params[n] for n in params], list(params.values()))
+            slots = {
+                slot: {n: torch.zeros_like(t) if n in params else t for n, t in values.items()}
+                for slot, values in self.opt.slots.items()
+            }
+            self.opt = step.OptState(slots, {n: 0 if n in params else k for n, k in self.opt.steps.items()})
 
     def step(self, batch: Batch, clock: Clock, factor: float = 1.0) -> Tensors:
         """One optimizer step on `batch`; logs as 0-dim tensors. factor: the schedule's multiplier of the lr."""
@@ -262,6 +229,7 @@ class Run:
             "plateau": list(self.plateau),
             "rng": {k: v.clone() for k, v in self._rng.items()},
             "epochs_done": self.epochs_done,
+            "samples": self.samples,
             "parts": self.parts.count,
             "best": {
                 "epoch": self.best_epoch,
@@ -281,12 +249,33 @@ class Run:
         self.state = self._moved(state["method"])
         self.plateau = schedule.restore(state["plateau"])
         self._rng = {k: v.clone() for k, v in state["rng"].items()}
-        self.epochs_done, self.parts = state["epochs_done"], micro.Parts(state["parts"])
+        self.epochs_done, self.samples = state["epochs_done"], state["samples"]
+        self.parts = micro.Parts(state["parts"])
         best = state["best"]
         self.best_epoch, self.best_value = best["epoch"], best["value"]
         self._best, self._best_method = self._moved(best["model"]), self._moved(best["method"])
 
     # ---- helpers
+
+    def _unimodal(self, changes: Mapping[str, Any]) -> dict[str, Net]:
+        """See `Start.unimodal`."""
+        found = {}
+        for modality in self.spec.modalities:
+            config = teachers.alone(self.config, modality, changes)
+            method = method_of(config)
+            spec = method.spec(self.dataset.spec)
+            stored = teachers.state(config, self.dataset, cache_folder() / "unimodal", self._trained)
+            net = net_of(config, spec, method, self.device)
+            net.model.load_state_dict(stored)
+            net.model.eval().requires_grad_(False)
+            found[modality] = net
+        return found
+
+    def _trained(self, config: Config) -> Tensors:
+        run = Run(config, self.dataset)
+        while not run.epoch().done:
+            pass
+        return run.best_state()
 
     def _moved(self, tensors: Tensors) -> Tensors:
         return {n: t.to(self.device).clone() for n, t in tensors.items()}

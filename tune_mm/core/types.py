@@ -168,6 +168,18 @@ class Clock(NamedTuple):
 
 
 @dataclass(frozen=True)
+class EpochEnd:
+    """What a method does between epochs: its next state and logs (0-dim tensors); params: new values by name of
+    parameters that it replaces, whose optimizer memory starts anew; samples: training samples seen beside the epoch's
+    own."""
+
+    state: Tensors
+    logs: Tensors = field(default_factory=dict)
+    params: Tensors = field(default_factory=dict)
+    samples: int = 0
+
+
+@dataclass(frozen=True)
 class Update:
     """What a step hands to the optimizer: gradients by parameter name (a name left out is left untouched), the loss,
     logs (0-dim tensors, averaged over the epoch on the device) and the method's next state."""

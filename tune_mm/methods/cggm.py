@@ -41,7 +41,7 @@ from torch import Tensor, nn
 
 from tune_mm.config import Section
 from tune_mm.core import grads, losses, metrics
-from tune_mm.core.method import Method
+from tune_mm.core.method import Method, Start
 from tune_mm.core.net import Net
 from tune_mm.core.types import Batch, Clock, DataSpec, Features, Inputs, Padded, Tensors, Update
 from tune_mm.models.classifier import Classifier
@@ -127,7 +127,7 @@ class CGGM(Method):
                     f"columns for '{m}', the classifier's head {theirs}, and they cannot be compared"
                 )
 
-    def init(self, net: Net) -> Tensors:
+    def init(self, net: Net, start: Start) -> Tensors:
         like = next(iter(net.params.values()))
         return {"metric": torch.zeros(len(net.modalities), dtype=like.dtype, device=like.device)}
 

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tune_mm import config as C
-from tune_mm.core.run import check
+from tune_mm.core.build import check
 from tune_mm.data import base as data
 from tune_mm.data._summary import summary
 from tune_mm.data.base import Source

@@ -1,0 +1,123 @@
+"""What a method may ask of its data between epochs: features, losses, and a trial training of a copy.
+
+Everything here leaves the run as it was: the model's mode, its buffers, its random stream, its optimizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from tune_mm.core import batches, grads, step
+from tune_mm.core.net import Net
+from tune_mm.core.types import Batch, Padded, Split, Tensors
+
+Objective = Callable[[Net, Batch], Tensor]
+STREAM = 7_919  # sets the order of a copy's training apart from that of the run
+
+
+def pooled(features: Padded) -> Tensor:
+    """[B, W]: vectors, sequences [B, T, W] averaged over real steps, maps [B, T, C, H, W] over all but C."""
+    value, mask = features
+    if value.ndim == 2:
+        return value
+    if value.ndim == 5:
+        return value.mean((1, 3, 4))
+    if mask is None:
+        return value.mean(1)
+    weight = mask.to(value.dtype)
+    return (value * weight[..., None]).sum(1) / weight.sum(1, keepdim=True)
+
+
+class Probe:
+    """net: the run's; splits: train and val (never test); batch_size, eval_batch_size, seed: the run's; rule, hp: its
+    optimizer and the settings now (lr scheduled); overrides: settings by owner. samples: training samples that copies
+    have seen, which count as the run's."""
+
+    def __init__(
+        self,
+        net: Net,
+        splits: Mapping[str, Split],
+        batch_size: int,
+        eval_batch_size: int,
+        seed: int,
+        rule: str,
+        hp: Tensors,
+        overrides: Mapping[str, Tensors],
+    ) -> None:
+        self.net, self.splits, self.seed = net, splits, seed
+        self._sizes = (batch_size, eval_batch_size)
+        self._rule, self._hp, self._overrides = rule, hp, overrides
+        self.samples = 0
+
+    @torch.no_grad()
+    def features(self, name: str, fraction: float = 1.0) -> tuple[Tensors, Tensor]:
+        """Pooled features [N, W] per modality and targets [N] of a split in evaluation mode.
+
+        fraction: of the samples, evenly spread, at least one.
+        """
+        split = self.splits[name]
+        count = max(1, round(fraction * len(split)))
+        chosen = torch.linspace(0, len(split) - 1, count).round().long()
+        rows: dict[str, list[Tensor]] = {m: [] for m in self.net.modalities}
+        with self._evaluating():
+            for index in torch.split(chosen, self._sizes[1]):
+                for m, found in self.net.encode(split.batch(index).inputs).items():
+                    rows[m].append(pooled(found))
+        return {m: torch.cat(found) for m, found in rows.items()}, split.target[chosen.to(split.target.device)]
+
+    @torch.no_grad()
+    def loss(self, name: str, objective: Objective, net: Net | None = None) -> Tensor:
+        """Mean over the samples of a split of `objective` (a mean over a batch), in evaluation mode."""
+        split, net = self.splits[name], net or self.net
+        total = torch.zeros((), dtype=torch.float64, device=split.target.device)
+        with self._evaluating():
+            for index in torch.split(torch.arange(len(split)), self._sizes[1]):
+                total += objective(net, split.batch(index)).double() * len(index)
+        return total / len(split)
+
+    def train(self, objective: Objective, prefixes: tuple[str, ...], epochs: int, key: int = 0) -> Net:
+        """A copy of the run's net whose parameters under `prefixes` were trained on `objective` for some epochs.
+
+        With the run's optimizer from a fresh state and its present settings. key: sets its batches apart.
+        """
+        split = self.splits["train"]
+        net = Net(self.net.model, self.net.task, {n: p.detach().clone() for n, p in self.net.params.items()},
+                  {n: b.detach().clone() for n, b in self.net.buffers.items()})  # fmt: skip
+        state = step.init(self._rule, net.params)
+        training = self.net.model.training
+        self.net.model.train()
+        try:
+            for epoch in range(epochs):
+                stream = batches.key(self.seed * STREAM + key, epoch)
+                for batch in batches.read(split, batches.order(len(split), self._sizes[0], stream), stream):
+                    net, state = self._step(net, state, objective, batch, prefixes)
+        finally:
+            self.net.model.train(training)
+        self.samples += epochs * len(split)
+        return net
+
+    def _step(
+        self, net: Net, state: step.OptState, objective: Objective, batch: Batch, prefixes: tuple[str, ...]
+    ) -> tuple[Net, step.OptState]:
+        def loss(bound: Net) -> tuple[Tensor, Tensors]:
+            return objective(bound, batch), {}
+
+        found, _, _ = grads.gradient(loss, net, prefixes)
+        with torch.no_grad():
+            params = {n: net.params[n] for n in found}
+            overrides = {owner: own for owner, own in self._overrides.items() if owner in grads.groups(found)}
+            new, state, _ = step.descend(self._rule, params, found, state, self._hp, overrides)
+        return Net(net.model, net.task, {**net.params, **new}, net.buffers), state
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        training = self.net.model.training
+        self.net.model.eval()
+        try:
+            yield
+        finally:
+            self.net.model.train(training)

@@ -1,0 +1,78 @@
+"""Models of one modality each, trained once per data set, model and seed, and reused by every trial of a machine.
+
+The key of a stored model is a digest of all that decides it: the data, the model, the optimizer, the training and the
+version of the trainer. Writers hold a lock; a file is renamed when whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+
+from tune_mm import config as C
+from tune_mm.config import Config
+from tune_mm.core import checkpoint
+from tune_mm.core.types import Dataset, Padded, Tensors
+
+VERSION = 1
+SAMPLED = 64  # samples per split whose values go into the key: a data set that changed has another
+
+Train = Callable[[Config], Tensors]  # the best state of a run
+
+
+def alone(config: Config, modality: str, changes: Mapping[str, Any]) -> Config:
+    """`config` for the method `unimodal` of one modality, its best epoch by the default metric.
+
+    changes: settings of its training, such as the learning rate, that must not depend on what a search tunes: trials
+    share what has the same settings.
+    """
+    method = {"method": {"name": "unimodal", "modality": modality}, "train.monitor": "auto"}
+    return C.replace(config, {**method, "train.gradient_vectors": 0, "train.gradient_statistics": False, **changes})
+
+
+def state(config: Config, dataset: Dataset, folder: Path, train: Train) -> Tensors:
+    """The best state of a run of `config`, from `folder` where it is there; else trained under a lock and kept.
+
+    Raises what `train` raises; OSError where the folder cannot be written.
+    """
+    path = folder / f"{_key(config, dataset)}.pt"
+    found = _read(path)
+    if found is not None:
+        return found
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        found = _read(path)
+        if found is None:
+            found = train(config)
+            checkpoint.save({"state": found}, path)
+    return found
+
+
+def _read(path: Path) -> Tensors | None:
+    """The stored state; None where it is not there or damaged (it is then trained again)."""
+    try:
+        return dict(checkpoint.load(path)["state"])
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _key(config: Config, dataset: Dataset) -> str:
+    told = C.to_dict(config)
+    content: dict[str, Any] = {k: told[k] for k in ("data", "model", "method", "optim", "schedule", "train", "seed")}
+    total = hashlib.blake2b(json.dumps([VERSION, content], sort_keys=True).encode(), digest_size=12)
+    for name, split in dataset.splits.items():
+        total.update(f"{name} {len(split)}".encode())
+        total.update(split.target.cpu().numpy().tobytes())
+        index = torch.linspace(0, len(split) - 1, min(SAMPLED, len(split))).long()
+        for m, x in split.inputs.items():
+            if isinstance(x, Padded):
+                total.update(m.encode() + x.value[index.to(x.value.device)].cpu().contiguous().numpy().tobytes())
+            else:
+                total.update(f"{m} {x.shape} {' '.join(split.ids[:SAMPLED])}".encode())
+    return total.hexdigest()
