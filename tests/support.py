@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from tune_mm import config as C
 from tune_mm import plugins
+from tune_mm.core.build import check
 from tune_mm.core.method import Start
 from tune_mm.core.net import Net
 from tune_mm.core.types import Dataset, DataSpec, Padded, Split, Task
@@ -22,6 +24,8 @@ NEUTRAL: dict[str, dict[str, object]] = {
     "cggm": {"magnitude": False, "lam": 0.0},
 }
 WITHOUT_NEUTRAL = {"unimodal": "it trains one modality only"}
+# Settings at which a method draws no random numbers: under vmap these are equal in law only.
+DETERMINISTIC: dict[str, dict[str, object]] = {}
 
 
 def dataset(modalities=("text", "audio", "visual"), task="classification", count=96, seed=0, vectors=False) -> Dataset:
@@ -49,7 +53,9 @@ def dataset(modalities=("text", "audio", "visual"), task="classification", count
 
 
 def config(method="joint", overrides=(), **settings) -> C.Config:
-    """configs/iemocap.yaml made small: width 10, 1-2 layers, no dropout, 2 epochs of batches of 16."""
+    """configs/iemocap.yaml made small: width 10, 1-2 layers, no dropout, 2 epochs of batches of 16.
+
+    A method that does not support its fusion gets the first that it does."""
     values = {
         "model.encoder.width": 10, "model.encoder.heads": 2, "model.encoder.layers": 1,
         "model.fusion.heads": 2, "model.fusion.layers": 1, "train.epochs": 2, "train.batch_size": 16,
@@ -60,7 +66,17 @@ def config(method="joint", overrides=(), **settings) -> C.Config:
     section = {"name": method, **REQUIRED.get(method, {}), **settings}
     if method == "cggm":
         section = {"classifier_heads": 2, "classifier_dropout": 0.0, **section}
-    return C.replace(C.replace(C.load("iemocap"), values), {"method": section})
+    cfg = C.replace(C.replace(C.load("iemocap"), values), {"method": section})
+    allowed = plugins.load("methods", method).support.fusions
+    return cfg if allowed is None or cfg.model.fusion.name in allowed else C.replace(cfg, {"model.fusion": allowed[0]})
+
+
+def skip_refused(cfg: C.Config, data: Dataset) -> None:
+    """End the test where the method says that it cannot train these data or this model."""
+    try:
+        check(cfg, data.spec)
+    except ValueError as error:
+        pytest.skip(str(error))
 
 
 def bound(cfg: C.Config, data: Dataset, seed=0, dtype=torch.float64):

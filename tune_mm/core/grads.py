@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,6 +33,34 @@ def gradient(objective: Objective, net: Net, prefixes: Iterable[str]) -> tuple[T
     loss, logs = objective(net)
     values = torch.autograd.grad(loss, list(params.values()))
     return dict(zip(params, values, strict=True)), loss.detach(), {k: v.detach() for k, v in logs.items()}
+
+
+def gradients(objectives: Objective, net: Net, prefixes: Iterable[str]) -> tuple[list[Tensors], Tensor, Tensors]:
+    """Gradients of each of the losses objectives(net)[0] [K] of one forward pass, the detached losses and logs.
+
+    A parameter under `prefixes` that does not take part in a loss has a gradient of 0 there.
+    """
+    params = net.group(*prefixes)
+    if net.functional:
+
+        def bound(given: Tensors) -> tuple[Tensor, tuple[Tensors, Tensors]]:
+            own = net.bind(given)
+            losses, logs = objectives(own)
+            return losses, (logs, own.buffers)
+
+        out: Any = torch.func.vjp(bound, params, has_aux=True)
+        losses, back, (logs, buffers) = out
+        net.buffers.update(buffers)
+        found = [back(row)[0] for row in torch.eye(len(losses), dtype=losses.dtype, device=losses.device)]
+    else:
+        losses, logs = objectives(net)
+        given = list(params.values())
+        rows = [
+            torch.autograd.grad(loss, given, retain_graph=k + 1 < len(losses), materialize_grads=True)
+            for k, loss in enumerate(losses)
+        ]
+        found = [dict(zip(params, row, strict=True)) for row in rows]
+    return found, losses.detach(), {k: v.detach() for k, v in logs.items()}
 
 
 def scale(grads: Tensors, factors: dict[str, Tensor]) -> Tensors:

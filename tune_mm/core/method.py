@@ -36,7 +36,8 @@ class Method:
     Config: ClassVar[type[Any]]
     support: ClassVar[Support] = Support()
     unimodal_path: PathChoice = "auto"
-    separable: ClassVar[bool] = False  # the loss is a mean over samples: a batch may be computed in parts
+    separable: bool = False  # the loss is a mean over samples: a batch may be computed in parts
+    linear: ClassVar[bool] = True  # predicts by the fusion's linear head, which is what gradient statistics look at
 
     def __init__(self, config: Any) -> None:
         self.config = config
@@ -51,6 +52,10 @@ class Method:
     def trains(self, modalities: tuple[str, ...]) -> tuple[str, ...]:
         """Prefixes of the parameters that receive gradients; all others are left untouched."""
         return (*(f"encoders.{m}" for m in modalities), "fusion")
+
+    def trained(self, net: Net) -> tuple[str, ...]:
+        """`trains` for this model: a method overrides it where a part of the model does not enter its loss."""
+        return self.trains(net.modalities)
 
     def aux(self, spec: DataSpec, widths: Mapping[str, int]) -> nn.ModuleDict | None:
         """Extra modules under `aux.*`, used in training only. widths: feature width per modality."""
@@ -93,7 +98,7 @@ class Method:
         def objective(bound: Net) -> tuple[Tensor, Tensors]:
             return self.loss(bound, batch, hp, state, clock)
 
-        gradients, loss, logs = grads.gradient(objective, net, self.trains(net.modalities))
+        gradients, loss, logs = grads.gradient(objective, net, self.trained(net))
         return self.edit(net, batch, hp, state, clock, Update(gradients, loss, logs, state))
 
     def epoch_end(self, probe: Probe, hp: Tensors, state: Tensors, clock: Clock) -> EpochEnd:

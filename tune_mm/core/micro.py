@@ -85,7 +85,7 @@ def update(method: Method, net: Net, batch: Batch, hp: Tensors, state: Tensors, 
             return method.loss(bound, piece, hp, state, clock)
 
         share = len(piece.target) / len(batch.target)
-        found, loss, logs = grads.gradient(objective, net, method.trains(net.modalities))
+        found, loss, logs = grads.gradient(objective, net, method.trained(net))
         part = (_scaled(found, share), loss * share, _scaled(logs, share))
         if total is not None:
             part = (_sum(total[0], part[0]), total[1] + part[1], _sum(total[2], part[2]))

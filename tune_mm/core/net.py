@@ -6,7 +6,8 @@ and buffers are given as dictionaries (under `torch.func` transforms, or to eval
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -86,6 +87,16 @@ class Net:
         if not given:
             return call(module, *args)
         return torch.func.functional_call(_Bound(module), given, (call, *args), tie_weights=False)
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """For passes beside the training one: no dropout, and BatchNorm's running statistics used but not changed."""
+        training = self.model.training
+        self.model.eval()
+        try:
+            yield
+        finally:
+            self.model.train(training)
 
     def encode(self, inputs: Inputs) -> Features:
         """Features per modality, each from its own encoder."""

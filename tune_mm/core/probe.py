@@ -5,8 +5,7 @@ Everything here leaves the run as it was: the model's mode, its buffers, its ran
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -63,7 +62,7 @@ class Probe:
         count = max(1, round(fraction * len(split)))
         chosen = torch.linspace(0, len(split) - 1, count).round().long()
         rows: dict[str, list[Tensor]] = {m: [] for m in self.net.modalities}
-        with self._evaluating():
+        with self.net.evaluating():
             for index in torch.split(chosen, self._sizes[1]):
                 for m, found in self.net.encode(split.batch(index).inputs).items():
                     rows[m].append(pooled(found))
@@ -71,12 +70,12 @@ class Probe:
 
     @torch.no_grad()
     def loss(self, name: str, objective: Objective, net: Net | None = None) -> Tensor:
-        """Mean over the samples of a split of `objective` (a mean over a batch), in evaluation mode."""
+        """Mean over the samples of a split of `objective` (one or several means over a batch), in evaluation mode."""
         split, net = self.splits[name], net or self.net
         total = torch.zeros((), dtype=torch.float64, device=split.target.device)
-        with self._evaluating():
+        with self.net.evaluating():
             for index in torch.split(torch.arange(len(split)), self._sizes[1]):
-                total += objective(net, split.batch(index)).double() * len(index)
+                total = total + objective(net, split.batch(index)).double() * len(index)
         return total / len(split)
 
     def train(self, objective: Objective, prefixes: tuple[str, ...], epochs: int, key: int = 0) -> Net:
@@ -112,12 +111,3 @@ class Probe:
             overrides = {owner: own for owner, own in self._overrides.items() if owner in grads.groups(found)}
             new, state, _ = step.descend(self._rule, params, found, state, self._hp, overrides)
         return Net(net.model, net.task, {**net.params, **new}, net.buffers), state
-
-    @contextmanager
-    def _evaluating(self) -> Iterator[None]:
-        training = self.net.model.training
-        self.net.model.eval()
-        try:
-            yield
-        finally:
-            self.net.model.train(training)

@@ -137,7 +137,7 @@ class Run:
         hp = {**self.optim_hp, "lr": self.optim_hp["lr"] * factor}
         with torch.no_grad():
             params = {n: self.net.params[n] for n in update.grads}
-            overrides = self.method.optim(self.hp, hp)
+            overrides = step.rated(self.method.optim(self.hp, hp), hp, update.rates)
             new, self.opt, logs = step.descend(self.config.optim.name, params, update.grads, self.opt, hp, overrides)
             torch._foreach_copy_(list(params.values()), [new[n] for n in params])
         self.state = update.state
@@ -145,7 +145,7 @@ class Run:
 
     def _measure(self) -> Tensors:
         """Gradient statistics on a fixed batch of training samples."""
-        if not self.config.train.gradient_statistics:
+        if not (self.config.train.gradient_statistics and self.method.linear):
             return {}
         self.model.eval()
         split = self.splits["train"]
@@ -196,9 +196,9 @@ class Run:
 
     def gradient_vectors(self) -> Tensors:
         """[N, D] by "<modality>/<kind>", on the CPU: `statistics.vectors` of up to `train.gradient_vectors` training
-        batches at the best validation epoch ({}: none asked for, or no such epoch)."""
+        batches at the best validation epoch ({}: none asked for, no such epoch, no linear head)."""
         wanted = self.config.train.gradient_vectors
-        if not wanted or not self._best:
+        if not (wanted and self._best and self.method.linear):
             return {}
         self.model.eval()
         split, net = self.splits["train"], self._best_net()

@@ -166,6 +166,11 @@ class Clock(NamedTuple):
     epochs: int
     substep: int = 0
 
+    def within(self, start: Tensor, end: Tensor) -> Tensor:
+        """bool (0-dim): whether this epoch lies in the window from `start` to `end` (excluded), fractions of the epochs
+        rounded to whole ones."""
+        return (self.epoch >= torch.round(start * self.epochs)) & (self.epoch < torch.round(end * self.epochs))
+
 
 @dataclass(frozen=True)
 class EpochEnd:
@@ -182,9 +187,11 @@ class EpochEnd:
 @dataclass(frozen=True)
 class Update:
     """What a step hands to the optimizer: gradients by parameter name (a name left out is left untouched), the loss,
-    logs (0-dim tensors, averaged over the epoch on the device) and the method's next state."""
+    logs (0-dim tensors, averaged over the epoch on the device), the method's next state, and factors (0-dim) on the
+    learning rate by owner of parameters, for this step."""
 
     grads: Tensors
     loss: Tensor
     logs: Tensors
     state: Tensors
+    rates: Tensors = field(default_factory=dict)
