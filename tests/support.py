@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import pytest
 import torch
 
 from tune_mm import config as C
 from tune_mm import plugins
+from tune_mm.core import teachers
 from tune_mm.core.build import check
-from tune_mm.core.method import Start
+from tune_mm.core.method import Method, Start
 from tune_mm.core.net import Net
 from tune_mm.core.types import Dataset, DataSpec, Padded, Split, Task
 from tune_mm.models.multimodal import build
@@ -22,6 +25,7 @@ NEUTRAL: dict[str, dict[str, object]] = {
     "joint": {},
     "dgl": {"alpha": 0.0, "truncate_multimodal": False, "truncate_unimodal": False},
     "cggm": {"magnitude": False, "lam": 0.0},
+    "g_blending": {"mode": "fixed", "alpha": 0.0},
 }
 WITHOUT_NEUTRAL = {"unimodal": "it trains one modality only"}
 # Settings at which a method draws no random numbers: under vmap these are equal in law only.
@@ -96,9 +100,22 @@ def batch(data: Dataset, count=16, dtype=torch.float64):
     return type(out)(inputs, target, out.index)
 
 
-def start(samples=96):
-    """What a method is given before the first step, for methods that need no models of one modality."""
-    return Start(samples, lambda changes: {})
+def start(cfg: C.Config | None = None, data: Dataset | None = None, samples=96):
+    """What a method is given before the first step. Models of one modality are there if the config and the data are
+    given: untrained, always the same."""
+
+    def unimodal(changes):
+        assert cfg is not None and data is not None
+        return {m: bound(teachers.alone(cfg, m, changes), data, seed=100)[1] for m in data.spec.modalities}
+
+    return Start(samples, unimodal)
+
+
+def turns(method: Method, modalities: Collection[str]) -> int:
+    """Epochs of a run in which every part of the model has had its turn: more than one for a method of stages, which
+    declares that metrics dip."""
+    epochs = 2 * len(modalities)
+    return epochs if method.dips(epochs) else 1
 
 
 def hp(section, dtype=torch.float64):

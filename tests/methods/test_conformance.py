@@ -1,7 +1,6 @@
 """What every method must satisfy. A new file in tune_mm/methods is covered by existing (see tests/support.py)."""
 
 import math
-from itertools import product
 
 import pytest
 import torch
@@ -17,7 +16,14 @@ from tune_mm.core.types import Clock
 METHODS = plugins.available("methods")
 MODALITIES = (("text", "audio"), ("text", "audio", "visual"))
 FUSIONS = ("transformer", "concat", "sum")
-CLOCK = Clock(0, 0, 6, 2)
+
+
+def fusions(name):
+    """Those that a method is tried with: all that it supports, where it names them."""
+    return plugins.load("methods", name).support.fusions or FUSIONS
+
+
+CASES = [(name, fusion) for name in METHODS for fusion in fusions(name)]
 
 
 def make(name, modalities=MODALITIES[1], task="classification", fusion=None, seed=0, **settings):
@@ -32,9 +38,24 @@ def make(name, modalities=MODALITIES[1], task="classification", fusion=None, see
     return cfg, method, net, support.batch(data)
 
 
-def update(cfg, method, net, batch, hp=None):
+def first_state(cfg, method, net, modalities=MODALITIES[1], task="classification"):
+    return method.init(net, support.start(cfg, support.dataset(modalities, task)))
+
+
+def clocks(method, modalities):
+    """The first step of every epoch in which something else may be trained, and each of its substeps."""
+    epochs = support.turns(method, modalities)
+    return [Clock(e, 0, 6, max(epochs, 2), sub) for e in range(epochs) for sub in range(method.substeps(modalities))]
+
+
+def updates(cfg, method, net, batch, state, hp=None):
+    """What the method makes of the batch at each of `clocks`, one after the other."""
     hp = support.hp(cfg.method) if hp is None else hp
-    return method.grads(net, batch, hp, method.init(net, support.start()), CLOCK)
+    out = []
+    for clock in clocks(method, net.modalities):
+        out.append(method.grads(net, batch, hp, state, clock))
+        state = out[-1].state
+    return out
 
 
 def test_each_method_states_its_neutral_settings():
@@ -48,26 +69,29 @@ def test_module_docstring_has_the_fixed_headings(name):
     assert heads[1:] == ["Paper", "Idea", "Equations", "Deviations", "Shapes"]
 
 
-@pytest.mark.parametrize(("name", "fusion"), [*product(METHODS, FUSIONS)])
+@pytest.mark.parametrize(("name", "fusion"), CASES)
 @pytest.mark.parametrize("modalities", MODALITIES, ids=["two", "three"])
 @pytest.mark.parametrize("task", ["classification", "regression"])
 def test_every_trained_parameter_gets_a_finite_gradient(name, fusion, modalities, task):
     cfg, method, net, batch = make(name, modalities, task, fusion)
-    found = update(cfg, method, net, batch)
-    expected = set(net.group(*method.trained(net)))
-    assert set(found.grads) == expected
-    assert math.isfinite(float(found.loss))
-    assert all(bool(torch.isfinite(g).all()) for g in found.grads.values())
-    assert all(v.ndim == 0 and math.isfinite(float(v)) for v in found.logs.values())
+    all_found = updates(cfg, method, net, batch, first_state(cfg, method, net, modalities, task))
+    assert {n for found in all_found for n in found.grads} == set(net.group(*method.trained(net)))
+    for found in all_found:
+        assert math.isfinite(float(found.loss))
+        assert all(bool(torch.isfinite(g).all()) for g in found.grads.values())
+        assert all(v.ndim == 0 and math.isfinite(float(v)) for v in found.logs.values())
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_nonzero_gradient_for_every_trained_parameter_within_an_epoch(name):
+    """A method of stages has as many epochs as it takes for each part to have its turn."""
     data = support.dataset()
     cfg = support.config(name)
-    run = Run(cfg, data)
+    epochs = support.turns(Run(cfg, data).method, data.spec.modalities)
+    run = Run(C.replace(cfg, {"train.epochs": max(epochs, 2)}), data)
     before = {n: p.detach().clone() for n, p in run.net.params.items()}
-    run.epoch()
+    for _ in range(epochs):
+        run.epoch()
     trained = set(run.net.group(*run.method.trained(run.net)))
     moved = {n for n, p in run.net.params.items() if not torch.equal(p, before[n])}
     assert moved == trained
@@ -96,41 +120,42 @@ def test_loss_falls(name, task):
     assert results[-1].metrics["val/loss"] < results[0].metrics["val/loss"]
 
 
-@pytest.mark.parametrize(("name", "fusion"), [*product(METHODS, FUSIONS)])
+@pytest.mark.parametrize(("name", "fusion"), CASES)
 def test_alone_equals_vmap(name, fusion):
     """Three trials with their own weights and hyperparameters in one vmapped call equal three calls, in float64."""
     runs = [make(name, fusion=fusion, seed=s, **support.DETERMINISTIC.get(name, {})) for s in range(3)]
     cfg, method, net, batch = runs[0]
+    states = [first_state(cfg, method, r[2]) for r in runs]
     hps = [{k: v * (1 + 0.2 * s) for k, v in support.hp(cfg.method).items()} for s in range(3)]
-    alone = [
-        method.grads(r[2], batch, h, method.init(r[2], support.start()), CLOCK) for r, h in zip(runs, hps, strict=True)
-    ]
     stacked = {n: torch.stack([r[2].params[n].detach() for r in runs]) for n in net.params}
     lanes = {k: torch.stack([h[k] for h in hps]) for k in hps[0]}
+    for clock in clocks(method, net.modalities):
+        alone = [method.grads(r[2], batch, h, s, clock) for r, h, s in zip(runs, hps, states, strict=True)]
 
-    def one(params, hp):
-        found = method.grads(Net(net.model, net.task, params, {}), batch, hp, method.init(net, support.start()), CLOCK)
-        return found.grads, found.loss, found.logs, found.state
+        def one(params, hp, state, clock=clock):
+            found = method.grads(Net(net.model, net.task, params, {}), batch, hp, state, clock)
+            return found.grads, found.logs, found.state, found.rates
 
-    together = torch.func.vmap(one, randomness="different")(stacked, lanes)
-    for s, expected in enumerate(alone):
-        for theirs, mine in zip(
-            (expected.grads, expected.logs, expected.state), (*together[:1], *together[2:]), strict=True
-        ):
-            assert set(theirs) == set(mine)
-            for key, value in theirs.items():
-                torch.testing.assert_close(mine[key][s], value, rtol=1e-9, atol=1e-10, msg=support.named(key))
+        given = {k: torch.stack([s[k] for s in states]) for k in states[0]}
+        together = torch.func.vmap(one, randomness="different")(stacked, lanes, given)
+        for s, expected in enumerate(alone):
+            for theirs, mine in zip((expected.grads, expected.logs, expected.state, expected.rates), together,
+                                    strict=True):  # fmt: skip
+                assert set(theirs) == set(mine)
+                for key, value in theirs.items():
+                    torch.testing.assert_close(mine[key][s], value, rtol=1e-9, atol=1e-10, msg=support.named(key))
+        states = [found.state for found in alone]
 
 
-@pytest.mark.parametrize(("name", "fusion"), [*product(sorted(support.NEUTRAL), FUSIONS)])
+@pytest.mark.parametrize(("name", "fusion"), [case for case in CASES if case[0] in support.NEUTRAL])
 def test_neutral_settings_reduce_to_joint(name, fusion):
     cfg, method, net, batch = make(name, fusion=fusion, **support.NEUTRAL[name])
     joint_cfg, joint, _, _ = make("joint", fusion=fusion)
     plain = Net(net.model, net.task)
-    expected = update(joint_cfg, joint, plain, batch)
-    found = update(cfg, method, net, batch)
-    for key, value in expected.grads.items():
-        torch.testing.assert_close(found.grads[key], value, rtol=1e-9, atol=1e-12)
+    (expected,) = updates(joint_cfg, joint, plain, batch, {})
+    for found in updates(cfg, method, net, batch, first_state(cfg, method, net)):
+        for key, value in expected.grads.items():
+            torch.testing.assert_close(found.grads[key], value, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -158,8 +183,8 @@ def test_state_survives_a_round_trip(name, tmp_path):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_prediction_is_independent_of_batch_size(name):
-    _cfg, method, net, batch = make(name)
-    state = method.init(net, support.start())
+    cfg, method, net, batch = make(name)
+    state = first_state(cfg, method, net)
     net.model.eval()
     whole = method.predict(net, batch.inputs, state)
     parts = [

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -94,18 +95,20 @@ class Run:
         return Result(self.epochs_done, values, best, done, diverged, notes)
 
     def _train(self, factor: float) -> Tensors:
-        """One pass over the shuffled training split; logs averaged over its steps (no host read)."""
+        """One pass over the shuffled training split; each log averaged over the steps that have it (no host read)."""
         self.model.train()
         split, stream = self.splits["train"], batches.key(self.config.seed, self.epochs_done)
         order = batches.order(len(split), self.config.train.batch_size, stream)
         sums: Tensors = {}
+        counts: Counter[str] = Counter()
         for i, batch in enumerate(batches.read(split, order, stream, split.stored and self.device.type == "cuda")):
             for sub in range(self.method.substeps(self.net.modalities)):
                 clock = Clock(self.epochs_done, i, len(order), self.config.train.epochs, sub)
-                for key, value in self.step(batch, clock, factor).items():
+                found = self.step(batch, clock, factor)
+                counts.update(found.keys())
+                for key, value in found.items():
                     sums[key] = sums[key] + value if key in sums else value
-        count = len(order) * self.method.substeps(self.net.modalities)
-        means = {key: value / count for key, value in sums.items()}
+        means = {key: value / counts[key] for key, value in sums.items()}
         clock = Clock(self.epochs_done, len(order), len(order), self.config.train.epochs)
         end = self.method.epoch_end(self._probe(factor), self.hp, self.state, clock)
         self._replace(end.params)
@@ -259,17 +262,10 @@ class Run:
 
     def _unimodal(self, changes: Mapping[str, Any]) -> dict[str, Net]:
         """See `Start.unimodal`."""
-        found = {}
-        for modality in self.spec.modalities:
-            config = teachers.alone(self.config, modality, changes)
-            method = method_of(config)
-            spec = method.spec(self.dataset.spec)
-            stored = teachers.state(config, self.dataset, cache_folder() / "unimodal", self._trained)
-            net = net_of(config, spec, method, self.device)
-            net.model.load_state_dict(stored)
-            net.model.eval().requires_grad_(False)
-            found[modality] = net
-        return found
+        own = {m: teachers.alone(self.config, m, changes) for m in self.spec.modalities}
+        with self._isolated():
+            return {m: teachers.net(c, self.dataset, cache_folder() / "unimodal", self._trained, self.device)
+                    for m, c in own.items()}  # fmt: skip
 
     def _trained(self, config: Config) -> Tensors:
         run = Run(config, self.dataset)

@@ -18,6 +18,8 @@ from filelock import FileLock
 from tune_mm import config as C
 from tune_mm.config import Config
 from tune_mm.core import checkpoint
+from tune_mm.core.build import method_of, net_of
+from tune_mm.core.net import Net
 from tune_mm.core.types import Dataset, Padded, Tensors
 
 VERSION = 1
@@ -51,6 +53,16 @@ def state(config: Config, dataset: Dataset, folder: Path, train: Train) -> Tenso
         if found is None:
             found = train(config)
             checkpoint.save({"state": found}, path)
+    return found
+
+
+def net(config: Config, dataset: Dataset, folder: Path, train: Train, device: torch.device) -> Net:
+    """The model of `state` on `device`, in evaluation mode and without gradients. Raises what `state` raises."""
+    stored = state(config, dataset, folder, train)
+    method = method_of(config)
+    found = net_of(config, method.spec(dataset.spec), method, device)
+    found.model.load_state_dict(stored)
+    found.model.eval().requires_grad_(False)
     return found
 
 
