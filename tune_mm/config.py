@@ -55,6 +55,8 @@ __all__ = [
     "to_dict",
 ]
 
+SCALAR = (bool, int, float, str, type(None))
+
 
 def load(path_or_name: str | Path, overrides: Sequence[str] = ()) -> Config:
     """The configuration of a file, or of a name in configs/, with `key=value` overrides. Raises ConfigError."""
@@ -96,9 +98,8 @@ def dump(config: Config) -> str:
 
 
 def flatten(config: Section) -> dict[str, Any]:
-    """Scalars by dotted key; lists and mappings within a field as JSON text."""
-    scalar = (bool, int, float, str, type(None))
-    return {key: value if isinstance(value, scalar) else json.dumps(value) for key, value in _leaves(config)}
+    """Scalars by dotted key, those in a mapping to scalars too; other lists and mappings within a field as JSON text."""
+    return {key: value if isinstance(value, SCALAR) else json.dumps(value) for key, value in _leaves(config)}
 
 
 def fields(config: Config) -> dict[str, Any]:
@@ -111,6 +112,8 @@ def _leaves(section: Section, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in section:
         if isinstance(value, Section):
             yield from _leaves(value, f"{prefix}{name}.")
+        elif isinstance(value, Mapping) and value and all(isinstance(v, SCALAR) for v in value.values()):
+            yield from ((f"{prefix}{name}.{key}", inner) for key, inner in value.items())
         else:
             yield prefix + name, values[name]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -24,8 +25,15 @@ def device_of(name: str) -> torch.device:
 
 
 def float_fields(section: Any) -> dict[str, float]:
-    """The float fields of a config section: those that may differ between trials of one program."""
-    return {k: v for k, v in section if isinstance(v, float)}
+    """The float fields of a config section: those that may differ between trials of one program.
+
+    A mapping to floats gives one per key, `<field>.<key>`.
+    """
+    out: dict[str, float] = {}
+    for name, value in section:
+        inner = {f"{name}.{k}": v for k, v in value.items()} if isinstance(value, Mapping) else {name: value}
+        out.update({k: v for k, v in inner.items() if isinstance(v, float)})
+    return out
 
 
 def method_of(config: Config) -> Method:

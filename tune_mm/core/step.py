@@ -36,6 +36,15 @@ def norms(flats: Mapping[str, Tensor], max_norm: Tensor | None) -> tuple[Tensors
     return found, (max_norm / (total + 1e-6)).clamp(max=1.0)
 
 
+def rated(overrides: Mapping[str, Tensors], hp: Tensors, rates: Tensors) -> dict[str, Tensors]:
+    """`overrides` of `hp` by owner with the learning rate of each owner in `rates` multiplied by its factor."""
+    out = dict(overrides)
+    for owner, factor in rates.items():
+        own = {**hp, **out.get(owner, {})}
+        out[owner] = {**out.get(owner, {}), "lr": own["lr"] * factor}
+    return out
+
+
 def descend(
     rule: str,
     params: Tensors,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import get_args
 
 from tune_mm.core.types import DataSpec, TaskKind
+from tune_mm.errors import nearest
 
 TASKS: tuple[TaskKind, ...] = get_args(TaskKind)
 
@@ -41,3 +43,13 @@ class Support:
         if self.fusions is not None and fusion not in self.fusions:
             allowed = ", ".join(self.fusions)
             raise ValueError(f"model.fusion: {name} needs one of {allowed}, got '{fusion}'")
+
+
+def require_modalities(field: str, names: Iterable[str], spec: DataSpec) -> None:
+    """Raises ValueError for the first of `names`, keys of the setting method.<field>, that is no modality of `spec`."""
+    for name in names:
+        if name not in spec.shapes:
+            known = ", ".join(spec.modalities)
+            raise ValueError(
+                f"method.{field}: no modality '{name}'{nearest(name, spec.modalities)}; available: {known}"
+            )

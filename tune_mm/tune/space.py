@@ -275,4 +275,7 @@ def variants(space: Space) -> list[dict[str, Any]]:
     keys = [
         k for k, d in space.domains.items() if d.kind in D.LISTS and not d.when and k.startswith(("model.", "method."))
     ]
-    return [{}, *({k: v} for k in keys for v in space.domains[k].args)]
+    # A key inside a mapping, such as a modality's name: what it may be is known to the data alone.
+    inner = [k for k, d in space.domains.items() if not d.when and k not in C.fields(space.base) and k not in PLUGINS]
+    ends = [{k: space.domains[k].bounds()[0]} for k in inner if k not in keys]
+    return [{}, *({k: v} for k in keys for v in space.domains[k].args), *ends]
