@@ -10,7 +10,7 @@ import torch
 from tune_mm import config as C
 from tune_mm import plugins
 from tune_mm.core import teachers
-from tune_mm.core.build import check
+from tune_mm.core.build import check, float_fields
 from tune_mm.core.method import Method, Start
 from tune_mm.core.net import Net
 from tune_mm.core.types import Dataset, DataSpec, Padded, Split, Task
@@ -25,11 +25,21 @@ NEUTRAL: dict[str, dict[str, object]] = {
     "joint": {},
     "dgl": {"alpha": 0.0, "truncate_multimodal": False, "truncate_unimodal": False},
     "cggm": {"magnitude": False, "lam": 0.0},
+    "agm": {"alpha": 0.0},
+    "ogm": {"alpha": 0.0, "noise": False},
+    "mslr": {},
+    "mrd": {"p": 0.0},
+    "pmr": {"alpha": 0.0, "entropy": 0.0},
     "g_blending": {"mode": "fixed", "alpha": 0.0},
 }
-WITHOUT_NEUTRAL = {"unimodal": "it trains one modality only"}
+WITHOUT_NEUTRAL = {
+    "unimodal": "it trains one modality only",
+    "mmcosine": "its logits are cosines",
+    "mmpareto": "its encoders always learn from their unimodal losses too",
+    "qmf": "its prediction is a sum weighted by confidences",
+}
 # Settings at which a method draws no random numbers: under vmap these are equal in law only.
-DETERMINISTIC: dict[str, dict[str, object]] = {}
+DETERMINISTIC: dict[str, dict[str, object]] = {"ogm": {"noise": False}, "mrd": {"p": 0.0}}
 
 
 def dataset(modalities=("text", "audio", "visual"), task="classification", count=96, seed=0, vectors=False) -> Dataset:
@@ -120,7 +130,7 @@ def turns(method: Method, modalities: Collection[str]) -> int:
 
 def hp(section, dtype=torch.float64):
     """Float fields of a config section as 0-dim tensors."""
-    return {k: torch.tensor(v, dtype=dtype) for k, v in section if isinstance(v, float)}
+    return {k: torch.tensor(v, dtype=dtype) for k, v in float_fields(section).items()}
 
 
 def named(name: str):

@@ -98,7 +98,7 @@ def dump(config: Config) -> str:
 
 
 def flatten(config: Section) -> dict[str, Any]:
-    """Scalars by dotted key, those in a mapping to scalars too; other lists and mappings within a field as JSON text."""
+    """Scalars by dotted key, also those of a mapping to scalars; other lists and mappings of a field as JSON text."""
     return {key: value if isinstance(value, SCALAR) else json.dumps(value) for key, value in _leaves(config)}
 
 

@@ -1,0 +1,160 @@
+"""Prototypical Modal Rebalance.
+
+Paper
+    Fan et al., PMR: Prototypical Modal Rebalance for Multimodal Learning, CVPR 2023, Eqs. 6-13, Algorithm 1; compared
+    with in DGL (ICCV 2025, Tables 1 and 2).
+Idea
+    Distances to class means tell how well each modality separates the classes, whatever the fusion. The modality that
+    lags is drawn to its prototypes; the one that leads is kept undecided for the first epochs.
+Equations
+    p_m = softmax over classes k of -|h_m - c_mk|                                                          (7)
+    s_m = sum over the batch of p_m[y],  rho = s_0 / s_1                                                   (8)
+    w_m = clip(max_k s_k / s_m - 1, 0, 1)                                                                  (11)
+    c_m <- momentum c_m + (1 - momentum) (class means over a part of the training samples), every epoch    (12)
+    L = loss(f(Omega(h)), y) + alpha sum_m w_m CE(p_m, y)                                                  (10)
+      - entropy * max_m w_m * H(p_lead), in the first epochs only                                          (13)
+Deviations
+    * Public code has no entropy term and sets the weight of the lagging modality to 1: `weights: switch`, `entropy: 0`,
+      and modulates in the first 100 of 150 epochs (`end: 0.67`). The paper says neither how long "the first few epochs"
+      of the entropy term are (`entropy_end`, here 0.1 of all) nor more of its weight than 1e-2 or 1e-3.
+    * Prototypes are those of evaluation mode, as in public code, after each epoch; the paper takes untrained encoders'
+      for the first one, which is joint training here.
+    * Public code divides by the number of a class's samples, 0 where it is absent from the part: NaN. Here such a class
+      keeps its prototype, or has none yet: it is then no candidate, and its samples have no prototype loss.
+    * The part is the same evenly spread `fraction` of the samples in every epoch; public code draws anew.
+    * More than two modalities (extension): w_m as above, against the leading one, which for two is Eq. 11; the leading
+      modality's entropy has the largest of the others' weights, for two that of the other one.
+    * Public code's distance loops over samples and classes; a distance of 0 has gradient NaN there, 0 here.
+Shapes
+    Features pooled over steps to [B, W_m]; any fusion; M >= 2; state per modality: prototypes [C, W_m]; `known` [C].
+    Classification only: prototypes belong to classes.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from tune_mm.config import Section
+from tune_mm.core.method import Method
+from tune_mm.core.net import Net
+from tune_mm.core.probe import Probe, pooled
+from tune_mm.core.support import Support
+from tune_mm.core.types import Batch, Clock, EpochEnd, Features, Tensors
+
+FAR = -1e9  # the logit of a class without a prototype: finite, so that 0 times it is 0
+
+
+class PMRConfig(Section):
+    """alpha: weight of the prototype loss; entropy: of the entropy term (the paper's mu).
+
+    momentum: what remains of the prototypes of the epoch before; fraction: of the training samples that make them.
+    start, end, entropy_end: fractions of the epochs.
+    """
+
+    name: Literal["pmr"] = "pmr"
+    alpha: float = Field(1.0, ge=0)
+    entropy: float = Field(0.01, ge=0)
+    weights: Literal["clip", "switch"] = "clip"
+    momentum: float = Field(0.2, ge=0, lt=1)
+    fraction: float = Field(0.1, gt=0, le=1)
+    start: float = Field(0.0, ge=0, le=1)
+    end: float = Field(1.0, ge=0, le=1)
+    entropy_end: float = Field(0.1, ge=0, le=1)
+
+
+def similarity(features: Tensor, prototypes: Tensor, known: Tensor) -> Tensor:
+    """Logits [B, C]: minus the distance of features [B, W] to prototypes [C, W]; FAR where not `known` (bool [C])."""
+    distance = torch.linalg.vector_norm(features[:, None] - prototypes[None], dim=-1)
+    return torch.where(known, -distance, FAR)
+
+
+def lag(scores: Tensor, hard: bool = False) -> Tensor:
+    """w [M] of scores s [M]: how far behind the best. hard: 1 for all that are behind at all."""
+    best = scores.max()
+    if hard:
+        return (scores < best).to(scores.dtype)
+    return ((best - scores) / scores.clamp(min=torch.finfo(scores.dtype).tiny)).clamp(0, 1)
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """Mean entropy (scalar, nats) of softmax over logits [B, C]."""
+    logs = torch.log_softmax(logits, -1)
+    return -(logs.exp() * logs).sum(-1).mean()
+
+
+def means(features: Tensor, target: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """Class means [C, W] of features [N, W], 0 for a class without samples; and which have some (bool [C])."""
+    chosen = F.one_hot(target, classes).to(features.dtype)
+    count = chosen.sum(0)
+    return (chosen.transpose(0, 1) @ features) / count.clamp(min=1)[:, None], count > 0
+
+
+def moved(old: Tensor, known: Tensor, now: Tensor, present: Tensor, momentum: Tensor) -> Tensor:
+    """Prototypes [C, W]: `now` for new classes, a running mean for known ones, `old` for those not present."""
+    mixed = torch.where(known[:, None], momentum * old + (1 - momentum) * now, now)
+    return torch.where(present[:, None], mixed, old)
+
+
+class PMR(Method):
+    """Prototypical Modal Rebalance: see the module docstring."""
+
+    Config = PMRConfig
+    config: PMRConfig
+    support = Support(
+        least=2, tasks=("classification",), cost="a forward pass of a tenth (fraction) of the training split per epoch"
+    )
+
+    def loss(self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock) -> tuple[Tensor, Tensors]:
+        features = net.encode(batch.inputs)
+        joint = net.loss(net.fuse(features), batch.target)
+        if not state:  # the first epoch
+            return joint, {"train/loss_task": joint}
+        extra, logs = self._rebalance(net, features, batch.target, hp, state, clock)
+        return joint + extra, {"train/loss_task": joint, **logs}
+
+    def epoch_end(self, probe: Probe, hp: Tensors, state: Tensors, clock: Clock) -> EpochEnd:
+        """The prototypes of the next epoch."""
+        features, target = probe.features("train", self.config.fraction)
+        out: Tensors = {}
+        for m, found in features.items():
+            now, present = means(found, target, probe.net.task.outputs)
+            known = state.get("known", torch.zeros_like(present))
+            out[m] = moved(state.get(m, now), known, now, present, hp["momentum"].to(now.dtype))
+            out["known"] = known | present
+        return EpochEnd(out, samples=len(target))
+
+    def _rebalance(
+        self, net: Net, features: Features, target: Tensor, hp: Tensors, state: Tensors, clock: Clock
+    ) -> tuple[Tensor, Tensors]:
+        """What is added to the loss, and logs."""
+        known = state["known"]
+        counted = known[target]
+        logits = {m: similarity(pooled(f), state[m], known) for m, f in features.items()}
+        right = {m: _right(z, target, counted) for m, z in logits.items()}
+        scores = torch.stack([(log.exp() * counted).sum() for log in right.values()]).detach()
+        weights = lag(scores, self.config.weights == "switch")
+        own = torch.stack([-log.sum() / counted.sum().clamp(min=1) for log in right.values()])
+        lead = (scores == scores.max()).to(scores.dtype)
+        unsure = torch.stack([entropy(z) for z in logits.values()])
+        held = (
+            (lead * unsure).sum() * weights.max() * clock.within(torch.zeros_like(hp["entropy_end"]), hp["entropy_end"])
+        )
+        total = hp["alpha"] * (weights * own).sum() - hp["entropy"] * held
+        logs = {"train/loss_entropy": held}
+        for i, m in enumerate(net.modalities):
+            logs[f"balance/{m}"], logs[f"train/loss/{m}"] = weights[i], own[i]
+        return total * clock.within(hp["start"], hp["end"]), logs
+
+
+def _right(logits: Tensor, target: Tensor, counted: Tensor) -> Tensor:
+    """log p[y] [B], 0 for samples that do not count."""
+    log = torch.log_softmax(logits, -1).gather(-1, target[:, None]).squeeze(-1)
+    return torch.where(counted, log, 0.0)
+
+
+plugin = PMR
