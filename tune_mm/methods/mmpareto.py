@@ -1,0 +1,137 @@
+"""MMPareto: unimodal losses that assist the multimodal one without conflict.
+
+Paper
+    MMPareto, Wei & Hu, ICML 2024, Sec. 3.2-3.3, Algorithm 1; compared with in DGL (ICCV 2025) Tables 1-2.
+Idea
+    Each encoder has two objectives, the multimodal loss and its own. Where their gradients conflict, the common descent
+    direction of smallest norm is taken, and given back the length (times gamma) that SGD's noise needs.
+Equations
+    g, u = gradient of the multimodal loss L, of the unimodal loss L_m, for encoder m
+    a    = 1/2 where g . u >= 0, else argmin over a in [0, 1] of |a g + (1-a) u|,
+           which is (u - g) . u / |u - g|^2 kept in [0, 1]                              (two objectives: closed form)
+    d    = 2 a g + 2 (1-a) u
+    gradient of encoder m <- gamma d max(1, |g + u| / |d|)
+    gradient of the fusion and the heads <- that of L + sum_m L_m
+Deviations
+    * The formula reads as one norm per encoder (`rescale: encoder`); public code rescales parameter tensor by parameter
+      tensor (`rescale: tensor`). The weights a are the encoder's in both.
+    * `heads: own` gives each modality a linear head for L_m, as published. `heads: fusion` takes the modality alone
+      through the fusion (`unimodal_path`; zeros: as DGL compares it on dense fusions), whose parameters then learn from
+      L_m too. With a fusion that runs the encoders' later stages (MMTM) only `fusion` reaches all of an encoder.
+    * Public code backpropagates once per loss and once more for their sum. Modalities' losses do not share encoders,
+      so that two backward passes give the same gradients.
+    * Where d is 0 but for rounding (|d| < 1e-6 |g + u|: no direction serves both) it is not rescaled.
+    * The length matters for SGD; Adam divides a steady gamma out again.
+Shapes
+    Features [B, T, W] or [B, W] (or maps [B, T, C, H, W]) per modality, two or more; logits [B, C].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from tune_mm.config import Section
+from tune_mm.core import grads
+from tune_mm.core.method import Method
+from tune_mm.core.net import Net, owned
+from tune_mm.core.probe import pooled
+from tune_mm.core.support import Support
+from tune_mm.core.types import Batch, Clock, DataSpec, Features, Inputs, PathChoice, Tensors, Update
+
+STATIONARY = 1e-6
+
+
+class MMParetoConfig(Section):
+    """gamma: length of the encoders' gradients (published 1.5). heads: of the unimodal losses. unimodal_path: what
+    stands for the other modalities (auto: the fusion's own default).
+    """
+
+    name: Literal["mmpareto"] = "mmpareto"
+    gamma: float = Field(1.5, gt=0)
+    rescale: Literal["encoder", "tensor"] = "encoder"
+    heads: Literal["own", "fusion"] = "own"
+    unimodal_path: PathChoice = "auto"
+
+
+def min_norm(g: Tensor, u: Tensor) -> Tensor:
+    """a (0-dim) of the shortest a g + (1-a) u with a in [0, 1]; 1/2 where g and u [P] do not conflict."""
+    apart = (u - g).square().sum()
+    tiny = torch.finfo(apart.dtype).tiny
+    a = (((u - g) @ u) / apart.clamp(min=tiny)).clamp(0, 1)
+    return torch.where(g @ u >= 0, torch.full_like(a, 0.5), a)
+
+
+def rescaled(d: Tensor, plain: Tensor, gamma: Tensor) -> Tensor:
+    """gamma d, lengthened to gamma |plain| where it is shorter (and not 0 but for rounding). d, plain of one shape."""
+    length, least = d.norm(), plain.norm()
+    grown = least / length.clamp(min=torch.finfo(d.dtype).tiny)
+    factor = torch.where((length < least) & (length >= STATIONARY * least), grown, torch.ones_like(grown))
+    return gamma.to(d.dtype) * factor * d
+
+
+class MMPareto(Method):
+    """MMPareto: see the module docstring."""
+
+    Config = MMParetoConfig
+    config: MMParetoConfig
+    support = Support(least=2, cost="a second backward pass")
+
+    def __init__(self, config: MMParetoConfig) -> None:
+        super().__init__(config)
+        self.unimodal_path = config.unimodal_path
+
+    def trains(self, modalities: tuple[str, ...]) -> tuple[str, ...]:
+        return (*super().trains(modalities), *(("aux",) if self.config.heads == "own" else ()))
+
+    def aux(self, spec: DataSpec, widths: Mapping[str, int]) -> nn.ModuleDict | None:
+        if self.config.heads != "own":
+            return None
+        return nn.ModuleDict({m: nn.Linear(widths[m], spec.task.outputs) for m in spec.modalities})
+
+    def grads(self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock) -> Update:
+        def objectives(bound: Net) -> tuple[Tensor, Tensors]:
+            features = bound.encode(batch.inputs)
+            own = {m: bound.loss(z, batch.target) for m, z in self._alone(bound, features).items()}
+            joint = bound.loss(bound.fuse(features), batch.target)
+            logs = {"train/loss_multi": joint, **{f"train/loss/{m}": loss for m, loss in own.items()}}
+            return torch.stack([joint, torch.stack(list(own.values())).sum()]), logs
+
+        (multi, uni), losses, logs = grads.gradients(objectives, net, self.trained(net))
+        found = {name: g + uni[name] for name, g in multi.items()}
+        for m in net.modalities:
+            names = [n for n in multi if owned(n, f"encoders.{m}")]
+            new, weight = self._encoder({n: multi[n] for n in names}, {n: uni[n] for n in names}, hp["gamma"])
+            found.update(new)
+            logs[f"balance/{m}"] = weight
+        return Update(found, losses.sum(), logs, state)
+
+    def predict(self, net: Net, inputs: Inputs, state: Tensors) -> Tensors:
+        """As any method, and the modalities' own heads under `classifier/<modality>`."""
+        features = net.encode(inputs)
+        out = {"joint": net.fuse(features), **net.unimodal(features, self.unimodal_path)}
+        if self.config.heads == "own":
+            out |= {f"classifier/{m}": z for m, z in self._alone(net, features).items()}
+        return out
+
+    def _alone(self, net: Net, features: Features) -> Tensors:
+        """Unimodal logits [B, C] per modality."""
+        if self.config.heads == "fusion":
+            return net.unimodal(features, self.unimodal_path)
+        return {m: net.apply(f"aux.{m}", lambda head, x: head(x), pooled(f)) for m, f in features.items()}
+
+    def _encoder(self, multi: Tensors, uni: Tensors, gamma: Tensor) -> tuple[Tensors, Tensor]:
+        """An encoder's new gradients, and the multimodal loss's weight a."""
+        g, u = grads.flat(multi, multi), grads.flat(uni, multi)
+        a = min_norm(g, u)
+        if self.config.rescale == "encoder":
+            return grads.unflat(rescaled(2 * a * g + 2 * (1 - a) * u, g + u, gamma), multi, multi), a
+        new = {n: rescaled(2 * a * multi[n] + 2 * (1 - a) * uni[n], multi[n] + uni[n], gamma) for n in multi}
+        return new, a
+
+
+plugin = MMPareto
