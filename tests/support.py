@@ -25,6 +25,7 @@ NEUTRAL: dict[str, dict[str, object]] = {
     "joint": {},
     "dgl": {"alpha": 0.0, "truncate_multimodal": False, "truncate_unimodal": False},
     "cggm": {"magnitude": False, "lam": 0.0},
+    "g_blending": {"mode": "fixed", "alpha": 0.0},
     "agm": {"alpha": 0.0},
     "ogm": {"alpha": 0.0, "noise": False},
     "mslr": {},
