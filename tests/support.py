@@ -25,19 +25,23 @@ NEUTRAL: dict[str, dict[str, object]] = {
     "joint": {},
     "dgl": {"alpha": 0.0, "truncate_multimodal": False, "truncate_unimodal": False},
     "cggm": {"magnitude": False, "lam": 0.0},
-    "g_blending": {"mode": "fixed", "alpha": 0.0},
     "agm": {"alpha": 0.0},
     "ogm": {"alpha": 0.0, "noise": False},
     "mslr": {},
     "mrd": {"p": 0.0},
     "pmr": {"alpha": 0.0, "entropy": 0.0},
     "g_blending": {"mode": "fixed", "alpha": 0.0},
+    "relearn": {"times": 0},
+    "umt": {"lam": 0.0},
 }
 WITHOUT_NEUTRAL = {
     "unimodal": "it trains one modality only",
     "mmcosine": "its logits are cosines",
     "mmpareto": "its encoders always learn from their unimodal losses too",
     "qmf": "its prediction is a sum weighted by confidences",
+    "mla": "its modalities take turns",
+    "ume": "it trains no fusion",
+    "reconboost": "its modalities take turns",
 }
 # Settings at which a method draws no random numbers: under vmap these are equal in law only.
 DETERMINISTIC: dict[str, dict[str, object]] = {"ogm": {"noise": False}, "mrd": {"p": 0.0}}

@@ -1,0 +1,29 @@
+"""How the models of one modality are trained that a method begins with or learns from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from tune_mm import config as C
+from tune_mm.config import OptimConfig, ScheduleConfig, Section
+
+
+class Teacher(Section):
+    """Settings of a training of their own, which a search leaves alone: trials that share them share the models.
+
+    epochs: null is as many as the run has. The learning rate stays constant; the best epoch counts.
+    """
+
+    optim: OptimConfig = OptimConfig()
+    epochs: int | None = Field(None, ge=1)
+    batch_size: int = Field(64, ge=1)
+
+    def changes(self) -> dict[str, Any]:
+        """By dotted key what differs from the run's own config: all of its training, and one linear layer on the pooled
+        features in place of its fusion. The encoder stays, since features must be of one shape."""
+        out: dict[str, Any] = {f"optim.{k}": v for k, v in C.to_dict(self.optim).items()}
+        out |= {f"schedule.{k}": v for k, v in C.to_dict(ScheduleConfig()).items()}
+        out |= {"train.batch_size": self.batch_size, "train.amp": "none", "model.fusion": "concat"}
+        return out if self.epochs is None else {**out, "train.epochs": self.epochs}
