@@ -124,9 +124,10 @@ class Run:
 
     @torch.no_grad()
     def _replace(self, params: Tensors) -> None:
-        """Set parameters; their optimizer memory starts anew."""
+        """Set parameters and buffers; the parameters' optimizer memory starts anew."""
         if params:
-            torch._foreach_copy_([self.net.params[n] for n in params], list(params.values()))
+            own = {**self.net.params, **self.net.buffers}
+            torch._foreach_copy_([own[n] for n in params], list(params.values()))
             slots = {
                 slot: {n: torch.zeros_like(t) if n in params else t for n, t in values.items()}
                 for slot, values in self.opt.slots.items()

@@ -175,8 +175,8 @@ class Clock(NamedTuple):
 @dataclass(frozen=True)
 class EpochEnd:
     """What a method does between epochs: its next state and logs (0-dim tensors); params: new values by name of
-    parameters that it replaces, whose optimizer memory starts anew; samples: training samples seen beside the epoch's
-    own."""
+    parameters that it replaces, whose optimizer memory starts anew, and of buffers; samples: training samples seen
+    beside the epoch's own."""
 
     state: Tensors
     logs: Tensors = field(default_factory=dict)
