@@ -26,7 +26,7 @@ Deviations
       modality's entropy has the largest of the others' weights, for two that of the other one.
     * Public code's distance loops over samples and classes; a distance of 0 has gradient NaN there, 0 here.
 Shapes
-    Features pooled over steps to [B, W_m]; any fusion; M >= 2; state per modality: prototypes [C, W_m]; `known` [C].
+    Features pooled over steps to [B, W_m]; any fusion; M >= 2; state `prototypes/<m>` [C, W_m] and `known` [C].
     Classification only: prototypes belong to classes.
 """
 
@@ -124,7 +124,7 @@ class PMR(Method):
         for m, found in features.items():
             now, present = means(found, target, probe.net.task.outputs)
             known = state.get("known", torch.zeros_like(present))
-            out[m] = moved(state.get(m, now), known, now, present, hp["momentum"].to(now.dtype))
+            out[_key(m)] = moved(state.get(_key(m), now), known, now, present, hp["momentum"].to(now.dtype))
             out["known"] = known | present
         return EpochEnd(out, samples=len(target))
 
@@ -134,7 +134,7 @@ class PMR(Method):
         """What is added to the loss, and logs."""
         known = state["known"]
         counted = known[target]
-        logits = {m: similarity(pooled(f), state[m], known) for m, f in features.items()}
+        logits = {m: similarity(pooled(f), state[_key(m)], known) for m, f in features.items()}
         right = {m: _right(z, target, counted) for m, z in logits.items()}
         scores = torch.stack([(log.exp() * counted).sum() for log in right.values()]).detach()
         weights = lag(scores, self.config.weights == "switch")
@@ -149,6 +149,10 @@ class PMR(Method):
         for i, m in enumerate(net.modalities):
             logs[f"balance/{m}"], logs[f"train/loss/{m}"] = weights[i], own[i]
         return total * clock.within(hp["start"], hp["end"]), logs
+
+
+def _key(modality: str) -> str:
+    return f"prototypes/{modality}"
 
 
 def _right(logits: Tensor, target: Tensor, counted: Tensor) -> Tensor:
