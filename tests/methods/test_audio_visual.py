@@ -13,6 +13,7 @@ import torch
 from tests import support
 from tune_mm import config as C
 from tune_mm import plugins
+from tune_mm.core.build import method_of
 from tune_mm.core.run import Run
 from tune_mm.core.types import Dataset
 from tune_mm.data import base
@@ -61,9 +62,10 @@ def config(method: str, fusion: str = "concat", **settings: Any) -> C.Config:
 def test_every_trained_parameter_moves_and_all_numbers_are_finite(data: Dataset, method: str, fusion: str) -> None:
     cfg = config(method, fusion)
     support.skip_refused(cfg, data)
-    run = Run(cfg, data)
+    epochs = support.turns(method_of(cfg), data.spec.modalities)
+    run = Run(C.replace(cfg, {"train.epochs": epochs + 1}), data)
     before = {n: p.detach().clone() for n, p in run.net.params.items()}
-    result = run.epoch()
+    result = [run.epoch() for _ in range(epochs)][-1]
     trained = set(run.net.group(*run.method.trained(run.net)))
     assert {n for n, p in run.net.params.items() if not torch.equal(p, before[n])} == trained
     assert all(math.isfinite(v) for v in result.metrics.values())
