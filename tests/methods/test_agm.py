@@ -204,3 +204,17 @@ def test_the_reference_is_in_checkpoints() -> None:
 def test_one_modality_is_refused() -> None:
     with pytest.raises(ValueError, match=r"agm needs 2 or more modalities, got 1 \(text\)"):
         check(support.config("agm"), support.dataset(("text",)).spec)
+
+
+@pytest.mark.parametrize("fusion", ["concat", "mmtm"])
+def test_zeros_are_encoded_once_where_samples_have_no_mask(fusion: str) -> None:
+    """f(S) of images against zeros of the whole batch, in evaluation mode, where BatchNorm looks at no other sample."""
+    data = images.dataset()
+    method, net = support.bound(images.config("agm", fusion), data)
+    batch = support.batch(data)
+    net.model.eval()
+    state = {"average": doubles(0.5, 0.5), "count": doubles(1.0)[0]}
+    logs = method.grads(net, batch, support.hp(method.config), state, CLOCK).logs
+    f = outputs(net, batch)
+    for m, phi in {"a": (f["av"] - f["v"] + f["a"]) / 2, "b": (f["av"] - f["a"] + f["v"]) / 2}.items():
+        assert float(logs[f"train/score/{m}"]) == pytest.approx(float(net.loss(phi, batch.target).detach()))

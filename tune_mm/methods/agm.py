@@ -46,7 +46,7 @@ from tune_mm.core import losses
 from tune_mm.core.method import Method, Start
 from tune_mm.core.net import Net
 from tune_mm.core.support import Support
-from tune_mm.core.types import Batch, Clock, Features, PathChoice, Task, Tensors, Update
+from tune_mm.core.types import Batch, Clock, Features, Padded, PathChoice, Task, Tensors, Update
 
 FLOOR = 1e-8  # of a probability
 CAPS = (10.0, 7.0)  # two modalities, more
@@ -123,7 +123,7 @@ class AGM(Method):
     Config = AGMConfig
     config: AGMConfig
     support = Support(
-        least=2, cost="M passes of the encoders and 2^M - 2 of the fusion, with zeros for some modalities, and back"
+        least=2, cost="2^M - 2 passes of the fusion, forward and back; with masked sequences a pass of each encoder"
     )
 
     def __init__(self, config: AGMConfig) -> None:
@@ -163,7 +163,7 @@ class AGM(Method):
         features = net.encode(batch.inputs)
         whole = net.fuse(features)
         with net.evaluating():
-            absent = net.encode({m: x.zero() for m, x in batch.inputs.items()})
+            absent = {m: _encoded_zeros(net, m, batch.inputs[m]) for m in net.modalities}
             partial = coalitions(net.modalities)[:-1]
             out = {s: net.fuse(_chosen(s, features, absent)) for s in partial}
         return {**out, frozenset(net.modalities): whole}
@@ -174,6 +174,15 @@ class AGM(Method):
 
     def _cap(self, hp: Tensors, like: Tensor) -> Tensor:
         return hp["cap"] if "cap" in hp else torch.full_like(like[0], CAPS[0] if len(like) == 2 else CAPS[1])
+
+
+def _encoded_zeros(net: Net, modality: str, x: Padded) -> Padded:
+    """Features of zeros in the shape of x, in evaluation mode: without a mask all samples have those of one."""
+    if x.mask is not None:
+        return net.encode_one(modality, x.zero())
+    value, mask = net.encode_one(modality, Padded(x.value[:1]).zero())
+    size = len(x.value)
+    return Padded(value.expand(size, *value.shape[1:]), None if mask is None else mask.expand(size, *mask.shape[1:]))
 
 
 def _chosen(present: Coalition, features: Features, absent: Features) -> Features:
