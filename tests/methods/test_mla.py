@@ -116,7 +116,7 @@ def test_certainty_by_hand_and_over_classes():
 
 
 def test_prediction_by_entropy_or_by_weights():
-    cfg, method, net, batch, state = make(inference="fixed", weights={"text": 0.35, "audio": 0.25, "visual": 0.4})
+    _cfg, method, net, batch, state = make(inference="fixed", weights={"text": 0.35, "audio": 0.25, "visual": 0.4})
     z = {m: net.head(vector(net, batch, m)) for m in MODALITIES}
     found = method.predict(net, batch.inputs, state)
     torch.testing.assert_close(found["joint"], 0.35 * z["text"] + 0.25 * z["audio"] + 0.4 * z["visual"])
