@@ -42,6 +42,7 @@ WITHOUT_NEUTRAL = {
     "mla": "its modalities take turns",
     "ume": "it trains no fusion",
     "reconboost": "its modalities take turns",
+    "greedy": "its branches have a loss each",
 }
 # Settings at which a method draws no random numbers: under vmap these are equal in law only.
 DETERMINISTIC: dict[str, dict[str, object]] = {"ogm": {"noise": False}, "mrd": {"p": 0.0}}

@@ -87,6 +87,7 @@ def test_nonzero_gradient_for_every_trained_parameter_within_an_epoch(name):
     """A method of stages has as many epochs as it takes for each part to have its turn."""
     data = support.dataset()
     cfg = support.config(name)
+    support.skip_refused(cfg, data)
     epochs = support.turns(Run(cfg, data).method, data.spec.modalities)
     run = Run(C.replace(cfg, {"train.epochs": max(epochs, 2)}), data)
     before = {n: p.detach().clone() for n, p in run.net.params.items()}
@@ -163,6 +164,7 @@ def test_state_survives_a_round_trip(name, tmp_path):
     """A run saved to disk after one epoch and resumed in a new object ends bit-equal to an uninterrupted one."""
     cfg = support.config(name, overrides={"train.epochs": 3, "model.encoder.dropout_residual": 0.2})
     data = support.dataset()
+    support.skip_refused(cfg, data)
     whole, first = Run(cfg, data), Run(cfg, data)
     expected = [whole.epoch() for _ in range(3)]
     first.epoch()

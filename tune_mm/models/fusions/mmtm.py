@@ -24,7 +24,8 @@ Deviations
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from itertools import accumulate, pairwise
 from typing import Annotated, Any, Literal
 
@@ -39,6 +40,10 @@ from tune_mm.models.base import Encoder, StagedEncoder, StagedFusion
 from tune_mm.models.encoders._maps import average
 
 FACTOR = 2
+
+# What to use instead of a gate [B, C_m], given the stage's number and the modality: how a method looks at gates, or
+# holds them.
+GateHook = Callable[[int, str, Tensor], Tensor]
 
 
 class MmtmConfig(Section):
@@ -68,8 +73,10 @@ class Exchange(nn.Module):
         self.squeeze = nn.Linear(sum(channels.values()), width)
         self.gates = nn.ModuleDict({m: nn.Linear(width, c) for m, c in channels.items()})
 
-    def forward(self, maps: Mapping[str, Padded]) -> dict[str, Padded]:
-        """`maps` gated; a modality without maps has a squeeze of 0."""
+    def forward(
+        self, maps: Mapping[str, Padded], hook: Callable[[str, Tensor], Tensor] | None = None
+    ) -> dict[str, Padded]:
+        """`maps` gated; a modality without maps has a squeeze of 0. hook: see `GateHook`."""
         like = next(iter(maps.values())).value
         squeezed = [
             average(maps[m]) if m in maps else like.new_zeros(like.shape[0], c) for m, c in self.channels.items()
@@ -78,6 +85,7 @@ class Exchange(nn.Module):
         out = {}
         for m, x in maps.items():
             gate = self.scale * self.gates[m](excited).sigmoid()
+            gate = gate if hook is None else hook(m, gate)
             out[m] = Padded(x.value * gate[:, None, :, None, None], x.mask)
         return out
 
@@ -120,13 +128,20 @@ class MmtmFusion(StagedFusion):
     def block(self, modality: str) -> slice:
         return self.blocks[modality]
 
-    def hidden(self, encoders: Mapping[str, StagedEncoder], features: Features, absent: Collection[str] = ()) -> Tensor:
+    def hidden(
+        self,
+        encoders: Mapping[str, StagedEncoder],
+        features: Features,
+        absent: Collection[str] = (),
+        hook: GateHook | None = None,
+    ) -> Tensor:
+        """See `StagedFusion.hidden`. hook: see `GateHook`."""
         maps = {m: features[m] for m in self.widths if m not in absent}
         for number in range(self.first, max(len(encoders[m].channels) for m in self.widths) + 1):
             if number > self.first:
                 maps = {m: encoders[m].stage(number, x) if _has(encoders[m], number) else x for m, x in maps.items()}
             if maps and str(number) in self.exchanges:
-                maps = self.exchanges[str(number)](maps)
+                maps = self.exchanges[str(number)](maps, None if hook is None else partial(hook, number))
         like = features[next(iter(self.widths))].value
         parts = [
             encoders[m].pool(maps[m]).value if m in maps else like.new_zeros(like.shape[0], width)
