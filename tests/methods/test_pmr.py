@@ -180,8 +180,10 @@ def test_prototypes_of_a_run_are_means_of_evaluated_features():
         with torch.no_grad():
             features = run.net.encode(batch.inputs)
         for m, f in features.items():
+            lengths = f.mask.sum(1)
             for k in range(3):
-                rows = [v[w].mean(0) for v, w, y in zip(*f, batch.target, strict=True) if y == k]
+                chosen = [i for i, y in enumerate(batch.target.tolist()) if y == k]
+                rows = [f.value[i, : int(lengths[i])].mean(0) for i in chosen]
                 now = torch.stack(rows).mean(0)
                 expected = 0.8 * now + 0.2 * previous[f"{m}{k}"] if epoch else now
                 torch.testing.assert_close(run.state[f"prototypes/{m}"][k], expected, rtol=1e-4, atol=1e-5)
