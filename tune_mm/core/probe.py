@@ -90,10 +90,12 @@ class Probe:
         training = self.net.model.training
         self.net.model.train()
         try:
-            for epoch in range(epochs):
-                stream = batches.key(self.seed * STREAM + key, epoch)
-                for batch in batches.read(split, batches.order(len(split), self._sizes[0], stream), stream):
-                    net, state = self._step(net, state, objective, batch, prefixes)
+            with torch.random.fork_rng([split.target.device] if split.target.is_cuda else []):
+                for epoch in range(epochs):
+                    stream = batches.key(self.seed * STREAM + key, epoch)
+                    torch.manual_seed(stream % 2**63)  # dropout
+                    for batch in batches.read(split, batches.order(len(split), self._sizes[0], stream), stream):
+                        net, state = self._step(net, state, objective, batch, prefixes)
         finally:
             self.net.model.train(training)
         self.samples += epochs * len(split)

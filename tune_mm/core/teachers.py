@@ -20,10 +20,9 @@ from tune_mm.config import Config
 from tune_mm.core import checkpoint
 from tune_mm.core.build import method_of, net_of
 from tune_mm.core.net import Net
-from tune_mm.core.types import Dataset, Padded, Tensors
+from tune_mm.core.types import Dataset, Padded, Stored, Tensors
 
 VERSION = 1
-SAMPLED = 64  # samples per split whose values go into the key: a data set that changed has another
 
 Train = Callable[[Config], Tensors]  # the best state of a run
 
@@ -78,13 +77,14 @@ def _key(config: Config, dataset: Dataset) -> str:
     told = C.to_dict(config)
     content: dict[str, Any] = {k: told[k] for k in ("data", "model", "method", "optim", "schedule", "train", "seed")}
     total = hashlib.blake2b(json.dumps([VERSION, content], sort_keys=True).encode(), digest_size=12)
-    for name, split in dataset.splits.items():
-        total.update(f"{name} {len(split)}".encode())
-        total.update(split.target.cpu().numpy().tobytes())
-        index = torch.linspace(0, len(split) - 1, min(SAMPLED, len(split))).long()
-        for m, x in split.inputs.items():
-            if isinstance(x, Padded):
-                total.update(m.encode() + x.value[index.to(x.value.device)].cpu().contiguous().numpy().tobytes())
-            else:
-                total.update(f"{m} {x.shape} {' '.join(split.ids[:SAMPLED])}".encode())
+    for name in ("train", "val"):
+        split = dataset.splits[name]
+        x = split.inputs[config.method.modality]
+        total.update(f"{name} {len(split)} {' '.join(split.ids)}".encode())
+        tensors = [split.target, *(t for t in x if t is not None)] if isinstance(x, Padded) else [split.target]
+        for tensor in tensors:
+            total.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+            total.update(tensor.cpu().contiguous().numpy().data)
+        if isinstance(x, Stored):  # what its values are follows from the files and from the section `data`
+            total.update(str(x.shape).encode())
     return total.hexdigest()
