@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 
 from tune_mm import config as C
+from tune_mm._cache import locked
 from tune_mm.config import Config
 from tune_mm.core import checkpoint
 from tune_mm.core.build import method_of, net_of
@@ -47,7 +47,7 @@ def state(config: Config, dataset: Dataset, folder: Path, train: Train) -> Tenso
     if found is not None:
         return found
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
+    with locked(path.with_suffix(".lock")):
         found = _read(path)
         if found is None:
             found = train(config)

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from tune_mm import plugins
+from tune_mm._cache import ENV_CACHE, cache_folder
 from tune_mm.config import Section
 from tune_mm.core.types import DataKind, Dataset
 from tune_mm.data import _shared
@@ -31,6 +32,7 @@ from tune_mm.data._arrays import DataError, check
 from tune_mm.data._synthetic import VERSION, SyntheticOptions
 
 __all__ = [
+    "ENV_CACHE",
     "DataError",
     "DataPlugin",
     "Source",
@@ -44,7 +46,6 @@ __all__ = [
 ]
 
 ENV_ROOT = "TUNE_MM_DATA"
-ENV_CACHE = "TUNE_MM_CACHE"
 MARKER = "SYNTHETIC.json"
 
 
@@ -185,12 +186,6 @@ def _found(place: Path, there: list[str]) -> str:
 def _entries(place: Path) -> list[str]:
     """Names in a folder, hidden ones (.gitkeep, .DS_Store) left out."""
     return sorted(p.name for p in place.iterdir() if not p.name.startswith(".")) if place.is_dir() else []
-
-
-def cache_folder() -> Path:
-    """Where synthetic stand-ins are kept: TUNE_MM_CACHE, else ~/.cache/tune_mm."""
-    named = os.environ.get(ENV_CACHE)
-    return (Path(named).expanduser() if named else Path.home() / ".cache" / "tune_mm").absolute()
 
 
 def _cached(plugin: type[DataPlugin], config: Section) -> Path:
