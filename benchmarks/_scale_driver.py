@@ -99,6 +99,7 @@ class Running:
         best = self.curve.metrics[self.best_epoch - 1]
         return {
             "training_iteration": self.epoch,
+            searchers.PASSES_KEY: float(self.epoch),
             searchers.OBJECTIVE_KEY: self.best,
             "best_epoch": self.best_epoch,
             searchers.FINISHED_KEY: done,
@@ -174,8 +175,7 @@ class Driver:
         """Ledger, searcher and scheduler as `stages.run` makes them, from what the journal has."""
         book = ledger(self.plan, self.stage, self.journal)
         searcher = AskTell(book, self.case.trials, lambda: self.case.slots)
-        ended = book.trials(TrialState.COMPLETE, TrialState.PRUNED)
-        past = {t.number: sorted(t.intermediate_values.items()) for t in ended}
+        past = book.past(TrialState.COMPLETE, TrialState.PRUNED)
         spec = self.plan.space.spec.scheduler
         scheduler = schedulers.make(spec.name, "max", self.case.epochs, spec.grace, spec.reduction,
                                     self.plan.space.domains, past, searcher.resumed)  # fmt: skip

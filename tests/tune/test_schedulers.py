@@ -15,16 +15,28 @@ from tune_mm.tune.ledger import Assignment
 from tune_mm.tune.spec import SchedulerSpec
 
 
-def make(name: str, mode: str = "max", past: Any = None, resumed: Any = None) -> Any:
-    return schedulers.make(name, mode, 9, 1, 3, {}, past or {}, resumed or {})
+def make(name: str, mode: str = "max", past: Any = None, resumed: Any = None, **more: Any) -> Any:
+    """past: (epoch, value) pairs by number."""
+    ended = [Assignment(n, {}, reported=tuple(history)) for n, history in (past or {}).items()]
+    return schedulers.make(name, mode, 9, 1, 3, {}, ended, resumed or {}, **more)
 
 
-def trial(number: int) -> Any:
-    return SimpleNamespace(trial_id=f"t{number}", config={"number": number})
+class Told:
+    """What a scheduler looks at of a trial."""
+
+    def __init__(self, number: int, values: dict[str, Any]) -> None:
+        self.trial_id, self.config = f"t{number}", {"number": number, "values": values}
+        self.experiment_tag = self.trial_id
+        kept = SimpleNamespace(num_to_keep=4, checkpoint_frequency=0)
+        self.run_metadata = SimpleNamespace(checkpoint_manager=SimpleNamespace(checkpoint_config=kept))
 
 
-def result(epoch: int, value: float) -> dict[str, Any]:
-    return {"training_iteration": epoch, "objective": value}
+def trial(number: int, **values: Any) -> Any:
+    return Told(number, values)
+
+
+def result(epoch: int, value: float, passes: float | None = None) -> dict[str, Any]:
+    return {"training_iteration": epoch, "passes": float(epoch) if passes is None else passes, "objective": value}
 
 
 def decisions(scheduler: Any, number: int, values: list[tuple[int, float]]) -> list[str]:
@@ -38,7 +50,7 @@ def decisions(scheduler: Any, number: int, values: list[tuple[int, float]]) -> l
 def test_every_scheduler_can_be_made(name: str, mode: str) -> None:
     if name == "pbt":
         domains = {"optim.lr": Domain("loguniform", (1e-4, 1.0)), "train.batch_size": Domain("randint", (1, 4))}
-        found: Any = schedulers.make(name, mode, 9, 2, 3, domains, {}, {})
+        found: Any = schedulers.make(name, mode, 9, 2, 3, domains, [], {})
         assert list(found._hyperparam_mutations["values"]) == ["optim.lr"]
     else:
         assert isinstance(make(name, mode), TrialScheduler)
@@ -75,8 +87,89 @@ def test_a_resumed_trial_keeps_its_rungs_and_is_counted_once() -> None:
     assert scheduler._brackets[0]._rungs[-1][1] == first
 
 
-def test_the_last_epoch_stops_a_trial() -> None:
-    assert decisions(make("asha"), 0, [(9, 0.5)]) == [TrialScheduler.STOP]
+def test_only_worse_values_stop_a_trial_not_the_last_rung() -> None:
+    """A trial ends by itself after its epochs, which may be more passes over the data than there are epochs."""
+    scheduler = make("asha")
+    assert decisions(scheduler, 0, [(9, 0.5)]) == [TrialScheduler.CONTINUE]
+    assert decisions(scheduler, 1, [(9, 0.4)]) == [TrialScheduler.STOP]
+
+
+def reports(scheduler: Any, one: Any, rows: list[tuple[int, float, float]]) -> list[str]:
+    """What is decided on (epoch, passes, value) after one another, until it is to stop."""
+    controller = SimpleNamespace(get_live_trials=list)
+    scheduler.on_trial_add(controller, one)
+    out: list[str] = []
+    for e, p, v in rows:
+        if TrialScheduler.STOP not in out:
+            out.append(scheduler.on_trial_result(controller, one, result(e, v, p)))
+    return out
+
+
+def test_trials_are_compared_at_equal_passes_not_at_equal_epochs() -> None:
+    """Rungs 1, 3, 9. The third pays two passes per epoch: at epoch 2 it has spent 4 and meets those at rung 3."""
+    scheduler = make("asha")
+    for number, value in ((0, 0.5), (1, 0.6)):
+        assert reports(scheduler, trial(number), [(3, 3.0, value)]) == [TrialScheduler.CONTINUE]
+    dear = [(1, 2.0, 0.1), (2, 4.0, 0.4)]  # alone at rung 1, below both at rung 3
+    assert reports(scheduler, trial(2), dear) == [TrialScheduler.CONTINUE, TrialScheduler.STOP]
+    by_epochs = [(1, 1.0, 0.1), (2, 2.0, 0.4)]
+    assert reports(make("asha", past={0: [(3, 0.5)], 1: [(3, 0.6)]}), trial(2), by_epochs) == [
+        TrialScheduler.CONTINUE, TrialScheduler.CONTINUE,
+    ]  # fmt: skip
+
+
+def test_dear_trials_have_rungs_beyond_the_epochs() -> None:
+    """Nine epochs of ten passes each: at 30 passes they meet at rung 27, which no trial of nine passes reaches."""
+    scheduler = make("asha", past={0: [(9, 0.9)]})
+    assert reports(scheduler, trial(1), [(3, 30.0, 0.5)]) == [TrialScheduler.CONTINUE]
+    assert reports(scheduler, trial(2), [(3, 30.0, 0.4)]) == [TrialScheduler.STOP]
+
+
+def test_a_trial_that_skips_rungs_counts_at_the_highest_alone() -> None:
+    scheduler = make("asha")
+    reports(scheduler, trial(0), [(1, 5.0, 0.9), (2, 6.0, 0.95)])
+    recorded = {milestone: dict(values) for milestone, values in scheduler._brackets[0]._rungs}
+    assert [m for m, values in recorded.items() if values] == [3]
+    assert recorded[3] == {"t0": 0.9}
+
+
+@pytest.mark.parametrize("name", ["asha", "hyperband", "median"])
+def test_no_trial_is_stopped_in_a_quiet_epoch(name: str) -> None:
+    """Good trials have gone ahead; a poor one that would be stopped at once goes on until its dip is over."""
+    scheduler = make(name, quiet=lambda values: ((1, 5),) if values.get("dips") else ())
+    for number in range(6):
+        reports(scheduler, trial(number), [(e, float(e), 0.9 + number / 1e3) for e in range(1, 10)])
+    numbers = range(10, 40)  # hyperband: whichever bracket they are in
+    poor = [(e, float(e), 0.1) for e in range(1, 10)]
+    found = [reports(scheduler, trial(n, dips=True), poor) for n in numbers]
+    assert all(decided[:5] == [TrialScheduler.CONTINUE] * 5 for decided in found)
+    assert TrialScheduler.STOP in found[0][5:] or name == "hyperband"
+    assert any(TrialScheduler.STOP in decided[5:] for decided in found)
+    assert any(TrialScheduler.STOP in reports(scheduler, trial(n), poor)[:5] for n in range(50, 80))
+
+
+def test_population_based_training_does_not_look_at_quiet_epochs() -> None:
+    domains = {"optim.lr": Domain("loguniform", (1e-4, 1.0))}
+    scheduler: Any = schedulers.make("pbt", "max", 9, 1, 3, domains, [], {}, lambda values: ((2, 9),))
+    one = trial(0, **{"optim.lr": 0.1})
+    scheduler.on_trial_add(None, one)
+    assert scheduler.on_trial_result(None, one, result(4, 0.1)) == TrialScheduler.CONTINUE
+    assert scheduler._trial_state[one].last_score is None
+
+
+def test_a_past_with_passes_and_quiet_epochs_fills_the_rungs_as_it_did() -> None:
+    """Two trials that pay three passes in epoch 1 and dip in epoch 2; then a new driver is told of both."""
+    rows = {0: [(1, 3.0, 0.2), (2, 4.0, 0.25), (3, 9.0, 0.6)], 1: [(1, 3.0, 0.3), (2, 9.5, 0.3), (3, 10.5, 0.7)]}
+    undisturbed = make("asha", quiet=lambda values: ((2, 2),))
+    for number, row in rows.items():
+        reports(undisturbed, trial(number), row)
+    known = [Assignment(n, {}, "/there", tuple((e, v) for e, _, v in row), tuple(p for _, p, _ in row))
+             for n, row in rows.items()]  # fmt: skip
+    again: Any = schedulers.make("asha", "max", 9, 1, 3, {}, known[:1], {1: known[1]}, lambda values: ((2, 2),))
+    again.on_trial_add(None, trial(1))
+    for old, new in zip(undisturbed._brackets[0]._rungs, again._brackets[0]._rungs, strict=True):
+        assert sorted(old[1].values()) == sorted(new[1].values())
+    assert [sorted(v.values()) for _, v in again._brackets[0]._rungs if v] == [[0.6, 0.7], [0.2, 0.3]]
 
 
 @pytest.mark.parametrize(
@@ -88,10 +181,18 @@ def test_grace_is_a_share_or_epochs(share: float, epochs: int, expected: int) ->
 
 def test_rungs_shown_in_the_plan_are_ray_s() -> None:
     for epochs, grace, reduction in ((30, 0.2, 3), (9, 1, 3), (100, 4, 2.5), (5, 5, 3)):
-        found: Any = schedulers.make("asha", "max", epochs, grace, reduction, {}, {}, {})
+        found: Any = schedulers.make("asha", "max", epochs, grace, reduction, {}, [], {})
         assert schedulers.rungs(epochs, grace, reduction) == tuple(
-            int(m) for m, _ in reversed(found._brackets[0]._rungs)
+            int(m) for m, _ in reversed(found._brackets[0]._rungs) if m <= epochs
         )
+
+
+@pytest.mark.parametrize(
+    ("quiet", "expected"),
+    [((), (1, 3, 9)), (((2, 4),), (1, 5, 9)), (((1, 2), (3, 3)), (4, 9)), (((3, 9),), (1,)), (((1, 9),), ())],
+)
+def test_a_rung_in_a_quiet_epoch_moves_behind_it(quiet: Any, expected: tuple[int, ...]) -> None:
+    assert schedulers.rungs(9, 1, 3, quiet) == expected
 
 
 @pytest.mark.parametrize(

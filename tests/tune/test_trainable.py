@@ -134,3 +134,21 @@ def test_a_checkpoint_holds_plain_values_only(tmp_path: Path) -> None:
     run.step()
     run.save_checkpoint(str(tmp_path))
     assert set(torch.load(tmp_path / STATE, weights_only=True)) == {"run", "own"}
+
+
+def test_passes_that_a_method_makes_beside_its_epochs_go_on_after_a_checkpoint(tmp_path: Path) -> None:
+    """G-Blending after epoch 1 of 4: 4 copies by 2 epochs, and 4 losses measured over train before and after."""
+
+    def build(values: Mapping[str, Any]) -> Runnable:
+        settings = {"mode": "offline", "super_epoch": 0.5}
+        return Run(support.config("g_blending", {"train.epochs": 4}, **settings), support.dataset())
+
+    first = trainable(build)
+    told = first.step()
+    assert (told["training_iteration"], told["passes"], told["spent"]) == (1, 17.0, [17.0])
+    first.save_checkpoint(str(tmp_path))
+    told = trainable(build, checkpoint=tmp_path).step()
+    assert (told["training_iteration"], told["passes"], told["spent"]) == (2, 18.0, [17.0, 18.0])
+    plain = trainable(real).step()
+    assert plain["passes"] == 1.0
+    assert "spent" not in plain

@@ -28,7 +28,8 @@ class ToyResult:
 
 @dataclass
 class Toy:
-    """The objective rises with the epochs towards 1 - |log10(lr) + 3| / 4. wait: seconds per epoch.
+    """The objective rises with the epochs towards 1 - |log10(lr) + 3| / 4. wait: seconds per epoch. passes: over the
+    data, per epoch.
 
     In epoch 2 a weight_decay of 1 is not finite, 2 raises, 3 kills the worker (once per folder `marks`).
     """
@@ -36,6 +37,7 @@ class Toy:
     config: Config
     wait: float = 0.0
     marks: str = ""
+    passes: float = 1.0
     best_value: float = -math.inf
     best_epoch: int = 0
     epochs_done: int = 0
@@ -60,6 +62,7 @@ class Toy:
             self.best_value, self.best_epoch = value, self.epochs_done
         done = math.isnan(value) or self.epochs_done >= self.config.train.epochs
         metrics = {"val/accuracy": value, "train/loss": 1 - value, "val/worker": float(os.getpid())}
+        metrics["passes"] = self.passes * self.epochs_done
         return ToyResult(metrics, best, done, math.isnan(value))
 
     def test(self) -> dict[str, float]:

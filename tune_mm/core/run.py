@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tune_mm._cache import cache_folder
 from tune_mm.config import Config
 from tune_mm.core import batches, metrics, micro, schedule, statistics, step, teachers
 from tune_mm.core.build import device_of, float_fields, method_of, net_of, objective_of
@@ -24,7 +25,6 @@ from tune_mm.core.method import Start
 from tune_mm.core.net import Net
 from tune_mm.core.probe import Probe
 from tune_mm.core.types import Batch, Clock, Dataset, Tensors, Update
-from tune_mm.data.base import cache_folder
 
 FORMAT = 3
 
@@ -83,7 +83,7 @@ class Run:
         logs.update(self._measure())
         values = {**_read(logs), **self.evaluate("val"), "lr": self.config.optim.lr * factor}
         values["time/epoch"] = time.perf_counter() - start
-        values["samples"] = self.samples
+        values["samples"], values["passes"] = self.samples, self.samples / len(self.splits["train"])
         self.epochs_done += 1
         diverged = not (math.isfinite(values["train/loss"]) and math.isfinite(values["val/loss"]))
         best = not diverged and self._select(values)

@@ -19,7 +19,7 @@ from tune_mm.config import Config
 from tune_mm.track.tags import Stage
 from tune_mm.tune import artifacts
 from tune_mm.tune.display import Board
-from tune_mm.tune.searchers import FAILURE_KEY, NOTES_KEY, OBJECTIVE_KEY, AskTell, Unkept
+from tune_mm.tune.searchers import FAILURE_KEY, NOTES_KEY, OBJECTIVE_KEY, SPENT_KEY, AskTell, Unkept
 
 HOPELESS = 3  # trials that all fail before a stage gives up
 SUDDEN = "died unexpectedly"  # what Ray says of a worker that is gone without a word
@@ -120,7 +120,10 @@ class Watch(Unkept, Callback):
     ) -> None:
         """A checkpoint is complete: from now on the trial goes on from there."""
         number = self._number[trial.trial_id]
-        place = {"path": f"{self._scheme}{checkpoint.path}", "epoch": trial.last_result["training_iteration"]}
+        last = trial.last_result
+        place = {"path": f"{self._scheme}{checkpoint.path}", "epoch": last["training_iteration"]}
+        if SPENT_KEY in last:
+            place["passes"] = last[SPENT_KEY]
         self.searcher.ledger.note(number, checkpoint=place)
         if self.stage == "final" and trial.last_result.get("done"):
             keep_files(self.tracking, self.stage, number, checkpoint)

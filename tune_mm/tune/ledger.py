@@ -17,7 +17,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -151,12 +151,21 @@ class Point:
 
 @dataclass(frozen=True)
 class Assignment:
-    """A trial to run. checkpoint: where to go on from (None: from the start); reported: (epoch, value) up to there."""
+    """A trial to run. checkpoint: where to go on from (None: from the start); reported: (epoch, value) up to there.
+
+    passes: over the training data, after each epoch from the first (): one per epoch.
+    """
 
     number: int
     values: Values
     checkpoint: str | None = None
     reported: tuple[tuple[int, float], ...] = ()
+    passes: tuple[float, ...] = ()
+
+    def timeline(self) -> Iterator[tuple[int, float, float]]:
+        """(epoch, passes, value) of what it has reported."""
+        for epoch, value in self.reported:
+            yield epoch, self.passes[epoch - 1] if epoch <= len(self.passes) else float(epoch), value
 
 
 class Ledger:
@@ -199,6 +208,13 @@ class Ledger:
         """How many trials were ever handed out."""
         return sum(t.state != TrialState.WAITING for t in self.trials())
 
+    def past(self, *states: TrialState) -> Iterator[Assignment]:
+        """What trials in the given states have reported."""
+        for t in self.trials(*states):
+            values = dict(t.user_attrs.get("values") or t.params)
+            done, passes = sorted(t.intermediate_values.items()), t.user_attrs.get("passes", ())
+            yield Assignment(t.number, values, reported=tuple(done), passes=tuple(passes))
+
     def frozen(self, number: int) -> FrozenTrial:
         """The record of trial `number`."""
         return self._storage.get_trial(self._trial_id(number))
@@ -235,7 +251,8 @@ class Ledger:
         self._reported[trial.number] = done[-1][0] if done else 0
         if saved is None:
             return Assignment(trial.number, values)
-        return Assignment(trial.number, values, saved["path"], tuple(p for p in done if p[0] <= saved["epoch"]))
+        reported = tuple(p for p in done if p[0] <= saved["epoch"])
+        return Assignment(trial.number, values, saved["path"], reported, tuple(saved.get("passes", ())))
 
     # ---- what becomes of a trial
 

@@ -15,7 +15,7 @@ from tune_mm.data import base as data
 from tune_mm.data._summary import summary
 from tune_mm.data.base import Source
 from tune_mm.errors import UserError
-from tune_mm.tune import cluster, schedulers, stages
+from tune_mm.tune import cluster, dips, schedulers, stages
 from tune_mm.tune import plan as P
 from tune_mm.tune import space as S
 from tune_mm.tune.display import span
@@ -45,12 +45,18 @@ def show_plan(console: Console, plan: Plan, source: Source) -> None:
     spec, space = plan.space.spec, plan.space
     scheduler = f"{spec.scheduler.name}, {plan.epochs} epochs"
     if spec.scheduler.name == "asha":
-        drop = plan.config(space, plan.epochs).schedule if spec.scheduler.after_drop else None
-        first = schedulers.first_stop(spec.scheduler.grace, plan.epochs, drop)
-        at = schedulers.rungs(plan.epochs, first, spec.scheduler.reduction)
-        scheduler += f", decides after {', '.join(map(str, at))}, keeps 1 in {spec.scheduler.reduction:g}"
+        base = plan.config(space, plan.epochs)
+        first = schedulers.first_stop(
+            spec.scheduler.grace, plan.epochs, base.schedule if spec.scheduler.after_drop else None
+        )
+        quiet = dips.shared(space, base)
+        at = schedulers.rungs(plan.epochs, first, spec.scheduler.reduction, quiet)
+        when = f"after {', '.join(map(str, at))} passes over the data" if at else "never"
+        scheduler += f", decides {when}, keeps 1 in {spec.scheduler.reduction:g}"
         if first > schedulers.epochs_of(spec.scheduler.grace, plan.epochs):
             scheduler += " (not before the learning rate's drop: scheduler.after_drop)"
+        if quiet:
+            scheduler += f" (not in epochs {dips.text(quiet)}, where {space.base.method.name} lets metrics dip)"
     table = Table(title=f"plan of {plan.name}", title_justify="left", show_header=False)
     rows: list[tuple[str, str]] = [
         ("space", f"{space.name} ({spec.config} with method {space.base.method.name})"),

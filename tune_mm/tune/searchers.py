@@ -22,6 +22,8 @@ SearcherName = Literal["tpe", "random", "cmaes", "nsgaii", "grid"]
 
 FINISHED_KEY, FAILURE_KEY, DIVERGED_KEY, OBJECTIVE_KEY = "finished", "failure", "diverged", "objective"
 NOTES_KEY = "notes"
+# Passes over the training data so far, and after each epoch (where they are not one per epoch).
+PASSES_KEY, SPENT_KEY = "passes", "spent"
 
 
 def seed_of(seed: int, number: int) -> int:
@@ -193,6 +195,8 @@ def facts_of(result: Mapping[str, Any]) -> dict[str, Any]:
     """What the ledger keeps of a trial's last result (flattened by ray: a/b/c)."""
     facts: dict[str, Any] = {"epochs": result.get("training_iteration", 0), "best_epoch": result.get("best_epoch", 0)}
     facts["seconds"] = round(float(result.get("seconds", 0.0)), 3)
+    if SPENT_KEY in result:
+        facts["passes"] = result[SPENT_KEY]
     for group in ("best_metrics", "test"):
         found = {k.removeprefix(f"{group}/"): v for k, v in result.items() if k.startswith(f"{group}/")}
         if found:

@@ -31,7 +31,8 @@ class SearcherSpec(Section):
 class SchedulerSpec(Section):
     """What stops trials early. epochs: a trial's full budget (null: the config's train.epochs).
 
-    grace: epochs before a trial may be stopped (pbt: between exploits), a number below 1 is a share of the epochs;
+    grace: passes over the training data before a trial may be stopped (pbt: between exploits), a number below 1 is a
+    share of the epochs. A pass is an epoch, unless the method makes more of them: trials are compared at equal cost.
     reduction: asha and hyperband keep one in so many at each rung. after_drop: under a step schedule, no trial is
     stopped before the last drop of the learning rate: until then those that gain most from it look worse than they end.
     """

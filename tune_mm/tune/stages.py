@@ -18,7 +18,8 @@ from ray.tune import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, Tun
 from tune_mm import config as C
 from tune_mm.config import Config
 from tune_mm.track.tags import Stage
-from tune_mm.tune import schedulers, searchers
+from tune_mm.tune import dips, schedulers, searchers
+from tune_mm.tune.dips import Quiet
 from tune_mm.tune.display import Board, Row
 from tune_mm.tune.driver import Halt, Tracking, Watch, keep_files
 from tune_mm.tune.ledger import Ledger, Point, Values
@@ -29,6 +30,7 @@ from tune_mm.tune.space import Space
 from tune_mm.tune.trainable import Job, RunTrainable
 from tune_mm.tune.work import Build, built
 
+ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 MAX_FAILURES = 2  # deaths of its worker that a trial survives
 BUFFERED = 120.0  # seconds of tracking that a power cut may take with it; a kill takes milliseconds
 
@@ -144,14 +146,14 @@ def run(context: Context, stage: StagePlan) -> Ledger:
     name = "none" if stage.stage == "final" else spec.name
     pauses = name == "pbt"  # it holds trials back until others have come as far
     searcher = AskTell(book, stage.target, lambda: stage.target if pauses else context.site.slots + context.site.joined)
-    ended = book.trials(TrialState.COMPLETE, TrialState.PRUNED)
+    ended = book.trials(*ENDED)
     if name in schedulers.FORGETFUL and (ended or book.unfinished()):
         context.board.say(f"{stage.stage}: resumed without the scheduler's memory: {schedulers.FORGETFUL[name]}")
-    past = {t.number: sorted(t.intermediate_values.items()) for t in ended}
-    first = schedulers.first_stop(spec.grace, stage.epochs, stage.base.schedule if spec.after_drop else None)
-    grace = spec.grace if pauses else first
+    schedule = stage.base.schedule if spec.after_drop and not pauses else None
+    grace = spec.grace if pauses else schedulers.first_stop(spec.grace, stage.epochs, schedule)
+    always = (*schedulers.until_drop(stage.epochs, schedule), *dips.shared(stage.space, stage.base))
     scheduler = schedulers.make(name, stage.space.mode, stage.epochs, grace, spec.reduction, stage.space.domains,
-                                past, searcher.resumed)  # fmt: skip
+                                book.past(*ENDED), searcher.resumed, Quiet(stage.base, always))  # fmt: skip
     context.board.begin(stage.stage, stage.target - left, stage.target, _best(book), stage.epochs)
     where = context.plan.storage
     scheme = where.split("://")[0] + "://" if "://" in where else ""

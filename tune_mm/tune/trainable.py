@@ -24,7 +24,15 @@ from ray.tune.result import SHOULD_CHECKPOINT
 from tune_mm.core import checkpoint
 from tune_mm.tune import artifacts
 from tune_mm.tune.restore import newest_whole
-from tune_mm.tune.searchers import DIVERGED_KEY, FAILURE_KEY, FINISHED_KEY, NOTES_KEY, OBJECTIVE_KEY
+from tune_mm.tune.searchers import (
+    DIVERGED_KEY,
+    FAILURE_KEY,
+    FINISHED_KEY,
+    NOTES_KEY,
+    OBJECTIVE_KEY,
+    PASSES_KEY,
+    SPENT_KEY,
+)
 
 STATE = "state.pt"
 MARGIN = 2**20  # bytes that stay free: Ray writes small files of its own beside a checkpoint
@@ -100,7 +108,7 @@ class RunTrainable(Trainable):
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Run another trial in this actor."""
         self.run, self._failure, self._best_metrics, self._finished = None, "", dict[str, float](), False
-        self._notes, self._full = list[str](), False
+        self._notes, self._full, self._spent = list[str](), False, list[float]()
         self._seconds, self._saved_at, self._settings = 0.0, time.monotonic(), new_config
         return True
 
@@ -132,7 +140,8 @@ class RunTrainable(Trainable):
             return self._failed()
 
     def _failed(self) -> dict[str, Any]:
-        return {FAILURE_KEY: self._failure, OBJECTIVE_KEY: math.nan, "done": True, FINISHED_KEY: False}
+        told = {FAILURE_KEY: self._failure, OBJECTIVE_KEY: math.nan, "done": True, FINISHED_KEY: False}
+        return told | {PASSES_KEY: self._spent[-1] if self._spent else 0.0}
 
     def _advance(self, run: Runnable) -> dict[str, Any]:
         start = time.monotonic()
@@ -141,11 +150,13 @@ class RunTrainable(Trainable):
             found = run.epoch()
             metrics, diverged, self._finished = found.metrics, found.diverged, found.done
             self._notes += found.notes
+            self._spent.append(metrics.get("passes", float(run.epochs_done)))
             if found.best:
                 self._best_metrics = {k: v for k, v in metrics.items() if k.startswith("val/")}
         self._finished = self._finished or run.epochs_done >= self._job.epochs
         result: dict[str, Any] = {
             "training_iteration": run.epochs_done,
+            PASSES_KEY: self._spent[-1] if self._spent else float(run.epochs_done),
             OBJECTIVE_KEY: run.best_value if math.isfinite(run.best_value) else math.nan,
             "best_epoch": run.best_epoch,
             FINISHED_KEY: self._finished,
@@ -154,6 +165,8 @@ class RunTrainable(Trainable):
             "metrics": metrics,
             "best_metrics": self._best_metrics,
         }
+        if self._spent != [*range(1, len(self._spent) + 1)]:
+            result[SPENT_KEY] = list(self._spent)
         if self._job.test and self._finished and not diverged:
             result["test"] = run.test()
         self._seconds += time.monotonic() - start
@@ -187,6 +200,7 @@ class RunTrainable(Trainable):
         if self.run is None:
             return
         own = {"best_metrics": self._best_metrics, "seconds": self._seconds, "finished": self._finished}
+        own["spent"] = list(self._spent)
         checkpoint.save({"run": self.run.state_dict(), "own": own}, Path(checkpoint_dir) / STATE)
         if self._job.test and self._finished:
             artifacts.write(Path(checkpoint_dir), self.run.best_state(), self.run.gradient_vectors())
@@ -211,6 +225,7 @@ class RunTrainable(Trainable):
         self.run.load_state_dict(saved["run"])
         own = saved["own"]
         self._best_metrics, self._seconds, self._finished = own["best_metrics"], own["seconds"], own["finished"]
+        self._spent = list(own["spent"])
 
 
 def _keep_to(job: Job) -> None:
