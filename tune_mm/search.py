@@ -3,6 +3,7 @@
 python -m tune_mm.search --space cggm_iemocap
 python -m tune_mm.search --space my_space.yaml --trials 40 --concurrency 4 --gpus-per-trial 0.25
 python -m tune_mm.search --name cggm_iemocap-1 --resume
+python -m tune_mm.search --space methods_avdigits                         # a suite: many methods, compared
 ray submit cluster/aws.yaml tune_mm/search.py -- --space cggm_iemocap     # on a cluster, which it joins by itself
 """
 
@@ -68,6 +69,12 @@ def _duration(text: str) -> float:
     return float(match[1]) * _UNITS[match[2]]
 
 
+def _listed(text: str) -> str:
+    if text not in ("spaces", "methods"):
+        raise argparse.ArgumentTypeError(f"must be spaces or methods, got '{text}'")
+    return text
+
+
 def _setting(text: str) -> tuple[str, Any]:
     key, sign, value = text.partition("=")
     if not sign or not key.strip():
@@ -82,8 +89,9 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = _Parser(prog="tune_mm.search", description=__doc__, epilog=EPILOG, allow_abbrev=False,
                 formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    p.add_argument("--space", metavar="NAME|PATH", help="a space of search_spaces/, or a file")
-    p.add_argument("--list", action="store_true", help="show the spaces and leave")
+    p.add_argument("--space", metavar="NAME|PATH", help="a space or a suite of search_spaces/, or a file")
+    kinds = "show the spaces, or the methods and what each can train, and leave"
+    p.add_argument("--list", type=_listed, nargs="?", const="spaces", metavar="methods", help=kinds)
     p.add_argument("--dry-run", action="store_true", help="show what would be done and leave")
     p.add_argument("--trials", type=_count, metavar="N", help="trials of the search (and of the baseline)")
     p.add_argument("--epochs", type=_count, metavar="N", help="full budget of a trial and of a final run")
@@ -127,12 +135,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser().parse_args(arguments)
     from rich.console import Console
 
+    from tune_mm.tune import listing
     from tune_mm.tune import main as search
+    from tune_mm.tune import suite_plan, suite_run
     from tune_mm.tune.plan import Options
 
     console = Console(soft_wrap=not sys.stdout.isatty(), highlight=False, width=None if sys.stdout.isatty() else 200)
     if given.list:
-        return search.spaces(console)
+        return listing.methods(console) if given.list == "methods" else search.spaces(console)
     if given.resume and given.extend is not None:
         raise UserError("--resume and --extend: give one of them (--extend also finishes what is unfinished)")
     options = Options(
@@ -156,7 +166,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         resume=given.resume,
         extend=given.extend,
     )
-    return search.run(options, console, dry=given.dry_run)
+    run = suite_run.run if suite_plan.asked(options) else search.run
+    return run(options, console, dry=given.dry_run)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from tune_mm.track.tags import Stage
 from tune_mm.tune import plan as P
 from tune_mm.tune import preview, results, stages
 from tune_mm.tune import space as S
+from tune_mm.tune import suite as U
 from tune_mm.tune.display import Board, span
 from tune_mm.tune.driver import Halt
 from tune_mm.tune.ledger import Busy, Ledger, Lock, Values, open_storage
@@ -51,7 +52,22 @@ def spaces(console: Console) -> int:
         cells = (name, raw.get("method", "-"), raw.get("config", "-"), raw.get("objective", "-"))
         table.add_row(*map(str, cells), ", ".join(raw.get("domains") or {}), baseline)
     console.print(table)
+    _suites(console)
     return 0
+
+
+def _suites(console: Console) -> None:
+    found = U.names()
+    if not found:
+        return
+    table = Table(title="suites: several spaces, searched alike and compared", title_justify="left")
+    for column in ("suite", "config", "objective", "trials", "searches"):
+        table.add_column(column)
+    for name in found:
+        suite = U.build(name, S.read(name))
+        members = ", ".join(m.name for m in suite.members)
+        table.add_row(name, suite.spec.config, suite.spec.objective, str(suite.spec.trials), members)
+    console.print(table)
 
 
 def run(options: Options, console: Console, *, dry: bool = False, build: Build | None = None) -> int:

@@ -30,7 +30,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 class Options:
     """The command line. None: not given. time_budget in seconds; root: the folder that holds mlruns/.
 
-    save_every: seconds of a trial's training between checkpoints (0: after every epoch).
+    save_every: seconds of a trial's training between checkpoints (0: after every epoch). suite: the suite that the
+    search is one of.
     """
 
     root: Path
@@ -53,6 +54,7 @@ class Options:
     resume: bool = False
     extend: int | None = None
     save_every: float = 10.0
+    suite: str | None = None
 
     @property
     def searches(self) -> Path:
@@ -148,6 +150,7 @@ def resolve(options: Options) -> Plan:
         "require_real": options.require_real,
         "tracking_uri": options.tracking_uri,
         "storage": options.storage,
+        "suite": options.suite,
     }
     return _plan(options, record, space, baseline)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
@@ -45,13 +45,15 @@ class Spread:
 
 @dataclass(frozen=True)
 class Group:
-    """One setting's final runs. val, test: the objective by seed, at the best validation epoch."""
+    """One setting's final runs. val, test: the objective by seed, at the best validation epoch. epoch_seconds: by seed,
+    a run's whole training divided by its epochs: what a method does between epochs is part of it."""
 
     source: str
     role: str
     values: Mapping[str, Any]
     val: Mapping[int, float]
     test: Mapping[int, Mapping[str, float]]
+    epoch_seconds: Mapping[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -99,12 +101,19 @@ def finals(plan: Plan, book: Ledger, chosen: Mapping[str, Mapping[str, Any]]) ->
         if runs:
             val = {t.user_attrs["values"]["seed"]: float(t.value or 0.0) for t in runs}
             test = {t.user_attrs["values"]["seed"]: t.user_attrs.get("test", {}) for t in runs}
-            groups.append(Group(source, runs[0].user_attrs["role"], values, val, test))
+            groups.append(Group(source, runs[0].user_attrs["role"], values, val, test, _epoch_seconds(runs)))
     if not plan.space.exhaustive:
         groups.sort(key=lambda g: (g.role == "baseline", -sign * statistics.fmean(g.val.values())))
     found = Finals("test/" + plan.space.spec.objective.removeprefix("val/"), tuple(groups), None)
     ours, theirs = found.winner, found.baseline
     return found if ours is None or theirs is None else Finals(found.metric, found.groups, found.over(ours, theirs))
+
+
+def _epoch_seconds(runs: Sequence[FrozenTrial]) -> dict[int, float]:
+    told = [(t.user_attrs["values"]["seed"], t.user_attrs) for t in runs]
+    return {
+        seed: attrs["seconds"] / attrs["epochs"] for seed, attrs in told if attrs.get("epochs") and "seconds" in attrs
+    }
 
 
 def failures(books: Mapping[str, Ledger]) -> tuple[list[str], list[str]]:
@@ -170,6 +179,7 @@ def _finals(found: Finals) -> dict[str, Any]:
                 "settings": group.values,
                 "val": dict(group.val),
                 "test": {seed: dict(m) for seed, m in group.test.items()},
+                "epoch_seconds": dict(group.epoch_seconds),
                 "test_mean": {k: {"mean": s.mean, "std": s.std} for k, s in mean_of.items()},
                 "result": test and {"metric": found.metric, "mean": test.mean, "std": test.std, "n": test.n},
             }

@@ -66,8 +66,8 @@ def read(name_or_path: str) -> Document:
 
 
 def names() -> tuple[str, ...]:
-    """Spaces that can be named."""
-    return C.names(FOLDER)
+    """Spaces that can be named. Files with `spaces:` are suites of them (see `suite.py`)."""
+    return tuple(name for name in C.names(FOLDER) if "spaces" not in read(name).data)
 
 
 def build(name: str, document: Document, overrides: Mapping[str, Any]) -> Space:

@@ -56,11 +56,13 @@ class Tracker:
 
     def __init__(self, plan: Plan, data_kind: str, about: Mapping[str, Any]) -> None:
         self._kind, self._name = data_kind, plan.name
+        suite = plan.record.get("suite")
+        self._origin = {**environment(), **({"suite": str(suite)} if suite else {})}
         self.store = Store.open(plan.options.tracking_uri, plan.options.root, required=False)
         self._writer = Writer(self.store, plan.space.name, search=plan.uid)
         base = plan.config(plan.space, plan.epochs)
         spec = plan.space.spec
-        tags = {**tags_for(base, stage="search", data_kind=data_kind), **environment(), "objective": spec.objective}
+        tags = {**tags_for(base, stage="search", data_kind=data_kind), **self._origin, "objective": spec.objective}
         tags |= {"search": plan.name, "space": plan.space.name, "searcher": spec.searcher.name}
         params = {
             "trials": plan.trials,
@@ -83,7 +85,7 @@ class Tracker:
 
     def start(self, stage: Stage, number: int, config: Config, facts: Mapping[str, Any]) -> None:
         """A trial begins, or goes on: the same run then."""
-        tags = {**tags_for(config, stage=stage, data_kind=self._kind), **environment(), "search": self._name, **facts}
+        tags = {**tags_for(config, stage=stage, data_kind=self._kind), **self._origin, "search": self._name, **facts}
         name, key = f"{stage} {number}", f"{stage}/{number}"
         run = self._writer.start(name, C.flatten(config), {**tags, "trial": number}, parent=self._parent, key=key)
         self._runs[stage, number] = run
