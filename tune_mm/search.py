@@ -135,9 +135,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser().parse_args(arguments)
     from rich.console import Console
 
-    from tune_mm.tune import listing
+    from tune_mm.tune import listing, suite_plan, suite_run
     from tune_mm.tune import main as search
-    from tune_mm.tune import suite_plan, suite_run
     from tune_mm.tune.plan import Options
 
     console = Console(soft_wrap=not sys.stdout.isatty(), highlight=False, width=None if sys.stdout.isatty() else 200)

@@ -75,7 +75,9 @@ class GBlending(Method):
     Config = GBlendingConfig
     config: GBlendingConfig
     separable = True
-    support = Support(cost="fixed: none; else per estimate a super-epoch for each of the M + 1 losses")
+    support = Support(
+        cost="a head per modality; offline, online: per estimate a super-epoch of each of the M + 1 losses"
+    )
 
     def trains(self, modalities: tuple[str, ...]) -> tuple[str, ...]:
         return (*super().trains(modalities), *(["aux"] if self.config.heads == "own" else []))
