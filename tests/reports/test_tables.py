@@ -86,11 +86,19 @@ def test_rows_of_one_table_may_come_from_several_searches_and_say_so(records: Se
     assert len(table.parents) == 2
 
 
-def test_methods_that_are_not_built_have_no_command(records: Sequence[Record]) -> None:
+def test_a_column_without_runs_has_the_command_of_its_own(records: Sequence[Record]) -> None:
     table = build(shipped("dgl_table4"), records, choice("avdigits"))
     found = cell(table, "alpha = 4", "G-Blending")
-    assert (found.ours, found.published, found.fill) == (None, 69.21, ())
-    assert found.why == "method 'g_blending' is not built yet"
+    command = "python -m tune_mm.search --space ablation_blending --set data=avdigits"
+    assert (found.ours, found.published, found.fill) == (None, 69.21, (command,))
+    assert table.missing == (command,)
+
+
+def test_what_is_not_built_has_no_command(records: Sequence[Record]) -> None:
+    row = {"label": "OGM", "where": {"method": "ogm_ge"}, "published": {"Accuracy": 68.82}}
+    table = build(mine(reference=None, rows=[row]), records, choice("avdigits"))
+    found = table.rows[0].cells[0]
+    assert (found.ours, found.fill, found.why) == (None, (), "method 'ogm_ge' is not built yet")
     assert table.missing == ()
     nyuv2 = build(shipped("dgl_table5"), records, choice())
     assert {c.why for line in nyuv2.rows for c in line.cells} == {"encoder 'esanet' is not built yet"}
