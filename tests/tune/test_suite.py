@@ -18,10 +18,11 @@ from tests.tune.test_main import runs
 from tests.tune.toy import Toy
 from tune_mm.config import ConfigError
 from tune_mm.errors import UserError
+from tune_mm.tune import main, suite_plan, suite_run, suite_table
 from tune_mm.tune import space as S
 from tune_mm.tune import suite as U
-from tune_mm.tune import suite_plan, suite_run, suite_table
 from tune_mm.tune.plan import Options
+from tune_mm.tune.results import Spread
 from tune_mm.tune.suite import Suite
 
 SUITE = """config: iemocap
@@ -177,7 +178,7 @@ def test_a_suite_that_stops_in_the_middle_goes_on_to_its_table(
 ) -> None:
     """In order, with equal budgets. Greedy needs two modalities and is left out. Interrupted after the first search,
     which is not touched again; gains are paired by seed."""
-    space, search = written(searches.root), suite_run.main.run
+    space, search = written(searches.root), main.run
 
     def interrupted(given: Options, *arguments: Any, **more: Any) -> int:
         if given.name == "all-1-dgl":
@@ -185,7 +186,7 @@ def test_a_suite_that_stops_in_the_middle_goes_on_to_its_table(
         return search(given, *arguments, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(suite_run.main, "run", interrupted)
+        patch.setattr(main, "run", interrupted)
         assert call(searches, space) == 130
     says = searches.says
     why = "method.name: greedy needs 2 modalities, got 3 (text, audio, visual)"
@@ -311,7 +312,7 @@ def test_gains_are_paired_by_seed_with_a_t_interval() -> None:
     rows = table()
     gain = rows["dgl"].gain
     assert gain is not None
-    assert (gain.mean, gain.std, gain.n) == (pytest.approx(0.10), pytest.approx(0.01), 3)
+    assert [gain.mean, gain.std, gain.n] == pytest.approx([0.10, 0.01, 3])
     assert gain.half == pytest.approx(4.302653 * 0.01 / math.sqrt(3), rel=1e-6)
     assert suite_table.verdict(gain) == "better"
     other = rows["cggm"].gain
@@ -326,7 +327,7 @@ def test_gains_are_paired_by_seed_with_a_t_interval() -> None:
 
 
 def test_a_gain_may_have_a_baseline_of_its_own_and_lower_may_be_better() -> None:
-    assert table(cggm="dgl")["cggm"].gain == suite_table.Spread.of([0.70 - 0.80, 0.75 - 0.83, 0.70 - 0.80])
+    assert table(cggm="dgl")["cggm"].gain == Spread.of([0.70 - 0.80, 0.75 - 0.83, 0.70 - 0.80])
     rows = table("val/mae")
     assert rows["dgl"].gain is not None
     assert rows["dgl"].gain.mean == pytest.approx(-0.10)
