@@ -178,6 +178,11 @@ def _member(spec: SuiteSpec, document: Document, i: int, entry: Entry, taken: se
         raise ConfigError([f"{p} (spaces.{i}{where})" for p in error.problems]) from None
     if space.exhaustive:
         raise ConfigError(f"spaces.{i}: {space.name} tunes nothing (finals.top: all), so cannot be compared{where}")
+    for key in (*entry.set, *entry.domains):
+        if key.partition(".")[0] == "data":
+            raise ConfigError(
+                f"spaces.{i}: {key} must not be its own: all searches of a suite have the same data{where}"
+            )
     name = entry.name or space.base.method.name
     if name in taken:
         raise ConfigError(f"spaces.{i}: there is a search '{name}' already; give this one a name of its own{where}")

@@ -45,8 +45,8 @@ def run(options: Options, console: Console, *, dry: bool = False, build: Build |
     started. A method that cannot train these data or this fusion is left out, and said so.
     """
     plan = suite_plan.resolve(options)
-    place = _first(plan).data
-    source = data.resolve(place, plan.options.data_root, require_real=plan.options.require_real)
+    shared = plan.spaces[plan.suite.spec.baseline].base.data
+    source = data.resolve(shared, plan.options.data_root, require_real=plan.options.require_real)
     if dry:
         with tempfile.TemporaryDirectory() as scratch:
             field = _field(plan, Path(scratch), source)
@@ -62,11 +62,6 @@ def run(options: Options, console: Console, *, dry: bool = False, build: Build |
         plan.save()
         _announce(console, plan, field, source)
         return _searches(plan, field, console, build)
-
-
-def _first(plan: SuitePlan) -> Any:
-    """The config of the baseline, whose data all share."""
-    return plan.spaces[plan.suite.spec.baseline].base
 
 
 def _field(plan: SuitePlan, folder: Path, source: Source) -> _Field:
