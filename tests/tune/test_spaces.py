@@ -47,3 +47,13 @@ def test_table_6_has_neither_direction_magnitude_and_both() -> None:
     assert [tuple(c[k] for k in CGGM) for c in cells("ablation_direction", "iemocap")] == [
         (False, 1.2, 0.0, "off"), (False, 1.2, 0.2, "gradient"), (True, 1.2, 0.0, "off"), (True, 1.2, 0.2, "gradient"),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("data", ["cremad", "avdigits"])
+def test_table_4_weighs_g_blending_by_the_values_of_dgl(data: str) -> None:
+    values = [c["method.alpha"] for c in cells("ablation_alpha", data)]
+    keys = ("method.mode", "method.heads", "method.alpha")
+    assert values == [1.0, 2.0, 3.0, 4.0, 5.0]
+    assert [tuple(c[k] for k in keys) for c in cells("ablation_blending", data)] == [
+        ("fixed", "fusion", value) for value in values
+    ]
