@@ -36,7 +36,7 @@ def unable() -> str:
         return f"not installed: {', '.join(missing)} (apt-get install openssh-server rsync util-linux)"
     absent = [name for name in DEFAULT if importlib.util.find_spec(name) is None]
     if absent:
-        return f"not installed: {', '.join(absent)} (pip install 'ray[default]')"
+        return f"not installed: {', '.join(absent)} (pip install -e '.[cluster]')"
     if any(Path(p).is_relative_to(hidden) for p in (sys.prefix, sys.base_prefix) for hidden in ("/tmp", SHARED)):
         return f"this environment ({sys.prefix}) lies below /tmp or {SHARED}, where the machines mount something else"
     tried = subprocess.run([*NAMESPACES, "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True, check=False)
