@@ -205,9 +205,10 @@ class Driver:
                 self._flush()
                 continue
             ended += self._epoch(running)
-        rest = max(0.0, self._round_ends - self.now)
-        self._flush()
-        self.behind = rest + self._round_ends - self.now
+        self.meter.occasion = "store"
+        self.tracker.flush()
+        self.tracker.close()  # waits for the tracking thread too, which may have a long round under way
+        self.behind = max(0.0, self._round_ends - self.now) + self._written()
 
     def _push(self, when: float, what: Running | None) -> None:
         self._pushed += 1  # what comes at the same moment comes in this order
@@ -261,11 +262,14 @@ class Driver:
         self.meter.occasion = "store"
         self.tracker.flush()
         self.rounds += 1
-        # Also what the tracking thread wrote by itself: a thousand values start a round at once.
-        busy = time.process_time() - time.thread_time() + self.meter.seconds["store", "store"]
-        self._round_ends = self.now + self.case.every * (busy - self._busy)
+        self._round_ends = self.now + self._written()
         self._push(self._round_ends + INTERVAL, None)
+
+    def _written(self) -> float:
+        """CPU seconds of tracking since the last call, those of its thread too: a thousand values start a round."""
+        busy, before = time.process_time() - time.thread_time() + self.meter.seconds["store", "store"], self._busy
         self._busy = busy
+        return self.case.every * (busy - before)
 
 
 def ledger(plan: plan.Plan, stage: StagePlan, journal: Path) -> Ledger:

@@ -26,7 +26,6 @@ def simulate(case: Case, curves: Curves, root: Path) -> dict[str, Any]:
     cpu, own = time.process_time(), time.thread_time()
     with closing(writes), closing(driver.tracker):
         driver.run()
-        driver.tracker.close()
     cpu, own = time.process_time() - cpu, time.thread_time() - own
     return _figures(driver, writes, cpu, cpu - own, base)
 

@@ -36,7 +36,7 @@ def unable() -> str:
         return f"not installed: {', '.join(missing)} (apt-get install openssh-server rsync util-linux)"
     absent = [name for name in DEFAULT if importlib.util.find_spec(name) is None]
     if absent:
-        return f"not installed: {', '.join(absent)} (pip install 'ray[default]')"
+        return f"not installed: {', '.join(absent)} (pip install -e '.[cluster]')"
     if any(Path(p).is_relative_to(hidden) for p in (sys.prefix, sys.base_prefix) for hidden in ("/tmp", SHARED)):
         return f"this environment ({sys.prefix}) lies below /tmp or {SHARED}, where the machines mount something else"
     tried = subprocess.run([*NAMESPACES, "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True, check=False)
@@ -96,9 +96,9 @@ class Machine:
         with (folder / "sshd.log").open("wb") as log:
             words = [*NAMESPACES, "bash", "-c", "\n".join(commands)]
             self.process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        self._until_it_answers(network.port)
 
-    def _until_it_answers(self, port: int) -> None:
+    def until_it_answers(self, port: int) -> None:
+        """Wait for its sshd."""
         end = time.monotonic() + 30
         while time.monotonic() < end:
             with contextlib.suppress(OSError):
@@ -109,10 +109,13 @@ class Machine:
                 break
         raise AssertionError(f"no sshd on {self.address}: {(self.folder / 'sshd.log').read_text()}")
 
-    def processes(self) -> list[str]:
-        """Command lines of what runs on the machine."""
-        words = ["nsenter", "-t", self._first(), "--pid", "--mount", "ps", "-eo", "args="]
-        return subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
+    def of_ray(self) -> list[str]:
+        """Command lines of Ray's processes on the machine."""
+        words = ["nsenter", "-t", self._first(), "--pid", "--mount", "ps", "-ww", "-eo", "args="]
+        found = subprocess.run(words, capture_output=True, text=True, check=True).stdout.splitlines()
+        return [
+            line for line in found if re.match(r"ray::|\S*(?:raylet|gcs_server)\b|.*/ray/(?:_private|dashboard)/", line)
+        ]
 
     def _first(self) -> str:
         """The machine's process 1, as it is numbered here."""
@@ -142,7 +145,8 @@ class Network:
         # ssh looks a user's home up, whatever HOME says.
         self.users = root / "passwd"
         self.users.write_text(re.sub(r"^root:.*", f"root:x:0:0::{self.home}:/bin/bash", USERS.read_text(), flags=re.M))
-        (root / "ssh_config").write_text(f"Host 127.0.0.*\n  Port {port}\n  LogLevel ERROR\n")
+        trust = "StrictHostKeyChecking no\n  UserKnownHostsFile /dev/null\n  LogLevel ERROR"
+        (root / "ssh_config").write_text(f"Host 127.0.0.*\n  Port {port}\n  IdentityFile {root}/id\n  {trust}\n")
         # Connections that Ray would share and keep for some seconds after the last command are made one by one.
         options = f"-F {root}/ssh_config -o ControlMaster=no -o ControlPath=none"
         self.script("ssh", f'exec {shutil.which("ssh")} {options} "$@"')
@@ -178,4 +182,5 @@ def machines(network: Network, addresses: tuple[str, ...]) -> Iterator[list[Mach
         for number, address in enumerate(addresses):
             found.append(Machine(address, network.root / f"m{number}", network))
             stack.callback(found[-1].close)
+            found[-1].until_it_answers(network.port)
         yield found

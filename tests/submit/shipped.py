@@ -22,8 +22,9 @@ def replacements(root: Path, first: int) -> dict[str, str]:
         # What the reader of the file is told to fill in.
         "192.168.0.10": ADDRESSES[0],
         "[192.168.0.11, 192.168.0.12]": f"[{ADDRESSES[1]}]",
+        "192.168.0.11": ADDRESSES[1],
         "/home/YOUR_USER": f"{root}/home",
-        "ssh_user: YOUR_USER": "ssh_user: root",
+        "YOUR_USER": "root",
         "~/.ssh/id_ed25519": f"{root}/id",
         "/shared": str(SHARED),
         # Both machines share this one's ports, and other people's Ray may hold Ray's own.

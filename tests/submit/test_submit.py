@@ -6,6 +6,8 @@ The machines are this one, twice (`machines`); what is replaced in the file is l
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -15,6 +17,7 @@ import pytest
 
 from tests.submit.client import PATIENCE, Cluster
 from tests.submit.machines import SHARED
+from tests.submit.shipped import ADDRESSES
 from tune_mm.track import Store
 
 pytestmark = pytest.mark.slow
@@ -101,11 +104,31 @@ def test_a_job_without_the_token_is_refused(cluster: Cluster) -> None:
     assert "cggm_iemocap" not in done.stdout
 
 
-def test_down_ends_ray_on_all_machines(cluster: Cluster) -> None:
-    assert all(any("raylet" in line for line in machine.processes()) for machine in cluster.machines)
+def test_storage_of_one_machine_is_refused(cluster: Cluster) -> None:
+    done = cluster.submit(*SMALL, "--name", "unsafe", "--data-root", DATA, "--storage", "/tmp/checkpoints")
+    said = " ".join(done.stdout.split())
+    assert done.returncode != 0
+    assert re.search(rf"--storage: /tmp/checkpoints\S* is not seen by 1 of 2 nodes \(.*{ADDRESSES[1]}", said)
+    assert "Traceback" not in said
+
+
+def test_data_of_one_machine_are_refused(cluster: Cluster, data_root: Path) -> None:
+    shutil.copytree(data_root / "utd_mhad", cluster.machines[0].tmp / "data" / "utd_mhad")
+    done = cluster.submit(*SMALL, "--name", "lone", "--data-root", "/tmp/data", "--storage", SHARED / "tune_mm")
+    said = " ".join(done.stdout.split())
+    assert done.returncode != 0
+    assert "data are missing on 1 of 2 nodes" in said and f"{ADDRESSES[1]}): " in said
+    assert "Traceback" not in said
+
+
+def test_down_and_a_word_to_the_worker_end_ray(cluster: Cluster) -> None:
+    head, worker = cluster.machines
+    assert head.of_ray() and worker.of_ray()
     done = cluster.command("ray", "down", "-y", cluster.file)
     assert done.returncode == 0, done.stdout
+    assert not head.of_ray()
+    (words,) = [line[1:].split("#")[0].split() for line in cluster.file.read_text().splitlines() if "pkill" in line]
+    cluster.command(*words)
     end = time.monotonic() + PATIENCE
-    for machine in cluster.machines:
-        while left := [line for line in machine.processes() if "raylet" in line]:
-            assert time.monotonic() < end, f"on {machine.address} there still runs {left}"
+    while left := worker.of_ray():
+        assert time.monotonic() < end, left

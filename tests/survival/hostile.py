@@ -28,6 +28,8 @@ class Place:
     def __init__(self, root: Path) -> None:
         self.root, self.data = root, root / "data"
         self.data.mkdir()
+        self.store = root / "cache" / "store"
+        self.store.mkdir(parents=True)
         self.target = root / "run"
 
     def space(self, name: str = "s.yaml", raw: str | bytes | None = None, **values: Any) -> str:
@@ -36,8 +38,10 @@ class Place:
         return name
 
     def state(self) -> dict[str, tuple[int, int]]:
-        """Size and time of every file and folder below the root."""
-        return {str(p): (p.lstat().st_size, p.lstat().st_mtime_ns) for p in [self.root, *self.root.rglob("*")]}
+        """Size and time of every file and folder below the root, but for the empty locks that the data store keeps."""
+        found = {p: p.lstat() for p in [self.root, *self.root.rglob("*")] if p != self.store}
+        locks = {p for p, s in found.items() if p.parent == self.store and p.suffix == ".lock" and not s.st_size}
+        return {str(p): (s.st_size, s.st_mtime_ns) for p, s in found.items() if p not in locks}
 
 
 def refused(place: Place, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

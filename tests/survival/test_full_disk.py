@@ -140,3 +140,21 @@ def filled_until(disk: Path, condition: Callable[[], bool]) -> Callable[[], bool
         return condition()
 
     return look
+
+
+@pytest.mark.slow
+def test_a_final_run_on_a_full_disk(tmp_path: Path, disk: Path, started: Started) -> None:
+    """Its result counts; only the files that it would leave are missing."""
+    search = started.search(tmp_path, space=write(tmp_path, ONE), concurrency=1, storage=str(disk), hold=EPOCHS + 1)
+    search.until(lambda: trace(tmp_path, HELD), "the final run")
+    fill(disk)
+    (tmp_path / GO).touch()
+    assert search.ends() == 0, search.says
+    told = " ".join(search.says.split())  # the console breaks long lines
+    assert f"final 0: no checkpoint: it needs 1.0 MiB and {disk}" in told and "its files are not kept" in told
+    assert "its worker died" not in told
+    assert [(line["seed"], line["epoch"]) for line in trace(tmp_path)[EPOCHS:]] == [(1, 1), (1, 2)]
+    run = tracked(tmp_path)["final/0"]
+    assert run["status"] == ("FINISHED", "completed")
+    assert run["metrics"]["test/accuracy"] == [(2, pytest.approx(objective(1e-3, 2) - 0.1 + 1e-3))]  # as the toy's test
+    assert sorted(run["files"]) == ["config.yaml"]

@@ -135,6 +135,17 @@ def test_a_search_whose_trials_all_fail_is_given_up(searches: Searches) -> None:
     assert summary(searches, "toy-1")["finals"] is None
 
 
+def test_a_summary_that_cannot_be_written_costs_nothing_else(searches: Searches) -> None:
+    place = searches.root / "mlruns" / "search" / "toy-1" / "summary.json"
+    place.mkdir(parents=True)
+    space = searches.write(TOY.replace("epochs: 9", "epochs: 1"))
+    assert searches.run(space, trials=2) == 1
+    assert "summary: not written (Is a directory); --resume writes it" in searches.says
+    place.rmdir()
+    assert searches.run(name="toy-1", resume=True) == 0
+    assert summary(searches, "toy-1")["status"] == "completed"
+
+
 def test_short_trials_use_all_slots(searches: Searches) -> None:
     """Trials are shorter than the start of a worker: Tune alone would run them all in the first."""
     space = searches.write(TOY.replace("epochs: 9", "epochs: 1"))

@@ -121,7 +121,8 @@ def _locked(
             books, found = _stages(context)
         code = _close(context, tracker, books, found, source, time.monotonic() - start)
         tracker.close()
-        plan.save(closed=True)
+        with contextlib.suppress(UserError):  # a full disk: the next driver looks at tracking once more, that is all
+            plan.save(closed=True)
         return code
 
 
@@ -175,7 +176,7 @@ def _close(
     status = halt.reason or ("time budget" if unfinished else "completed, trials failed" if failed else "completed")
     uri = tracker.store.uri
     text = json.dumps(results.summary(plan, books, found, source.kind, status, seconds, uri), indent=1)
-    (plan.folder / SUMMARY).write_text(text + "\n")
+    unwritten = _write(plan.folder / SUMMARY, text + "\n")
     if halt.reason:
         tracker.summary(text, results.flat(found, books), "stopped", halt.reason)
     else:
@@ -186,14 +187,24 @@ def _close(
             console.print(Text(f"{word}: {line}", style="red" if word == "failed" else "yellow"))
     if source.kind == "synthetic":
         console.print(Text("the data are synthetic: the numbers say nothing about the real data set", style="yellow"))
-    console.print(Text(f"summary: {_short(plan.folder / SUMMARY)}   time: {span(seconds)}"))
+    where = f"not written ({unwritten}); --resume writes it" if unwritten else _short(plan.folder / SUMMARY)
+    console.print(Text(f"summary: {where}   time: {span(seconds)}"))
     console.print(Text(f"compare: mlflow ui --backend-store-uri {shlex.quote(uri)}   (experiment {plan.space.name})"))
     if halt.reason or unfinished:
         why = f"stopped: {halt.reason}. " if halt.reason else ""
         console.print(Text(f"{why}go on with: {_again(plan)}"))
     if halt.reason in ("interrupted", "terminated"):
         return INTERRUPTED
-    return FAILED if failed or halt.reason else 0
+    return FAILED if failed or halt.reason or unwritten else 0
+
+
+def _write(path: Path, text: str) -> str:
+    """Write a file; why it could not be, if so: a full disk at the end costs no results."""
+    try:
+        path.write_text(text)
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
 
 
 def _again(plan: Plan) -> str:

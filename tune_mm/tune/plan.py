@@ -108,11 +108,17 @@ class Plan:
         return C.replace(space.base, {"train.epochs": epochs, "seed": self.seed if seed is None else seed})
 
     def save(self, *, closed: bool) -> None:
-        """Write search.json, whole or not at all. closed: everything of the search is written, nothing is buffered."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Write search.json, whole or not at all. closed: everything of the search is written, nothing is buffered.
+
+        Raises UserError where it cannot be written.
+        """
         scratch = self.folder / f".{RECORD}.new"
-        scratch.write_text(json.dumps({**self.record, "closed": closed}, indent=1) + "\n")
-        os.replace(scratch, self.folder / RECORD)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            scratch.write_text(json.dumps({**self.record, "closed": closed}, indent=1) + "\n")
+            os.replace(scratch, self.folder / RECORD)
+        except OSError as error:
+            raise UserError(f"{self.folder}: cannot be written: {error.strerror or error}") from error
 
 
 def resolve(options: Options) -> Plan:

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from pickle import UnpicklingError
 from typing import Any
 
 from optuna.storages import JournalStorage
@@ -159,8 +160,7 @@ def run(context: Context, stage: StagePlan) -> Ledger:
     scheme = where.split("://")[0] + "://" if "://" in where else ""
     watch = Watch(stage.stage, searcher, lambda values: C.replace(stage.base, values), context.tracking, context.board,
                   context.halt, scheme, mutates=name == "pbt")  # fmt: skip
-    grid = _tuner(context, stage, searcher, scheduler, watch).fit()
-    _check(grid, searcher, watch)
+    _check(_errors(_tuner(context, stage, searcher, scheduler, watch)), searcher)
     if context.halt.reason:
         watch.cut_off(context.halt.reason)
     elif not book.unfinished():
@@ -216,15 +216,23 @@ def _tuner(context: Context, stage: StagePlan, searcher: AskTell, scheduler: Any
             callbacks=[watch],
             verbose=0,
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
-            checkpoint_config=CheckpointConfig(num_to_keep=4 if watch.mutates else 2, checkpoint_at_end=final),
+            checkpoint_config=CheckpointConfig(num_to_keep=4 if watch.mutates else 2, checkpoint_at_end=False),
         ),
     )
 
 
-def _check(grid: Any, searcher: AskTell, watch: Watch) -> None:
+def _errors(tuner: Tuner) -> list[Exception]:
+    """Run it to its end; the errors with which trials ended, as far as they can be read."""
+    try:
+        return list(tuner.fit().errors)
+    except (EOFError, UnpicklingError):  # after its end: what Ray wrote of an error was cut off by a full disk
+        return []
+
+
+def _check(errors: list[Exception], searcher: AskTell) -> None:
     """fit() returns as if nothing had happened when trials raised: whatever the callback did not hear of fails here."""
     for trial_id in list(searcher.lost):
-        searcher.tell_lost(trial_id, f"{type(grid.errors[0]).__name__}: the worker died" if grid.errors else "lost")
+        searcher.tell_lost(trial_id, f"{type(errors[0]).__name__}: the worker died" if errors else "lost")
 
 
 def _best(book: Ledger) -> Row | None:

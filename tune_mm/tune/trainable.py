@@ -171,27 +171,35 @@ class RunTrainable(Trainable):
             result["test"] = run.test()
         self._seconds += time.monotonic() - start
         result["seconds"] = self._seconds
-        if not self._finished and time.monotonic() - self._saved_at >= self._job.save_every and self._room(run):
+        if self._due() and self._room(run):
             result[SHOULD_CHECKPOINT] = True
         result[NOTES_KEY], self._notes = self._notes, []
         return result
 
+    def _due(self) -> bool:
+        """Whether a checkpoint is wanted; of a final run that has ended for the sake of the files that it leaves."""
+        if self._finished:
+            return self._job.test
+        return time.monotonic() - self._saved_at >= self._job.save_every
+
     def _room(self, run: Runnable) -> bool:
-        """Whether a checkpoint fits where they are kept; says so once where it does not.
+        """Whether a checkpoint fits where they are kept; says so once where it does not, and again at the end.
 
         One that does not fit would end the trial, which would be tried again from the one before, and so on.
         """
         if not os.path.isdir(self._job.storage):
             return True
-        needed, free = MARGIN + checkpoint.size(run.state_dict()), shutil.disk_usage(self._job.storage).free
+        extra = (run.best_state(), run.gradient_vectors()) if self._finished else ()
+        needed = MARGIN + checkpoint.size((run.state_dict(), *extra))
+        free = shutil.disk_usage(self._job.storage).free
         if free >= needed:
             self._full = False
-        elif not self._full:
+        elif not self._full or self._finished:
             self._full = True
-            where, megabyte = self._job.storage, 2**20
+            mib, where = 2**20, self._job.storage
+            rest = "its files are not kept" if self._finished else "training goes on, the last checkpoint stays"
             self._notes.append(
-                f"no checkpoint: it needs {needed / megabyte:.1f} MiB and {where} has {free / megabyte:.1f} left; "
-                "training goes on, the last checkpoint stays"
+                f"no checkpoint: it needs {needed / mib:.1f} MiB and {where} has {free / mib:.1f} left; {rest}"
             )
         return not self._full
 
