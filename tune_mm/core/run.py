@@ -268,6 +268,7 @@ class Run:
             return {m: teachers.net(c, self.dataset, cache_folder() / "unimodal", self._trained, self.device)
                     for m, c in own.items()}  # fmt: skip
 
+    @torch.enable_grad()
     def _trained(self, config: Config) -> Tensors:
         run = Run(config, self.dataset)
         while not run.epoch().done:
