@@ -1,6 +1,9 @@
 """What every test needs: a quiet, single-threaded environment, and the real data where they are at hand."""
 
 import os
+import shutil
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,3 +26,25 @@ def data_root() -> Path:
     if not root.is_dir():
         pytest.skip(f"no real data: {root} does not exist and TUNE_MM_DATA is {repr(named) if named else 'not set'}")
     return root
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh MLflow database, built once; a copy of it is a store."""
+    from tune_mm.track import Store
+
+    root = tmp_path_factory.mktemp("template")
+    Store.open(f"sqlite:///{root}/mlflow.db", root)
+    return root / "mlflow.db"
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 4 MiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place)]
+    if shutil.which("mount") is None or os.geteuid() != 0 or subprocess.run(mount, check=False).returncode:
+        pytest.skip("mounting a small file system needs root")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)

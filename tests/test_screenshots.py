@@ -33,14 +33,6 @@ def save_views(store: Store, space: str = "space") -> None:
     views.save(store, store.experiment(space), views.views(shown, "max"))
 
 
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fresh database, built once."""
-    root = tmp_path_factory.mktemp("template")
-    Store.open(f"sqlite:///{root}/mlflow.db", root)
-    return root / "mlflow.db"
-
-
 @pytest.fixture
 def store(tmp_path: Path, template: Path) -> Store:
     shutil.copyfile(template, tmp_path / "mlflow.db")

@@ -130,7 +130,10 @@ def test_rayversion_that_the_image_does_not_have_is_an_error(tmp_path):
 def test_ray_itself_takes_the_shipped_files(name):
     """`prepare_config` and `validate_config` are what `ray up` calls first: an oracle for our reading of the schema."""
     util = pytest.importorskip("ray.autoscaler._private.util")
-    util.validate_config(util.prepare_config(dict(read_yaml(CLUSTER / name).data)))
+    raw = dict(read_yaml(CLUSTER / name).data)
+    prepared = util.prepare_config(dict(raw))
+    util.validate_config(prepared)
+    assert prepared["head_start_ray_commands"] == raw["head_start_ray_commands"], "not Ray's own, with `ray stop`"
 
 
 @pytest.mark.parametrize(

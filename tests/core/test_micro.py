@@ -64,14 +64,14 @@ from tests import support
 from tune_mm.core.run import Run
 
 torch.set_num_threads(1)
-support.SHAPES = {m: (128, 8) for m in support.SHAPES}
-batch = 256
-cfg = support.config(sys.argv[1], overrides={
-    "train.batch_size": batch, "train.eval_batch_size": 16, "train.gradient_statistics": False
+name, room, batch, steps = sys.argv[1], *map(int, sys.argv[2:])
+support.SHAPES = {m: (steps, 8) for m in support.SHAPES}
+cfg = support.config(name, overrides={
+    "train.batch_size": batch, "train.eval_batch_size": min(16, batch), "train.gradient_statistics": False
 })
 run = Run(cfg, support.dataset(count=batch))
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[2]) * 2**20,) * 2)
+resource.setrlimit(resource.RLIMIT_AS, (used + room * 2**20,) * 2)
 try:
     result = run.epoch()
 except RuntimeError as error:
@@ -81,10 +81,10 @@ else:
 """
 
 
-def limited(name: str, room: int) -> list[str]:
+def limited(name: str, room: int, batch: int = 256, steps: int = 128) -> list[str]:
     """What one epoch prints that may take `room` MiB of address space more than it has before."""
     root = Path(__file__).resolve().parents[2]
-    command = [sys.executable, "-c", LIMITED, name, str(room)]
+    command = [sys.executable, "-c", LIMITED, name, str(room), str(batch), str(steps)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
     return subprocess.run(
         command, cwd=root, env=environment, capture_output=True, text=True, check=True
@@ -105,5 +105,6 @@ def test_a_method_that_looks_at_the_whole_batch_fails_by_name() -> None:
 
 
 def test_memory_that_is_not_enough_for_one_sample_fails() -> None:
-    (told,) = limited("joint", 8)
-    assert told.startswith("failed: out of memory with a batch of 256, which cannot be split further: give a smaller")
+    # The batch takes less than 1 MiB to read, the attention scores of a single sample 128 (2 heads, 4096 x 4096).
+    (told,) = limited("joint", ROOM, batch=2, steps=4096)
+    assert told.startswith("failed: out of memory with a batch of 2, which cannot be split further: give a smaller")

@@ -77,8 +77,9 @@ class Process:
         self.process.wait()
 
     def close(self) -> None:
-        """End it, if it has not ended; what Ray started for it dies with it."""
-        self.process.kill()
+        """End it, if it has not ended, and all of its session: the workers of an MLflow server outlive that."""
+        with contextlib.suppress(ProcessLookupError):
+            self.kill_all()
         self.process.wait()
         if self.process.stdin is not None:
             self.process.stdin.close()

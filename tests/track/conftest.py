@@ -8,14 +8,6 @@ import pytest
 from tune_mm.track import Store
 
 
-@pytest.fixture(scope="session")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fresh database, built once."""
-    root = tmp_path_factory.mktemp("template")
-    Store.open(f"sqlite:///{root}/mlflow.db", root)
-    return root / "mlflow.db"
-
-
 @pytest.fixture
 def store(tmp_path: Path, template: Path) -> Store:
     """An empty store in `<tmp_path>/mlruns`."""

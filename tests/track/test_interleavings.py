@@ -136,6 +136,7 @@ class Player:
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.one_of(records, faults), max_size=25), st.booleans())
 @example([("down",), ("kill",), ("log", 1, "val", 0, 1), ("flush",), ("kill",), ("artifact", 2, 0)], True)
+@example([("kill",), ("start", 1, 0)], False)
 @example([("log", 1, "val", 0, 1), ("cut", 5, True), ("down",), ("kill",), ("finish", 1, "failed", True)], False)
 def test_interruptions_leave_no_trace(store: Store, tmp_path: Path, steps: Steps, by_replay: bool) -> None:
     search = f"s{next(COUNT)}"

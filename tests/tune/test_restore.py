@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -80,18 +77,6 @@ def test_what_is_whole_is_loaded_without_a_word(folder: Path) -> None:
     seen: list[Path] = []
     assert newest_whole(Checkpoint(str(folder / "checkpoint_000001")), seen.append) == []
     assert [p.name for p in seen] == ["checkpoint_000001"]
-
-
-@pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 4 MiB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place)]
-    if shutil.which("mount") is None or os.geteuid() != 0 or subprocess.run(mount, check=False).returncode:
-        pytest.skip("mounting a small file system needs root")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
 
 
 def test_no_checkpoint_is_asked_for_where_none_fits(disk: Path) -> None:

@@ -29,6 +29,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import DTypeLike, NDArray
 
+from tune_mm._disk import fsync
 from tune_mm.data._arrays import DataError
 from tune_mm.data._threads import each
 
@@ -195,9 +196,9 @@ def _build(folder: Path, recipe: Recipe, build: Build) -> None:
         bad = dict(build(part, ids))
         meta = {"format": FORMAT, "kind": recipe.kind, "settings": recipe.settings, "ids": ids, "bad": bad}
         _write(part / META, meta)
-        _sync(part)
+        fsync(part)
         part.rename(folder)
-        _sync(folder.parent)
+        fsync(folder.parent)
     finally:
         shutil.rmtree(part, ignore_errors=True)
     unread = f" ({len(bad)} of them cannot be read)" if bad else ""
@@ -269,15 +270,6 @@ def _write(path: Path, value: Any) -> None:
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)
-
-
-def _sync(folder: Path) -> None:
-    """Brings the names of a folder's files to the disk."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _say(line: str) -> None:

@@ -24,10 +24,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tune_mm._disk import fsync
 from tune_mm.errors import UserError
 from tune_mm.track import about as A
 from tune_mm.track import lease
-from tune_mm.track.segment import Rest, Segment, count, fsync
+from tune_mm.track.segment import Rest, Segment, count
 
 log = logging.getLogger("tune_mm.track")
 

@@ -111,6 +111,8 @@ class Writer:
         key = key or f"run-{uuid.uuid4().hex}"
         tags = dict(tags or {})
         search = self.search or tags.get("search") or (parent.search if parent else None) or self.experiment
+        if parent is not None:  # one handle per run: the queue may hold its beginning still
+            parent = self._runs.setdefault((parent.search, parent.key), parent)
         handle = RunHandle(name, str(search), limits.text(key, limits.TAG), parent)
         handle = self._runs.setdefault((handle.search, handle.key), handle)
         found = limits.tags({"search": search, **tags, "status": "running"})
