@@ -11,7 +11,7 @@ from tune_mm import config as C
 from tune_mm.core import checkpoint, teachers
 from tune_mm.core.build import method_of
 from tune_mm.core.run import Run
-from tune_mm.core.types import Dataset, Padded, Split, Tensors
+from tune_mm.core.types import Dataset, Padded, Split, Stored, Tensors
 from tune_mm.data.base import ENV_CACHE
 
 OWN = {"train.epochs": 1, "optim.lr": 0.01, "optim.weight_decay": 0.0}
@@ -104,6 +104,45 @@ def test_changed_data_are_other_data(tmp_path, what, again):
     train = Trainer(data)
     teachers.state(alone(), data, tmp_path, train)
     teachers.state(alone(), changed(data, what), tmp_path, train)
+    assert train.count == 1 + again
+
+
+class Kept(Stored):
+    """Values outside memory, made of files with some content."""
+
+    def __init__(self, values, content):
+        self.values, self.shape, self.made_of = values, tuple(values.shape[1:]), content
+
+    @property
+    def content(self):
+        return self.made_of
+
+    def __len__(self):
+        return len(self.values)
+
+    def to(self, device):
+        return self
+
+    def take(self, index, generator=None):
+        return Padded(self.values[index])
+
+
+@pytest.mark.parametrize(("content", "again"), [("b", True), ("a", False)])
+def test_stored_values_are_known_by_the_content_of_their_files(tmp_path, content, again):
+    """Neither ids nor shapes tell that a file has changed."""
+
+    def data(made_of):
+        whole = support.dataset(vectors=True)
+        splits = {
+            name: Split({m: Kept(x.value, made_of) for m, x in split.inputs.items()}, split.target, split.ids)
+            for name, split in whole.splits.items()
+        }
+        return Dataset(whole.name, whole.spec, splits)
+
+    train = Trainer(data("a"))
+    config = alone(changes={"model.fusion": "concat"})
+    teachers.state(config, data("a"), tmp_path, train)
+    teachers.state(config, data(content), tmp_path, train)
     assert train.count == 1 + again
 
 

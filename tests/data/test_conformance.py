@@ -91,6 +91,7 @@ def test_tensors_match_the_spec(dataset: Dataset) -> None:
             if isinstance(x, Stored):
                 assert len(x) == len(split)
                 assert x.shape == shape
+                assert x.content
             else:
                 assert x.value.is_contiguous()
             value, mask = everything(split)[modality]

@@ -9,8 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from tune_mm._cache import cache_folder
 from tune_mm.config import Config
-from tune_mm.core import batches, metrics, micro, schedule, statistics, step, teachers
+from tune_mm.core import batches, metrics, micro, rng, schedule, statistics, step, teachers
 from tune_mm.core.build import device_of, float_fields, method_of, net_of, objective_of
 from tune_mm.core.method import Start
 from tune_mm.core.net import Net
@@ -55,10 +54,10 @@ class Run:
         self.splits = {name: split.to(self.device) for name, split in dataset.splits.items()}
         self.hp = self._tensors(float_fields(config.method))
         self.optim_hp = self._tensors(float_fields(config.optim))
-        with self._isolated():
+        with rng.isolated(self.device):
             torch.manual_seed(config.seed)
             self.net = net_of(config, self.spec, self.method, self.device)
-            self._rng = self._rng_state()
+            self._rng = rng.current(self.device)
         self.model = self.net.model
         self.state: Tensors = self.method.init(self.net, Start(len(dataset.splits["train"]), self._unimodal))
         self.opt = step.init(config.optim.name, {n: p.detach() for n, p in self.net.params.items()})
@@ -77,9 +76,9 @@ class Run:
             raise RuntimeError(f"all {self.config.train.epochs} epochs are done")
         start = time.perf_counter()
         factor = schedule.factor(self.config.schedule, self.epochs_done, self.config.train.epochs, self.plateau)
-        with self._isolated(self._rng):
+        with rng.isolated(self.device, self._rng):
             logs = self._train(factor)
-            self._rng = self._rng_state()
+            self._rng = rng.current(self.device)
         logs.update(self._measure())
         values = {**_read(logs), **self.evaluate("val"), "lr": self.config.optim.lr * factor}
         values["time/epoch"] = time.perf_counter() - start
@@ -264,7 +263,7 @@ class Run:
     def _unimodal(self, changes: Mapping[str, Any]) -> dict[str, Net]:
         """See `Start.unimodal`."""
         own = {m: teachers.alone(self.config, m, changes) for m in self.spec.modalities}
-        with self._isolated():
+        with rng.isolated(self.device):
             return {m: teachers.net(c, self.dataset, cache_folder() / "unimodal", self._trained, self.device)
                     for m, c in own.items()}  # fmt: skip
 
@@ -280,21 +279,6 @@ class Run:
 
     def _tensors(self, values: dict[str, float]) -> Tensors:
         return {k: torch.tensor(v, device=self.device) for k, v in values.items()}
-
-    def _rng_state(self) -> Tensors:
-        state = {"cpu": torch.get_rng_state()}
-        return state if self.device.type != "cuda" else {**state, "cuda": torch.cuda.get_rng_state(self.device)}
-
-    @contextmanager
-    def _isolated(self, rng: Tensors | None = None) -> Iterator[None]:
-        """Run on this run's random stream (from `rng`) and leave the process's own as it was."""
-        devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices):
-            if rng is not None:
-                torch.set_rng_state(rng["cpu"])
-                if "cuda" in rng and devices:
-                    torch.cuda.set_rng_state(rng["cuda"], self.device)
-            yield
 
 
 def _read(logs: Tensors) -> dict[str, float]:

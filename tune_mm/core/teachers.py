@@ -85,6 +85,6 @@ def _key(config: Config, dataset: Dataset) -> str:
         for tensor in tensors:
             total.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
             total.update(tensor.cpu().contiguous().numpy().data)
-        if isinstance(x, Stored):  # what its values are follows from the files and from the section `data`
-            total.update(str(x.shape).encode())
+        if isinstance(x, Stored):  # with the ids and the section `data` all that its values follow from
+            total.update(f"{x.shape} {x.content}".encode())
     return total.hexdigest()

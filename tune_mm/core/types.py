@@ -59,6 +59,11 @@ class Stored(ABC):
 
     shape: tuple[int, ...]
 
+    @property
+    def content(self) -> str:
+        """A name of what the store was made of, by content; "" where there is none."""
+        return ""
+
     @abstractmethod
     def __len__(self) -> int:
         """Samples."""

@@ -51,6 +51,10 @@ class Rows(Stored, Generic[S]):
     rows: NDArray[np.int64]
     device: torch.device
 
+    @property
+    def content(self) -> str:
+        return self.store.opened.folder.name  # which ends in the store's key
+
     def __len__(self) -> int:
         return len(self.rows)
 
