@@ -189,13 +189,19 @@ def _close(
         console.print(Text("the data are synthetic: the numbers say nothing about the real data set", style="yellow"))
     where = f"not written ({unwritten}); --resume writes it" if unwritten else _short(plan.folder / SUMMARY)
     console.print(Text(f"summary: {where}   time: {span(seconds)}"))
-    console.print(Text(f"compare: mlflow ui --backend-store-uri {shlex.quote(uri)}   (experiment {plan.space.name})"))
-    if halt.reason or unfinished:
-        why = f"stopped: {halt.reason}. " if halt.reason else ""
-        console.print(Text(f"{why}go on with: {_again(plan)}"))
+    if not plan.options.suite:  # which says for all its searches what is next
+        console.print(Text(compare(uri, plan.space.name)))
+        if halt.reason or unfinished:
+            why = f"stopped: {halt.reason}. " if halt.reason else ""
+            console.print(Text(f"{why}go on with: {_again(plan)}"))
     if halt.reason in ("interrupted", "terminated"):
         return INTERRUPTED
     return FAILED if failed or halt.reason or unwritten else 0
+
+
+def compare(uri: str, experiment: str) -> str:
+    """How to look at an experiment."""
+    return f"compare: mlflow ui --backend-store-uri {shlex.quote(uri)}   (experiment {experiment})"
 
 
 def _write(path: Path, text: str) -> str:

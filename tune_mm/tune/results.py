@@ -221,7 +221,8 @@ def show(console: Console, plan: Plan, books: Mapping[str, Ledger], found: Final
             console.print(_best_table(plan, stage, books[stage], 5 if stage == "search" else 1))
     if found is not None and found.groups:
         console.print(_finals_table(plan, found))
-        if not plan.space.exhaustive:
+        # Within a suite the table of all searches has the gain.
+        if not (plan.space.exhaustive or plan.options.suite):
             console.print(_verdict(found))
 
 

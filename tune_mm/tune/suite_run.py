@@ -136,6 +136,9 @@ def _close(plan: SuitePlan, field: _Field, console: Console, code: int, seconds:
     suite_table.show(console, title, spec.objective, spec.baseline, found)
     _say_left_out(console, field.left_out)
     console.print(Text(f"summary: {plan.folder / SUMMARY}   time: {span(seconds)}"))
+    uri = next((s["tracking_uri"] for s in summaries.values() if "tracking_uri" in s), None)
+    if uri:
+        console.print(Text(main.compare(uri, plan.suite.name)))
     if open_:
         console.print(Text(f"unfinished: {', '.join(open_)}"))
         console.print(Text(f"go on with all of them: python -m tune_mm.search --name {plan.name} --resume"))
