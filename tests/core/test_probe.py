@@ -65,7 +65,7 @@ def test_features_equal_a_plain_loop(fraction, chosen):
     for place, i in enumerate(chosen):
         one = net.encode(data.splits["val"].batch(torch.tensor([i])).inputs)
         for m in MODALITIES:
-            value, mask = one[m]
+            value, mask, _ = one[m]
             torch.testing.assert_close(features[m][place], value[0][mask[0]].mean(0))
     assert target.tolist() == data.splits["val"].target[list(chosen)].tolist()
     assert not features["text"].requires_grad

@@ -85,7 +85,7 @@ def changed(data, what):
         target = torch.cat([target[:-1], (target[-1:] + 1) % 3])
     else:
         name = "audio" if what == "other modality" else "text"
-        value, mask = inputs[name]
+        value, mask, _ = inputs[name]
         assert mask is not None
         if what == "mask":
             inputs[name] = Padded(value, torch.cat([mask[:50], torch.ones_like(mask[50:51]), mask[51:]]))

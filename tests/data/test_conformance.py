@@ -94,7 +94,7 @@ def test_tensors_match_the_spec(dataset: Dataset) -> None:
                 assert x.content
             else:
                 assert x.value.is_contiguous()
-            value, mask = everything(split)[modality]
+            value, mask, _ = everything(split)[modality]
             assert value.shape == (len(split), *shape)
             assert value.dtype == torch.float32
             assert value.device.type == "cpu"

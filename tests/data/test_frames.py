@@ -68,7 +68,7 @@ def test_evaluation_resizes_the_chosen_frames(cache: Path, clips: dict[str, File
     assert store.shape == config.shape == (2, 3, 24, 24)
     part = store.stored(["ccc", "a", "bb"])
     assert len(part) == 3 and part.shape == (2, 3, 24, 24)
-    value, mask = part.take(torch.tensor([2, 0, 0, 1]))
+    value, mask, _ = part.take(torch.tensor([2, 0, 0, 1]))
     assert mask is None and value.shape == (4, 2, 3, 24, 24) and value.dtype == torch.float32
     mean, std = (torch.tensor(x).reshape(3, 1, 1) for x in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
     # floor((i + 1/2) n / 2): 5 frames 1 and 3; 3 frames 0 and 2; 1 frame 0 twice

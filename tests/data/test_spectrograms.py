@@ -116,7 +116,7 @@ def test_evaluation_takes_the_central_crop(
     cache: Path, folder: Path, tmp_path: Path, waves: dict[str, NDArray[np.float32]], name: str
 ) -> None:
     part = open_spectrograms("small", paths(tmp_path), config(name)).stored(["c", "a"])
-    value, mask = part.take(torch.tensor([1, 0, 1]))
+    value, mask, _ = part.take(torch.tensor([1, 0, 1]))
     assert mask is None and value.shape == (3, *part.shape) and value.dtype == torch.float32
     # 64 - 20 = 44 columns are left over, 22 on each side
     for row, clip in enumerate("aca"):

@@ -29,7 +29,7 @@ def tensor(*values):
 
 def vector(net, batch, modality):
     """The mean feature over real steps, written out."""
-    value, mask = net.encode_one(modality, batch.inputs[modality])
+    value, mask, _ = net.encode_one(modality, batch.inputs[modality])
     return torch.stack([v[m].mean(0) for v, m in zip(value, mask, strict=True)])
 
 

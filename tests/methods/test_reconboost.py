@@ -31,7 +31,7 @@ def make(task="classification", **settings):
 
 def own_logits(net, batch, modality):
     """W h + b of the mean feature over real steps, written out."""
-    value, mask = net.encode_one(modality, batch.inputs[modality])
+    value, mask, _ = net.encode_one(modality, batch.inputs[modality])
     vector = torch.stack([v[real].mean(0) for v, real in zip(value, mask, strict=True)])
     return vector @ net.params[HEAD].T + net.params["fusion.head.bias"]
 

@@ -24,7 +24,7 @@ def make(task="classification", **settings):
 def own_logits(net, batch):
     """W_m (mean feature over real steps) + b per modality, written out."""
     out = {}
-    for m, (value, mask) in net.encode(batch.inputs).items():
+    for m, (value, mask, _) in net.encode(batch.inputs).items():
         vector = torch.stack([v[real].mean(0) for v, real in zip(value, mask, strict=True)])
         out[m] = vector @ net.params[HEAD][:, net.block(m)].T + net.params["fusion.head.bias"]
     return out

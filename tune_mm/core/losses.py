@@ -1,6 +1,6 @@
 """Task losses and their derivative with respect to the logits, as pure functions of tensors.
 
-Shape legend: B batch, C outputs.
+Shape legend: B batch, C outputs, H x W pixels. Logits [B, C] and target [B]; segmentation: [B, C, H, W] and [B, H, W].
 """
 
 from __future__ import annotations
@@ -11,12 +11,23 @@ from torch.nn import functional as F
 
 from tune_mm.core.types import Task
 
+SMOOTH = 1.0  # pixels: an empty class that is not predicted has a Dice loss of nearly 0
+
 
 def per_sample(task: Task, logits: Tensor, target: Tensor) -> Tensor:
-    """Loss of each sample [B]: cross-entropy, or the absolute error (L1) for regression. logits [B, C], target [B]."""
+    """Loss of each sample [B]: cross-entropy, or the absolute error (L1) for regression.
+
+    Segmentation: the weighted mean over known pixels of the cross-entropy, and `task.dice` times 1 - soft Dice,
+    averaged over all classes but the first (CGGM, Sec. 4.1, with sums over a sample, not over the batch).
+    """
     if task.kind == "classification":
         return F.cross_entropy(logits, target, reduction="none")
-    return (logits.squeeze(-1) - target).abs()
+    if task.kind == "regression":
+        return (logits.squeeze(-1) - target).abs()
+    truth, weight = _pixels(task, logits, target)
+    entropy = -(torch.log_softmax(logits, 1) * truth).sum(1)
+    loss = (entropy * weight).sum((1, 2))
+    return loss + task.dice * (1 - _soft_dice(logits, target, truth)) if task.dice else loss
 
 
 def task_loss(task: Task, logits: Tensor, target: Tensor) -> Tensor:
@@ -25,16 +36,67 @@ def task_loss(task: Task, logits: Tensor, target: Tensor) -> Tensor:
 
 
 def delta(task: Task, logits: Tensor, target: Tensor) -> Tensor:
-    """d task_loss / d logits [B, C] in closed form: (softmax - one-hot) / B, or sign(error) / B.
+    """d task_loss / d logits, of the logits' shape, in closed form: (softmax - one-hot) / B, or sign(error) / B.
 
+    Segmentation: the same per pixel with its weight, and the Dice term's derivative through the softmax.
     It is itself differentiable with respect to the logits, so a loss of gradients needs no double backward.
     """
     if task.kind == "classification":
         expected = F.one_hot(target, task.outputs).to(logits.dtype)
         return (torch.softmax(logits, -1) - expected) / len(target)
-    return torch.sign(logits - target.unsqueeze(-1)) / len(target)
+    if task.kind == "regression":
+        return torch.sign(logits - target.unsqueeze(-1)) / len(target)
+    truth, weight = _pixels(task, logits, target)
+    chances = torch.softmax(logits, 1)
+    out = (chances - truth) * weight[:, None]
+    if task.dice:
+        slope = task.dice * _dice_slope(chances, target, truth)
+        out = out + chances * (slope - (chances * slope).sum(1, keepdim=True))
+    return out / len(target)
 
 
 def head_gradient(task: Task, logits: Tensor, hidden: Tensor, target: Tensor) -> Tensor:
-    """Gradient [C, H] of the task loss with respect to a linear head's weight: delta^T hidden. hidden [B, H]."""
-    return delta(task, logits, target).transpose(0, 1) @ hidden
+    """Gradient [C, H] of the task loss with respect to a linear head's weight: delta^T hidden. hidden [B, H].
+
+    Segmentation: of a 1x1 convolution's weight, hidden [B, H, h, w]; the interpolation of its output to the logits'
+    size commutes with it, and is applied to the hidden.
+    """
+    slope = delta(task, logits, target)
+    if task.kind != "segmentation":
+        return slope.transpose(0, 1) @ hidden
+    if hidden.shape[2:] != slope.shape[2:]:
+        hidden = F.interpolate(hidden, slope.shape[2:], mode="bilinear", align_corners=False)
+    return torch.einsum("bchw,bkhw->ck", slope, hidden)
+
+
+def _pixels(task: Task, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """One-hot truth [B, C, H, W] (0 for unknown pixels), and the pixels' weights [B, H, W], which sum to 1 per sample
+    (to 0 where no pixel is known)."""
+    known = target < task.outputs
+    truth = F.one_hot(torch.where(known, target, 0), task.outputs).movedim(-1, 1).to(logits.dtype) * known[:, None]
+    weight = known.to(logits.dtype)
+    if task.weights:
+        weight = (truth * logits.new_tensor(task.weights)[:, None, None]).sum(1)
+    return truth, weight / weight.sum((1, 2), keepdim=True).clamp(min=torch.finfo(weight.dtype).tiny)
+
+
+def _soft_dice(logits: Tensor, target: Tensor, truth: Tensor) -> Tensor:
+    """Soft Dice score [B] over known pixels, averaged over all classes but the first."""
+    above, below, _ = _overlap(torch.softmax(logits, 1), target, truth)
+    return (above / below).mean(1)
+
+
+def _overlap(chances: Tensor, target: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Twice the overlap, and the sum of both sizes, [B, C - 1] each, smoothed; known pixels [B, 1, H, W]."""
+    known = (target < truth.shape[1])[:, None].to(chances.dtype)
+    found, wanted = (chances * known)[:, 1:], truth[:, 1:]
+    above = 2 * (found * wanted).sum((2, 3)) + SMOOTH
+    return above, found.sum((2, 3)) + wanted.sum((2, 3)) + SMOOTH, known
+
+
+def _dice_slope(chances: Tensor, target: Tensor, truth: Tensor) -> Tensor:
+    """d (1 - soft Dice) / d chances [B, C, H, W] of each sample: (above - 2 truth below) / below^2 / (C - 1)."""
+    above, below, known = _overlap(chances, target, truth)
+    above, below = above[:, :, None, None], below[:, :, None, None]
+    slope = known * (above - 2 * truth[:, 1:] * below) / below.square() / above.shape[1]
+    return torch.cat([torch.zeros_like(slope[:, :1]), slope], 1)

@@ -1,5 +1,6 @@
 """Metrics as functions of all logits of a split [N, C] and its targets [N] (0-dim tensors out, no host reads).
 
+Segmentation has logits [N, C, H, W] and targets [N, H, W], of which a `Meter` keeps sums over batches only.
 Equal to scikit-learn's (held by a test). A metric is named `split/metric[/modality]`; `mode` says which way is better.
 """
 
@@ -33,10 +34,17 @@ REGRESSION: dict[str, Mode] = {
     "acc7": "max",
     "f1": "max",
 }
+SEGMENTATION: dict[str, Mode] = {"loss": "min", "accuracy": "max", "miou": "max", "dice": "max"}
+ALL: dict[str, Mode] = {**REGRESSION, **CLASSIFICATION, **SEGMENTATION}
+OF_A_CLASS = ("iou_", "dice_")  # and the name of a class or a region
+FEW = 10  # classes up to which each has an IoU of its own
 
 
 def names(task: Task) -> tuple[str, ...]:
     """Metrics computed for a task."""
+    if task.kind == "segmentation":
+        classes = task.class_names if task.outputs <= FEW else ()
+        return (*SEGMENTATION, *(f"iou_{c}" for c in classes), *(f"dice_{name}" for name, _ in task.regions))
     return tuple(CLASSIFICATION if task.kind == "classification" else REGRESSION)
 
 
@@ -45,20 +53,79 @@ def mode(metric: str) -> Mode:
     parts = metric.split("/")
     if len(parts) not in {2, 3} or parts[0] not in {"train", "val", "test"}:
         raise KeyError(metric)
-    return {**REGRESSION, **CLASSIFICATION}[parts[1]]
+    return "max" if parts[1].startswith(OF_A_CLASS) else ALL[parts[1]]
 
 
 def default(task: Task) -> str:
     """The metric a run selects its best epoch by unless told otherwise."""
+    if task.kind == "segmentation":
+        return "val/dice" if task.regions else "val/miou"
     return "val/accuracy" if task.kind == "classification" else "val/mae"
 
 
 def compute(task: Task, logits: Tensor, target: Tensor) -> Tensors:
     """All metrics of the task; shares in [0, 1], losses in the unit of the loss."""
+    if task.kind == "segmentation":
+        meter = Meter(task)
+        meter.add(logits, target)
+        return meter.compute()
     loss = losses.task_loss(task, logits, target)
     if task.kind == "classification":
         return {"loss": loss, **_classification(task.outputs, logits, target)}
     return {"loss": loss, **_regression(logits.squeeze(-1), target)}
+
+
+class Meter:
+    """Metrics of a split whose logits come batch by batch: however they are cut, the result is the same.
+
+    Of images only sums are kept: the loss of each sample, and the confusion matrix over all known pixels of the split.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._parts: list[tuple[Tensor, Tensor]] = []
+
+    def add(self, logits: Tensor, target: Tensor) -> None:
+        """Count a batch."""
+        if self._task.kind == "segmentation":
+            loss = losses.per_sample(self._task, logits, target).to(torch.float64)
+            logits, target = loss, _confusion(self._task.outputs, logits.argmax(1), target)[None]
+        self._parts.append((logits, target))
+
+    def compute(self) -> Tensors:
+        """All metrics of the task."""
+        first, second = (torch.cat(column) for column in zip(*self._parts, strict=True))
+        if self._task.kind == "segmentation":
+            return {"loss": first.mean(), **_segmentation(self._task, second.sum(0))}
+        return compute(self._task, first, second)
+
+
+def _confusion(classes: int, guess: Tensor, target: Tensor) -> Tensor:
+    """Known pixels by true class (row) and predicted class (column): float64 [C, C]."""
+    known = target < classes
+    pairs = torch.where(known, target * classes + guess, classes * classes)
+    return torch.bincount(pairs.flatten(), minlength=classes * classes + 1)[:-1].view(classes, classes).double()
+
+
+def _segmentation(task: Task, confusion: Tensor) -> Tensors:
+    """Over all pixels of the split. miou: over the classes that are there or predicted. dice: over the regions (none:
+    all classes but the first), each the F1 score of its pixels; 1 for one that is neither there nor predicted."""
+    hits, support, chosen = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
+    either = support + chosen - hits
+    iou = hits / either.clamp(min=1)
+    out = {"accuracy": hits.sum() / support.sum().clamp(min=1), "miou": iou.sum() / (either > 0).sum().clamp(min=1)}
+    regions = task.regions or tuple((str(c), (c,)) for c in range(1, task.outputs))
+    dice = {name: _dice(confusion, torch.tensor(classes, device=confusion.device)) for name, classes in regions}
+    out["dice"] = torch.stack(list(dice.values())).mean()
+    if task.outputs <= FEW:
+        out |= {f"iou_{name}": iou[c] for c, name in enumerate(task.class_names)}
+    return out | {f"dice_{name}": dice[name] for name, _ in task.regions}
+
+
+def _dice(confusion: Tensor, classes: Tensor) -> Tensor:
+    both = confusion[classes][:, classes].sum()
+    total = confusion[classes].sum() + confusion[:, classes].sum()
+    return torch.where(total > 0, 2 * both / total.clamp(min=1), 1.0)
 
 
 def _classification(classes: int, logits: Tensor, target: Tensor) -> Tensors:
@@ -98,12 +165,15 @@ def _regression(score: Tensor, target: Tensor) -> Tensors:
 
 
 def batch_metric(task: Task, kind: str, logits: Tensor, target: Tensor) -> Tensor:
-    """One metric of a batch (0-dim): `accuracy` (sign agreement for regression), `mae` or `loss`.
+    """One metric of a batch (0-dim): `accuracy` (sign agreement for regression), `mae` or `loss`; of segmentation
+    `accuracy`, `dice`, `loss`, or `mae` over known pixels.
 
-    For classification `mae` is 1 - probability of the true class. Raises KeyError for another kind.
+    For classes `mae` is 1 - probability of the true class. Raises KeyError for another kind.
     """
     if kind == "loss":
         return losses.task_loss(task, logits, target)
+    if task.kind == "segmentation":
+        return _batch_of_images(task, kind, logits, target)
     if task.kind == "classification":
         if kind == "accuracy":
             return (logits.argmax(-1) == target).to(logits.dtype).mean()
@@ -113,3 +183,23 @@ def batch_metric(task: Task, kind: str, logits: Tensor, target: Tensor) -> Tenso
     if kind == "accuracy":
         return ((score > 0) == (target > 0)).to(score.dtype).mean()
     return {"mae": (score - target).abs().mean()}[kind]
+
+
+def _batch_of_images(task: Task, kind: str, logits: Tensor, target: Tensor) -> Tensor:
+    known = (target < task.outputs).to(logits.dtype)
+    if kind == "mae":
+        truth = torch.where(target < task.outputs, target, 0)[:, None]
+        chosen = torch.softmax(logits, 1).gather(1, truth)[:, 0]
+        return ((1 - chosen) * known).sum() / known.sum().clamp(min=1)
+    guess = logits.argmax(1)
+    if kind == "accuracy":
+        return ((guess == target) * known).sum() / known.sum().clamp(min=1)
+    found = F.one_hot(guess, task.outputs).to(logits.dtype) * known[..., None]
+    truth = F.one_hot(torch.where(target < task.outputs, target, 0), task.outputs).to(logits.dtype) * known[..., None]
+    regions = task.regions or tuple((str(c), (c,)) for c in range(1, task.outputs))
+    scores = []
+    for _, classes in regions:
+        mine, theirs = found[..., list(classes)].sum(-1), truth[..., list(classes)].sum(-1)
+        total = mine.sum() + theirs.sum()
+        scores.append(torch.where(total > 0, 2 * (mine * theirs).sum() / total.clamp(min=1), 1.0))
+    return {"dice": torch.stack(scores).mean()}[kind]

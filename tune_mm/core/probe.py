@@ -19,10 +19,12 @@ STREAM = 7_919  # sets the order of a copy's training apart from that of the run
 
 
 def pooled(features: Padded) -> Tensor:
-    """[B, W]: vectors, sequences [B, T, W] averaged over real steps, maps [B, T, C, H, W] over all but C."""
-    value, mask = features
+    """[B, W]: vectors, sequences [B, T, W] averaged over real steps, maps [B, (T,) C, H, W] over all but C."""
+    value, mask, _ = features
     if value.ndim == 2:
         return value
+    if value.ndim == 4:
+        return value.mean((2, 3))
     if value.ndim == 5:
         return value.mean((1, 3, 4))
     if mask is None:

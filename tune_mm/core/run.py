@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from tune_mm._cache import cache_folder
 from tune_mm.config import Config
@@ -179,16 +178,16 @@ class Run:
         """
         self.model.eval()
         net, state, split = net or self.net, self.state if state is None else state, self.splits[name]
-        parts: dict[str, list[Tensor]] = {}
+        meters: dict[str, metrics.Meter] = {}
         for index in torch.split(torch.arange(len(split)), self.config.train.eval_batch_size):
-            for key, logits in self.method.predict(net, split.batch(index).inputs, state).items():
-                parts.setdefault(key, []).append(logits)
+            batch = split.batch(index)
+            for key, logits in self.method.predict(net, batch.inputs, state).items():
+                meters.setdefault(key, metrics.Meter(self.spec.task)).add(logits, batch.target)
         out: Tensors = {}
-        for key, logged in parts.items():
+        for key, meter in meters.items():
             kind, _, modality = key.rpartition("/")
             prefix, suffix = f"{kind}_" if kind else "", "" if key == "joint" else f"/{modality}"
-            found = metrics.compute(self.spec.task, torch.cat(logged), split.target)
-            out.update({f"{name}/{prefix}{metric}{suffix}": value for metric, value in found.items()})
+            out.update({f"{name}/{prefix}{metric}{suffix}": value for metric, value in meter.compute().items()})
         return _read(out)
 
     def test(self) -> dict[str, float]:

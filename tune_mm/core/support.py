@@ -10,6 +10,7 @@ from tune_mm.core.types import DataSpec, TaskKind
 from tune_mm.errors import nearest
 
 TASKS: tuple[TaskKind, ...] = get_args(TaskKind)
+SPARSE: tuple[TaskKind, ...] = ("classification", "regression")  # one output per sample
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Support:
 
     least: int = 1
     most: int | None = None
-    tasks: tuple[TaskKind, ...] = TASKS
+    tasks: tuple[TaskKind, ...] = SPARSE
     fusions: tuple[str, ...] | None = None
     cost: str = "none"
 

@@ -81,7 +81,7 @@ def _key(config: Config, dataset: Dataset) -> str:
         split = dataset.splits[name]
         x = split.inputs[config.method.modality]
         total.update(f"{name} {len(split)} {' '.join(split.ids)}".encode())
-        tensors = [split.target, *(t for t in x if t is not None)] if isinstance(x, Padded) else [split.target]
+        tensors = [split.target, *(x.tensors if isinstance(x, Padded) else ())]
         for tensor in tensors:
             total.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
             total.update(tensor.cpu().contiguous().numpy().data)

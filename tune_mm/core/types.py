@@ -9,7 +9,7 @@ torch only; no module of `core` imports ray or mlflow.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -17,38 +17,49 @@ import torch
 from torch import Tensor
 
 Tensors = dict[str, Tensor]
-TaskKind = Literal["classification", "regression"]
+TaskKind = Literal["classification", "regression", "segmentation"]
 DataKind = Literal["real", "synthetic"]
 UnimodalPath = Literal["zero", "mask", "self"]
 # `auto`: the fusion's own default.
 PathChoice = Literal["auto", "zero", "mask", "self"]
+VOID = 255  # the class of pixels that count nowhere
 
 
 class Padded(NamedTuple):
     """One modality of a batch, or its features.
 
-    value: [B, T, D] for sequences, [B, D] for vectors, [B, C, H, W] for images, [B, T, C, H, W] for frames or maps.
+    value: [B, T, D] for sequences, [B, D] for vectors, [B, C, H, W] for images and the maps of dense encoders,
+    [B, T, C, H, W] for frames or maps of encoders in stages.
     mask: bool [B, T], True where a step is real; None: all are.
+    levels: maps [B, C_l, H_l, W_l] of a dense encoder's earlier stages, the finest first.
     """
 
     value: Tensor
     mask: Tensor | None = None
+    levels: tuple[Tensor, ...] = ()
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All that it holds."""
+        return (self.value, *([] if self.mask is None else [self.mask]), *self.levels)
 
     def detach(self) -> Padded:
         """The same values with the gradient stopped."""
-        return Padded(self.value.detach(), self.mask)
+        return Padded(self.value.detach(), self.mask, tuple(x.detach() for x in self.levels))
 
     def zero(self) -> Padded:
         """The same shape and mask with every value 0 (how DGL takes a modality away)."""
-        return Padded(torch.zeros_like(self.value), self.mask)
+        return Padded(torch.zeros_like(self.value), self.mask, tuple(torch.zeros_like(x) for x in self.levels))
 
     def to(self, device: torch.device) -> Padded:
-        """Both tensors on `device`."""
-        return Padded(self.value.to(device), None if self.mask is None else self.mask.to(device))
+        """All tensors on `device`."""
+        mask = None if self.mask is None else self.mask.to(device)
+        return Padded(self.value.to(device), mask, tuple(x.to(device) for x in self.levels))
 
     def take(self, index: Tensor) -> Padded:
         """The samples at `index` [B]."""
-        return Padded(self.value[index], None if self.mask is None else self.mask[index])
+        mask = None if self.mask is None else self.mask[index]
+        return Padded(self.value[index], mask, tuple(x[index] for x in self.levels))
 
 
 class Stored(ABC):
@@ -83,11 +94,14 @@ class Stored(ABC):
 
 Inputs = dict[str, Padded]
 Features = dict[str, Padded]
+# (inputs, target, generator) -> the batch's images and its target, changed alike: see `Split.transform`.
+Transform = Callable[[Inputs, Tensor, torch.Generator | None], tuple[Inputs, Tensor]]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """inputs per modality; target: int64 [B] (classification) or float [B] (regression); index: stable ids [B]."""
+    """inputs per modality; target: int64 [B] (classification), float [B] (regression) or int64 [B, H, W]
+    (segmentation, VOID where nothing is known); index: stable ids [B]."""
 
     inputs: Inputs
     target: Tensor
@@ -96,11 +110,18 @@ class Batch:
 
 @dataclass(frozen=True)
 class Task:
-    """What the logits mean: classification has `outputs` = number of classes, regression has `outputs` = 1."""
+    """What the logits mean: classification and segmentation have `outputs` = number of classes, regression has 1.
+
+    Of segmentation alone: weights: of the classes in the cross-entropy (empty: all 1); dice: weight of the soft Dice
+    loss beside it; regions: sets of classes by name whose Dice score is reported (empty: every class but the first).
+    """
 
     kind: TaskKind
     outputs: int
     class_names: tuple[str, ...] = ()
+    weights: tuple[float, ...] = ()
+    dice: float = 0.0
+    regions: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -120,11 +141,16 @@ class DataSpec:
 
 @dataclass(frozen=True)
 class Split:
-    """All samples of a split: inputs [N, ...] in memory or stored, target [N], sample names."""
+    """All samples of a split: inputs [N, ...] in memory or stored, target [N], sample names.
+
+    Segmentation has target uint8 [N, H, W]. transform: what is done to the images and the target of a batch alike
+    (crops, flips), from the training batch's generator; with None, for evaluation, the same at every call.
+    """
 
     inputs: Mapping[str, Padded | Stored]
     target: Tensor
     ids: tuple[str, ...] = ()
+    transform: Transform | None = None
 
     def __len__(self) -> int:
         return len(self.target)
@@ -136,7 +162,8 @@ class Split:
 
     def to(self, device: torch.device) -> Split:
         """The split on `device`."""
-        return Split({m: x.to(device) for m, x in self.inputs.items()}, self.target.to(device), self.ids)
+        inputs = {m: x.to(device) for m, x in self.inputs.items()}
+        return Split(inputs, self.target.to(device), self.ids, self.transform)
 
     def batch(self, index: Tensor, generator: torch.Generator | None = None) -> Batch:
         """The samples at `index` [B] (on any device) as a batch. generator: see `Stored.take`."""
@@ -144,7 +171,11 @@ class Split:
         inputs = {
             m: x.take(place) if isinstance(x, Padded) else x.take(index, generator) for m, x in self.inputs.items()
         }
-        return Batch(inputs, self.target[place], place)
+        target = self.target[place]
+        target = target.long() if target.dtype == torch.uint8 else target
+        if self.transform is not None:
+            inputs, target = self.transform(inputs, target, generator)
+        return Batch(inputs, target, place)
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ from tune_mm.config import Section
 from tune_mm.core import losses
 from tune_mm.core.method import Method, Start
 from tune_mm.core.net import Net
-from tune_mm.core.support import Support
+from tune_mm.core.support import TASKS, Support
 from tune_mm.core.types import Batch, Clock, Features, Padded, PathChoice, Task, Tensors, Update
 
 FLOOR = 1e-8  # of a probability
@@ -123,7 +123,9 @@ class AGM(Method):
     Config = AGMConfig
     config: AGMConfig
     support = Support(
-        least=2, cost="2^M - 2 passes of the fusion, forward and back; with masked sequences a pass of each encoder"
+        least=2,
+        tasks=TASKS,
+        cost="2^M - 2 passes of the fusion, forward and back; with masked sequences a pass of each encoder",
     )
 
     def __init__(self, config: AGMConfig) -> None:
@@ -180,9 +182,13 @@ def _encoded_zeros(net: Net, modality: str, x: Padded) -> Padded:
     """Features of zeros in the shape of x, in evaluation mode: without a mask all samples have those of one."""
     if x.mask is not None:
         return net.encode_one(modality, x.zero())
-    value, mask = net.encode_one(modality, Padded(x.value[:1]).zero())
+    value, mask, levels = net.encode_one(modality, Padded(x.value[:1]).zero())
     size = len(x.value)
-    return Padded(value.expand(size, *value.shape[1:]), None if mask is None else mask.expand(size, *mask.shape[1:]))
+    return Padded(
+        value.expand(size, *value.shape[1:]),
+        None if mask is None else mask.expand(size, *mask.shape[1:]),
+        tuple(level.expand(size, *level.shape[1:]) for level in levels),
+    )
 
 
 def _chosen(present: Coalition, features: Features, absent: Features) -> Features:

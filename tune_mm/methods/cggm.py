@@ -43,7 +43,7 @@ from tune_mm.config import Section
 from tune_mm.core import grads, losses, metrics
 from tune_mm.core.method import Method, Start
 from tune_mm.core.net import Net
-from tune_mm.core.support import Support
+from tune_mm.core.support import TASKS, Support
 from tune_mm.core.types import Batch, Clock, DataSpec, Features, Inputs, Padded, Tensors, Update
 from tune_mm.models.classifier import Classifier
 
@@ -102,7 +102,7 @@ class CGGM(Method):
 
     Config = CGGMConfig
     config: CGGMConfig
-    support = Support(cost="a small classifier per modality")
+    support = Support(tasks=TASKS, cost="a small classifier per modality")
 
     def trains(self, modalities: tuple[str, ...]) -> tuple[str, ...]:
         return (*super().trains(modalities), "aux")

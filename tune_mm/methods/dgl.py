@@ -36,7 +36,7 @@ from torch import Tensor
 from tune_mm.config import Section
 from tune_mm.core.method import Method
 from tune_mm.core.net import Net
-from tune_mm.core.support import Support
+from tune_mm.core.support import TASKS, Support
 from tune_mm.core.types import Batch, Clock, PathChoice, Tensors
 
 
@@ -58,7 +58,7 @@ class DGL(Method):
 
     Config = DGLConfig
     config: DGLConfig
-    support = Support(cost="a pass of the fusion per modality, forward and back")
+    support = Support(tasks=TASKS, cost="a pass of the fusion per modality, forward and back")
     separable = True
 
     def __init__(self, config: DGLConfig) -> None:

@@ -41,10 +41,11 @@ from torch import Tensor, nn
 from tune_mm.config import Section
 from tune_mm.core.method import Method, Start
 from tune_mm.core.net import Net
-from tune_mm.core.probe import Objective, Probe, pooled
-from tune_mm.core.support import Support
+from tune_mm.core.probe import Objective, Probe
+from tune_mm.core.support import TASKS, Support
 from tune_mm.core.types import Batch, Clock, DataSpec, EpochEnd, Features, Inputs, Tensors
 from tune_mm.models.base import StagedFusion
+from tune_mm.models.heads import head
 
 
 class GBlendingConfig(Section):
@@ -76,7 +77,7 @@ class GBlending(Method):
     config: GBlendingConfig
     separable = True
     support = Support(
-        cost="a head per modality; offline, online: per estimate a super-epoch of each of the M + 1 losses"
+        tasks=TASKS, cost="a head per modality; offline, online: per estimate a super-epoch of each of the M + 1 losses"
     )
 
     def trains(self, modalities: tuple[str, ...]) -> tuple[str, ...]:
@@ -85,7 +86,7 @@ class GBlending(Method):
     def aux(self, spec: DataSpec, widths: Mapping[str, int]) -> nn.ModuleDict | None:
         if self.config.heads == "fusion":
             return None
-        return nn.ModuleDict({m: nn.Linear(widths[m], spec.task.outputs) for m in spec.modalities})
+        return nn.ModuleDict({m: head(spec, m, widths[m]) for m in spec.modalities})
 
     def check(self, net: Net) -> None:
         """Heads of their own need features that end at the encoders."""
@@ -155,7 +156,7 @@ class GBlending(Method):
         """Logits [B, C] per modality."""
         if self.config.heads == "fusion":
             return net.unimodal(features, self.unimodal_path)
-        return {m: net.apply(f"aux.{m}", lambda head, x: head(x), pooled(f)) for m, f in features.items()}
+        return {m: net.apply(f"aux.{m}", lambda own, x: own(x), f) for m, f in features.items()}
 
     def _unimodal(self, modality: str) -> Objective:
         def objective(net: Net, batch: Batch) -> Tensor:

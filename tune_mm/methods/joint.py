@@ -21,6 +21,7 @@ from torch import Tensor
 from tune_mm.config import Section
 from tune_mm.core.method import Method
 from tune_mm.core.net import Net
+from tune_mm.core.support import TASKS, Support
 from tune_mm.core.types import Batch, Clock, Tensors
 
 
@@ -34,6 +35,7 @@ class Joint(Method):
     """Joint training: see the module docstring."""
 
     Config: ClassVar[type[Section]] = JointConfig
+    support = Support(tasks=TASKS)
     separable = True
 
     def loss(self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock) -> tuple[Tensor, Tensors]:

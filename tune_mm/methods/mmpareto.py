@@ -39,9 +39,9 @@ from tune_mm.config import Section
 from tune_mm.core import grads
 from tune_mm.core.method import Method
 from tune_mm.core.net import Net, owned
-from tune_mm.core.probe import pooled
-from tune_mm.core.support import Support
+from tune_mm.core.support import TASKS, Support
 from tune_mm.core.types import Batch, Clock, DataSpec, Features, Inputs, PathChoice, Tensors, Update
+from tune_mm.models.heads import head
 
 STATIONARY = 1e-6
 
@@ -79,7 +79,7 @@ class MMPareto(Method):
 
     Config = MMParetoConfig
     config: MMParetoConfig
-    support = Support(least=2, cost="a second backward pass")
+    support = Support(least=2, tasks=TASKS, cost="a second backward pass")
 
     def __init__(self, config: MMParetoConfig) -> None:
         super().__init__(config)
@@ -91,7 +91,7 @@ class MMPareto(Method):
     def aux(self, spec: DataSpec, widths: Mapping[str, int]) -> nn.ModuleDict | None:
         if self.config.heads != "own":
             return None
-        return nn.ModuleDict({m: nn.Linear(widths[m], spec.task.outputs) for m in spec.modalities})
+        return nn.ModuleDict({m: head(spec, m, widths[m]) for m in spec.modalities})
 
     def grads(self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock) -> Update:
         def objectives(bound: Net) -> tuple[Tensor, Tensors]:
@@ -122,7 +122,7 @@ class MMPareto(Method):
         """Unimodal logits [B, C] per modality."""
         if self.config.heads == "fusion":
             return net.unimodal(features, self.unimodal_path)
-        return {m: net.apply(f"aux.{m}", lambda head, x: head(x), pooled(f)) for m, f in features.items()}
+        return {m: net.apply(f"aux.{m}", lambda own, x: own(x), f) for m, f in features.items()}
 
     def _encoder(self, multi: Tensors, uni: Tensors, gamma: Tensor) -> tuple[Tensors, Tensor]:
         """An encoder's new gradients, and the multimodal loss's weight a."""

@@ -32,7 +32,7 @@ from torch import Tensor
 from tune_mm.config import Section
 from tune_mm.core.method import Method
 from tune_mm.core.net import Net
-from tune_mm.core.support import Support, require_modalities
+from tune_mm.core.support import TASKS, Support, require_modalities
 from tune_mm.core.types import Batch, Clock, DataSpec, Padded, Tensors
 
 Probability = Annotated[float, Field(ge=0, lt=1)]
@@ -66,12 +66,15 @@ def kept(draws: Tensor, p: Tensor) -> Tensor:
 
 def drop(x: Padded, stays: Tensor, mask: bool) -> Padded:
     """`x` at 0 where `stays` (bool [R], R = B or 1) is False. mask: a sequence's steps there are no longer real."""
-    value, steps = x
-    value = torch.where(stays.view(-1, *[1] * (value.ndim - 1)), value, torch.zeros_like(value))
+    value, *levels = (
+        torch.where(stays.view(-1, *[1] * (part.ndim - 1)), part, torch.zeros_like(part))
+        for part in (x.value, *x.levels)
+    )
+    steps = x.mask
     if mask and value.ndim == 3:
         real = torch.ones(value.shape[:2], dtype=torch.bool, device=value.device) if steps is None else steps
         steps = real & stays[:, None]
-    return Padded(value, steps)
+    return Padded(value, steps, tuple(levels))
 
 
 class MRD(Method):
@@ -79,7 +82,7 @@ class MRD(Method):
 
     Config = MRDConfig
     config: MRDConfig
-    support = Support(least=2)
+    support = Support(least=2, tasks=TASKS)
 
     def __init__(self, config: MRDConfig) -> None:
         super().__init__(config)
@@ -110,7 +113,11 @@ class MRD(Method):
 
 def _scaled(x: Padded, factor: Tensor) -> Padded:
     """The values of each sample times `factor` [R]."""
-    return Padded(x.value * factor.view(-1, *[1] * (x.value.ndim - 1)).to(x.value.dtype), x.mask)
+
+    def grown(part: Tensor) -> Tensor:
+        return part * factor.view(-1, *[1] * (part.ndim - 1)).to(part.dtype)
+
+    return Padded(grown(x.value), x.mask, tuple(grown(level) for level in x.levels))
 
 
 plugin = MRD

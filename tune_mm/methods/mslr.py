@@ -37,7 +37,7 @@ from tune_mm.core import metrics
 from tune_mm.core.method import Start
 from tune_mm.core.net import Net
 from tune_mm.core.probe import Probe
-from tune_mm.core.support import Support, require_modalities
+from tune_mm.core.support import TASKS, Support, require_modalities
 from tune_mm.core.types import Batch, Clock, DataSpec, EpochEnd, Tensors, Update
 from tune_mm.methods.joint import Joint
 
@@ -71,7 +71,7 @@ class MSLR(Joint):
 
     Config = MSLRConfig
     config: MSLRConfig
-    support = Support(cost="none; dynamic: one forward pass of the validation split per epoch")
+    support = Support(tasks=TASKS, cost="none; dynamic: one forward pass of the validation split per epoch")
 
     def spec(self, spec: DataSpec) -> DataSpec:
         require_modalities("ratios", self.config.ratios, spec)
@@ -100,7 +100,7 @@ class MSLR(Joint):
         if self.config.strategy == "keep":
             return EpochEnd(state)
         now = probe.loss("val", self._errors).to(state["rate"])
-        now = 1 - now if probe.net.task.kind == "classification" else 1 / now.clamp(min=torch.finfo(now.dtype).tiny)
+        now = 1 - now if probe.net.task.kind != "regression" else 1 / now.clamp(min=torch.finfo(now.dtype).tiny)
         history = torch.cat([state["history"][1:], now[None]])
         known = clock.epoch >= self.config.memory
         rate = progress(now, state["history"]) if known else torch.ones_like(now)
@@ -109,7 +109,7 @@ class MSLR(Joint):
     def _errors(self, net: Net, batch: Batch) -> Tensor:
         """[M]: each modality's error alone, the share of wrong classes or the mean absolute error."""
         logits = net.unimodal(net.encode(batch.inputs), self.unimodal_path)
-        if net.task.kind == "classification":
+        if net.task.kind != "regression":
             return torch.stack(
                 [1 - metrics.batch_metric(net.task, "accuracy", z, batch.target) for z in logits.values()]
             )

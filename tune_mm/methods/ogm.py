@@ -37,7 +37,7 @@ from tune_mm.config import Section
 from tune_mm.core import losses
 from tune_mm.core.method import Method
 from tune_mm.core.net import Net, owned
-from tune_mm.core.support import Support
+from tune_mm.core.support import TASKS, Support
 from tune_mm.core.types import Batch, Clock, Features, PathChoice, Tensors, Update
 
 TINY = 1e-8
@@ -86,7 +86,7 @@ class OGM(Method):
 
     Config = OGMConfig
     config: OGMConfig
-    support = Support(least=2, cost="a forward pass of the fusion per modality")
+    support = Support(least=2, tasks=TASKS, cost="a forward pass of the fusion per modality")
 
     def __init__(self, config: OGMConfig) -> None:
         super().__init__(config)

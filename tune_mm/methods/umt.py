@@ -36,7 +36,7 @@ from tune_mm.config import Section
 from tune_mm.core.method import Method, Start
 from tune_mm.core.net import Net, owned
 from tune_mm.core.probe import pooled
-from tune_mm.core.support import Support
+from tune_mm.core.support import TASKS, Support
 from tune_mm.core.types import Batch, Clock, Features, Padded, Tensors
 from tune_mm.methods._teacher import Teacher
 from tune_mm.models.base import LateFusion
@@ -73,7 +73,9 @@ class UMT(Method):
     Config = UMTConfig
     config: UMTConfig
     separable = True
-    support = Support(cost="a training per modality beforehand, shared by trials; a forward pass of teachers per step")
+    support = Support(
+        tasks=TASKS, cost="a training per modality beforehand, shared by trials; a forward pass of teachers per step"
+    )
 
     def check(self, net: Net) -> None:
         """Logits need encoders that end in features."""

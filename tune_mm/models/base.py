@@ -12,10 +12,21 @@ from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from tune_mm.core.types import DataSpec, Features, Padded, UnimodalPath
 
-__all__ = ["Encoder", "Fusion", "LateFusion", "StagedEncoder", "StagedFusion", "UnimodalPath"]
+__all__ = [
+    "DenseEncoder",
+    "DenseFusion",
+    "DenseHead",
+    "Encoder",
+    "Fusion",
+    "LateFusion",
+    "StagedEncoder",
+    "StagedFusion",
+    "UnimodalPath",
+]
 
 
 class Encoder(nn.Module, ABC):
@@ -61,17 +72,39 @@ class StagedEncoder(Encoder):
         return self.pool(x) if self.until is None else x
 
 
+class DenseEncoder(Encoder):
+    """An encoder of images [B, C, H, W] whose features stay maps: `value` [B, W, h, w], `levels` [B, C_l, H_l, W_l].
+
+    channels: C_l of each of the levels, the finest first.
+    """
+
+    channels: tuple[int, ...]
+
+
+class DenseHead(nn.Conv2d):
+    """A head of a 1x1 convolution [B, H, h, w] -> logits [B, C, *size], interpolated to the size of the images."""
+
+    def __init__(self, width: int, outputs: int, size: tuple[int, int]) -> None:
+        super().__init__(width, outputs, 1)
+        self.size = size
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        out = super().forward(hidden)
+        return out if out.shape[2:] == self.size else F.interpolate(out, self.size, mode="bilinear")
+
+
 class Fusion(nn.Module, ABC):
     """Fuses features into what one linear head reads: logits = head(hidden).
 
-    `head` is nn.Linear [C, H]. paths: the ways in which a modality alone passes, the default first; refused: why other
-    ways that a user may ask for are none.
+    `head` is nn.Linear [C, H], or where `dense` a DenseHead [C, H, 1, 1], which predicts every pixel. paths: the ways
+    in which a modality alone passes, the default first; refused: why other ways that a user may ask for are none.
     """
 
     Config: ClassVar[type]
+    dense: ClassVar[bool] = False
     paths: ClassVar[tuple[UnimodalPath, ...]] = ("zero", "mask")
     refused: ClassVar[Mapping[UnimodalPath, str]] = {}
-    head: nn.Linear
+    head: nn.Linear | DenseHead
 
     @abstractmethod
     def block(self, modality: str) -> slice:
@@ -104,6 +137,18 @@ class LateFusion(Fusion):
         averaged over; otherwise the same as zero); `self`: the modality takes the place of each other one.
         """
         return {m: self.without(features, features.keys() - {m}) for m in features}
+
+
+class DenseFusion(LateFusion):
+    """Reads the maps of dense encoders; `hidden` is [B, H, h, w]."""
+
+    dense: ClassVar[bool] = True
+    paths: ClassVar[tuple[UnimodalPath, ...]] = ("zero",)
+
+    @classmethod
+    @abstractmethod
+    def build(cls, config: Any, spec: DataSpec, encoders: Mapping[str, Any]) -> DenseFusion:
+        """A fusion of the maps of `encoders` (DenseEncoder). Raises ValueError where they do not fit."""
 
 
 class StagedFusion(Fusion):

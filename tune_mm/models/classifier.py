@@ -39,7 +39,7 @@ class Classifier(nn.Module):
 
     def hidden(self, x: Padded) -> Tensor:
         """[B, W], what the head reads."""
-        value, mask = x
+        value, mask, _ = x
         if value.dim() == 5:
             value, mask = value.mean((1, 3, 4)), None
         if value.dim() == 2:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tune_mm import plugins
 from tune_mm.core.types import DataSpec, Features, Inputs, UnimodalPath
-from tune_mm.models.base import Encoder, Fusion, LateFusion, StagedEncoder, StagedFusion
+from tune_mm.models.base import DenseEncoder, DenseFusion, Encoder, Fusion, LateFusion, StagedEncoder, StagedFusion
 
 Aux = Callable[[DataSpec, Mapping[str, int]], nn.ModuleDict | None]
 
@@ -67,12 +67,26 @@ def build(config: Any, spec: DataSpec, aux: Aux | None = None) -> MultimodalMode
             encoders[modality] = encoder.build(config.encoder, shape)
         except ValueError as error:
             raise ValueError(f"model.encoder: modality '{modality}': {error}") from error
-    given = encoders if issubclass(fusion, StagedFusion) else {m: e.width for m, e in encoders.items()}
+    _require_dense(spec, fusion, encoders)
+    whole = issubclass(fusion, StagedFusion | DenseFusion)
+    given = encoders if whole else {m: e.width for m, e in encoders.items()}
     try:
         fused = fusion.build(config.fusion, spec, given)
     except ValueError as error:
         raise ValueError(f"model.fusion: {error}") from error
     return MultimodalModel(encoders, fused, None if aux is None else aux(spec, _widths(encoders)))
+
+
+def _require_dense(spec: DataSpec, fusion: type[Fusion], encoders: Mapping[str, Encoder]) -> None:
+    """Raises ValueError unless pixels are predicted where they are the task, from maps, and nowhere else."""
+    wanted = spec.task.kind == "segmentation"
+    if fusion.dense != wanted:
+        known = (n for n in plugins.available("fusions") if plugins.load("fusions", n).dense == wanted)
+        what = "predicts pixels" if fusion.dense else "has one prediction per sample"
+        raise ValueError(f"model.fusion: must be one of {', '.join(known)} for {spec.task.kind}: this one {what}")
+    for m, encoder in encoders.items():
+        if issubclass(fusion, DenseFusion) != isinstance(encoder, DenseEncoder):
+            raise ValueError(f"model.encoder: modality '{m}': its features do not fit this fusion: dense go with dense")
 
 
 def _widths(encoders: Mapping[str, Encoder]) -> dict[str, int]:

@@ -93,7 +93,7 @@ def size(dataset: Dataset) -> int:
     for split in dataset.splits.values():
         for x in split.inputs.values():
             if isinstance(x, Padded):
-                tensors += [t for t in x if t is not None]
+                tensors += x.tensors
     return sum(t.numel() * t.element_size() for t in tensors)
 
 

@@ -154,7 +154,7 @@ def _objective(spec: SpaceSpec, document: Document) -> Iterator[str]:
     if name.startswith("test/"):
         yield f"objective: must be a validation metric, val/..., got '{name}': the test split is never searched{where}"
         return
-    known = [f"val/{m}" for m in {**metrics.CLASSIFICATION, **metrics.REGRESSION}]
+    known = [f"val/{m}" for m in metrics.ALL]
     try:
         metrics.mode(name)
     except KeyError:
