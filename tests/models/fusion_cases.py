@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from tests.models.mixer_formula import mixer
 from tune_mm import plugins
 from tune_mm.core.net import Net
 from tune_mm.core.types import Batch, DataSpec, Padded, Task
@@ -30,6 +31,9 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "gated-symmetric": ("gated", {"width": 5, "symmetric": True}),
     "bilinear": ("bilinear", {"width": 5}),
     "shared_head": ("shared_head", {}),
+    "mixer": ("mixer", {"factor": 1.5, "dropout": 0.0}),
+    "mixer-concat": ("mixer", {"hidden": (2, 4, 5), "length": 2, "readout": "concat", "dropout": 0.0}),
+    "mixer-flatten": ("mixer", {"blocks": 1, "length": 3, "width": 4, "readout": "flatten", "dropout": 0.0}),
     "mmtm": ("mmtm", {"stages": (1, 2), "ratio": 2.0}),
     "mmtm-late": ("mmtm", {"stages": (2,), "scale": 1.0}),
     "mmtm-early": ("mmtm", {"stages": (1,)}),
@@ -157,6 +161,9 @@ def literal(model, case, features, alone=None, path=None):
     if name == "transformer":  # whose formula test_multimodal.py holds
         return model.fusion.hidden(features) if alone is None else model.fusion.unimodal(features, path)[alone]
     h = {m: pooled(f, "mean") for m, f in features.items()}
+    if name == "mixer":
+        rows = {m: v[:, None].repeat(1, model.fusion.length, 1) for m, v in h.items()}
+        return mixer(model.fusion, rows, alone, path)
     if name == "bilinear":
         return bilinear(model.fusion, h, alone)
     if alone is not None and name == "shared_head" and path != "zero":
