@@ -52,7 +52,7 @@ def test_loss_with_the_teachers_own_models(distill, task):
     """The teachers' features and logits from their own models and fusions, not from the state."""
     cfg, method, net, batch, start = make(task, distill=distill, lam=3.0, temperature=2.0)
     found = method.grads(net, batch, support.hp(cfg.method), method.init(net, start), CLOCK)
-    teachers = start.unimodal(cfg.method.teacher.changes())
+    teachers = start.unimodal(cfg.method.teacher.changes(net.task))
     features = net.encode(batch.inputs)
     distances = []
     for m, teacher in teachers.items():

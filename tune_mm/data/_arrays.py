@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tune_mm.core.types import Dataset, Padded, Split, Stored, Task
+from tune_mm.core.types import VOID, Dataset, Padded, Split, Stored, Task
 from tune_mm.errors import UserError, nearest
 
 SPLITS = ("train", "val", "test")
@@ -158,11 +158,19 @@ def check(dataset: Dataset, place: Path) -> None:
         if tuple(split.inputs) != dataset.spec.modalities:
             raise DataError(f"{where}: modalities must be {dataset.spec.modalities}, got {tuple(split.inputs)}")
         for modality, shape in dataset.spec.shapes.items():
-            _check_input(split.inputs[modality], (len(split), *shape), f"{where}: {modality}")
+            _check_input(split.inputs[modality], (len(split), *_whole(shape, split)), f"{where}: {modality}")
     disjoint({name: split.ids for name, split in dataset.splits.items()}, str(place))
 
 
+def _whole(shape: tuple[int, ...], split: Split) -> tuple[int, ...]:
+    """The shape of one sample before the split's transform, which cuts images to `shape`."""
+    return shape if split.target.ndim == 1 else (*shape[:-2], *split.target.shape[1:])
+
+
 def _check_target(target: torch.Tensor, task: Task, where: str) -> None:
+    if task.kind == "segmentation":
+        _check_masks(target, task, where)
+        return
     dtype = torch.int64 if task.kind == "classification" else torch.float32
     if target.dtype != dtype or target.ndim != 1:
         raise DataError(f"{where}: target must be {dtype} [N], got {target.dtype} {list(target.shape)}")
@@ -171,6 +179,16 @@ def _check_target(target: torch.Tensor, task: Task, where: str) -> None:
         raise DataError(f"{where}: classes must be between 0 and {task.outputs - 1}, got {got}")
     if not bool(torch.isfinite(target).all()):
         raise DataError(f"{where}: target must be finite")
+
+
+def _check_masks(target: torch.Tensor, task: Task, where: str) -> None:
+    if target.dtype != torch.uint8 or target.ndim != 3:
+        raise DataError(f"{where}: target must be torch.uint8 [N, H, W], got {target.dtype} {list(target.shape)}")
+    known = target[target != VOID]
+    if not len(known):
+        raise DataError(f"{where}: target must have a known pixel, got none")
+    if int(known.max()) >= task.outputs:
+        raise DataError(f"{where}: classes must be between 0 and {task.outputs - 1}, got {int(known.max())}")
 
 
 def _check_input(x: Padded | Stored, shape: tuple[int, ...], where: str) -> None:

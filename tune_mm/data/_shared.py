@@ -7,12 +7,12 @@ memory once.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import logging
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,7 @@ def _plain(dataset: Dataset) -> dict[str, Any]:
     return {
         "name": dataset.name,
         "shapes": {m: list(shape) for m, shape in dataset.spec.shapes.items()},
-        "task": [task.kind, task.outputs, list(task.class_names)],
+        "task": dataclasses.asdict(task),
         "splits": splits,
         "notes": list(dataset.notes),
         "dropped": dict(dataset.dropped),
@@ -83,13 +83,12 @@ def _open(folder: Path) -> Dataset:
     """The data set in a store. Raises DataError where it is damaged."""
     try:
         raw = torch.load(folder / FILE, mmap=True, weights_only=True)
-        kind, outputs, names = raw["task"]
-        spec = DataSpec({m: tuple(shape) for m, shape in raw["shapes"].items()}, Task(kind, outputs, tuple(names)))
+        spec = DataSpec({m: tuple(shape) for m, shape in raw["shapes"].items()}, Task(**raw["task"]))
         splits = {name: _split(own) for name, own in raw["splits"].items()}
     except Exception as error:  # whatever torch raises for a file that is not what was written
         raise _cache.damaged(folder, FILE) from error
     dataset = Dataset(raw["name"], spec, splits, notes=tuple(raw["notes"]))
-    return replace(dataset, dropped=raw["dropped"])
+    return dataclasses.replace(dataset, dropped=raw["dropped"])
 
 
 def _split(raw: dict[str, Any]) -> Split:

@@ -35,7 +35,7 @@ class SyntheticOptions:
     """What `python -m tune_mm.data make` can be asked for.
 
     train, val, test: samples. classes: number of classes (data sets of scores ignore it). shapes: longest (T, D) per
-    modality, or (D,) for a vector. dominant: the strongest modality. imbalance: 0 (all alike) to 1. noise: standard
+    modality, (D,) for a vector, or (C, H, W) for an image. dominant: the strongest modality. imbalance: 0 (all alike) to 1. noise: standard
     deviation of the noise (1: a linear model on the dominant modality gets about 0.7). seed: the same options and seed
     give the same files. Raises ValueError.
     """
@@ -71,8 +71,8 @@ class SyntheticOptions:
             ),
         ]
         for name, shape in self.shapes.items():
-            good = len(shape) in (1, 2) and min(shape) >= 1
-            checks.append((good, f"shape of {name} must be T x D or D, all >= 1, got {shape}"))
+            good = len(shape) in (1, 2, 3) and min(shape) >= 1
+            checks.append((good, f"shape of {name} must be T x D, D or C x H x W, all >= 1, got {shape}"))
         return [message for good, message in checks if not good]
 
     @property

@@ -18,7 +18,7 @@ import shutil
 import tempfile
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,7 +26,7 @@ from typing import Any, ClassVar
 from tune_mm import plugins
 from tune_mm._cache import ENV_CACHE, cache_folder
 from tune_mm.config import Section
-from tune_mm.core.types import DataKind, Dataset
+from tune_mm.core.types import DataKind, Dataset, Transform
 from tune_mm.data import _shared
 from tune_mm.data._arrays import DataError, check
 from tune_mm.data._synthetic import VERSION, SyntheticOptions
@@ -47,6 +47,7 @@ __all__ = [
 
 ENV_ROOT = "TUNE_MM_DATA"
 MARKER = "SYNTHETIC.json"
+AXES = {1: "D", 2: "T x D", 3: "C x H x W"}
 
 
 class DataPlugin(ABC):
@@ -54,14 +55,14 @@ class DataPlugin(ABC):
 
     Config: the fields of `data:`, all with defaults, so that `Config()` is valid.
     folder: where below the root its files are looked for (see `folder_of`), and `aliases`, other names that folder goes
-    by. vectors: whether modalities may be [N, D]. stored: whether samples stay in a store of the plug-in's own; else
-    `load` returns tensors in memory.
+    by. axes: how many a sample of a modality may have (1 a vector, 2 a sequence, 3 an image). stored: whether samples
+    stay in a store of the plug-in's own; else `load` returns tensors in memory.
     """
 
     Config: ClassVar[type[Section]]
     folder: ClassVar[str]
     aliases: ClassVar[tuple[str, ...]] = ()
-    vectors: ClassVar[bool] = False
+    axes: ClassVar[tuple[int, ...]] = (2,)
     stored: ClassVar[bool] = False
 
     @classmethod
@@ -88,6 +89,11 @@ class DataPlugin(ABC):
     @abstractmethod
     def load(cls, config: Any, place: Path) -> Dataset:
         """The three splits as CPU tensors. Raises DataError naming the file."""
+
+    @classmethod
+    def transforms(cls, config: Any) -> Mapping[str, Transform]:
+        """What is done to batches of each split: see `Split.transform`."""
+        return {}
 
     @classmethod
     @abstractmethod
@@ -205,11 +211,10 @@ def _cached(plugin: type[DataPlugin], config: Section) -> Path:
 def make(config: Section, root: Path, options: SyntheticOptions) -> Path:
     """Writes a synthetic data set to <root>/<folder> and returns that folder. DataError if it has files already."""
     plugin = plugin_of(config)
-    vectors = [m for m, shape in options.shapes.items() if len(shape) == 1]
-    if vectors and not plugin.vectors:
-        raise DataError(
-            f"{plugin.folder_of(config)}: shape of '{vectors[0]}' must be T x D, got {options.shapes[vectors[0]]}"
-        )
+    for m, shape in options.shapes.items():
+        if len(shape) not in plugin.axes:
+            allowed = " or ".join(AXES[count] for count in sorted(plugin.axes, reverse=True))
+            raise DataError(f"{plugin.folder_of(config)}: shape of '{m}' must be {allowed}, got {shape}")
     place = root.expanduser().absolute() / plugin.folder_of(config)
     if place.exists() and not (place.is_dir() and not any(place.iterdir())):
         raise DataError(f"{place}: exists already and is not overwritten; remove it or choose another --root")
@@ -264,7 +269,9 @@ def load(config: Section, source: Source) -> Dataset:
             stored = plugin.stored or not plugin.present(config, source.root)
             files = [source.root / f for f in (*plugin.files(config), *plugin.optional(config))]
             dataset = read() if stored else _shared.once(plugin.folder_of(config), settings, files, read)
-            _loaded[key] = dataclasses.replace(dataset, kind=source.kind)
+            changes = plugin.transforms(config)
+            splits = {s: dataclasses.replace(x, transform=changes.get(s)) for s, x in dataset.splits.items()}
+            _loaded[key] = dataclasses.replace(dataset, kind=source.kind, splits=splits)
         return _loaded[key]
 
 

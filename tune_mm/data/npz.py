@@ -97,7 +97,7 @@ class Npz(DataPlugin):
 
     Config = NpzConfig
     folder: ClassVar[str] = "npz"
-    vectors: ClassVar[bool] = True
+    axes: ClassVar[tuple[int, ...]] = (1, 2)
 
     @classmethod
     def folder_of(cls, config: NpzConfig) -> str:

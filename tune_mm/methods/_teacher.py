@@ -8,6 +8,7 @@ from pydantic import Field
 
 from tune_mm import config as C
 from tune_mm.config import OptimConfig, ScheduleConfig, Section
+from tune_mm.core.types import Task
 
 
 class Teacher(Section):
@@ -20,10 +21,12 @@ class Teacher(Section):
     epochs: int | None = Field(None, ge=1)
     batch_size: int = Field(64, ge=1)
 
-    def changes(self) -> dict[str, Any]:
+    def changes(self, task: Task) -> dict[str, Any]:
         """By dotted key what differs from the run's own config: all of its training, and one linear layer on the pooled
-        features in place of its fusion. The encoder stays, since features must be of one shape."""
+        features in place of its fusion, but where pixels are predicted. The encoder stays, since features must be of
+        one shape."""
         out: dict[str, Any] = {f"optim.{k}": v for k, v in C.to_dict(self.optim).items()}
         out |= {f"schedule.{k}": v for k, v in C.to_dict(ScheduleConfig()).items()}
-        out |= {"train.batch_size": self.batch_size, "train.amp": "none", "model.fusion": "concat"}
+        out |= {"train.batch_size": self.batch_size, "train.amp": "none"}
+        out |= {} if task.kind == "segmentation" else {"model.fusion": "concat"}
         return out if self.epochs is None else {**out, "train.epochs": self.epochs}

@@ -22,12 +22,15 @@ Deviations
       leaves encoders' gradients as they are (Table 6).
     * B_m divides by sum_k D_k, which passes through 0: at |sum| < 1e-6 every B_m is rho (M-1)/M, its mean over m. The
       guards `clamp`, `ema`, `floor` are off in `variant: paper`; `variant: stable` turns them on at STABLE's values.
-    * The metric: paper accuracy and MAE, public code accuracy for MOSI's regression too: `metric`.
+    * The metric: paper accuracy, MAE and Dice, public code accuracy for MOSI's regression too: `metric`.
+    * Segmentation: classifiers are light decoders of the maps. Public code looks for encoders by names that its BraTS
+      network does not have, so that magnitude never reaches them; here it reaches every one.
     * Public code never shuffles its training data; ours does, so batches differ between steps as the paper implies.
     * The cosine needs heads of one shape: a fusion whose head reads another width than the features' (MMTM, or a gated
       or bilinear one of another `width`) takes `direction: off`.
 Shapes
-    Features [B, T, W] or [B, W], detached before the classifiers; logits [B, C]; state `metric` [M].
+    Features [B, T, W], [B, W] or maps [B, W, h, w], detached before the classifiers; logits [B, C] or [B, C, H, W];
+    state `metric` [M].
 """
 
 from __future__ import annotations
@@ -45,7 +48,7 @@ from tune_mm.core.method import Method, Start
 from tune_mm.core.net import Net
 from tune_mm.core.support import TASKS, Support
 from tune_mm.core.types import Batch, Clock, DataSpec, Features, Inputs, Padded, Tensors, Update
-from tune_mm.models.classifier import Classifier
+from tune_mm.models.classifier import Classifier, decoder
 
 STABLE = {"clamp": 2.0, "ema": 0.9, "floor": 0.01}
 PAPER = {"ema": 0.0, "floor": 0.0}
@@ -67,7 +70,7 @@ class CGGMConfig(Section):
     magnitude: bool = True
     direction: Literal["gradient", "weight", "off"] = "gradient"
     rho_in_direction: bool = True
-    metric: Literal["auto", "accuracy", "mae", "loss"] = "auto"
+    metric: Literal["auto", "accuracy", "mae", "loss", "dice"] = "auto"
     clamp: float | None = Field(None, gt=0)
     ema: float | None = Field(None, ge=0, lt=1)
     floor: float | None = Field(None, ge=0)
@@ -109,6 +112,8 @@ class CGGM(Method):
 
     def aux(self, spec: DataSpec, widths: Mapping[str, int]) -> nn.ModuleDict:
         c = self.config
+        if spec.task.kind == "segmentation":
+            return nn.ModuleDict({m: decoder(spec, m, widths[m]) for m in spec.modalities})
         return nn.ModuleDict(
             {
                 m: Classifier(
@@ -119,7 +124,10 @@ class CGGM(Method):
         )
 
     def check(self, net: Net) -> None:
-        """The direction term needs, per modality, as many columns of the fused head as its classifier's head has."""
+        """Dice is of pixels; the direction term needs, per modality, as many columns of the fused head as its
+        classifier's head has."""
+        if self.config.metric == "dice" and net.task.kind != "segmentation":
+            raise ValueError(f"metric: must be auto, accuracy, mae or loss for {net.task.kind}, got 'dice'")
         for m in net.modalities if self.config.direction != "off" else ():
             weight, block = net.params["fusion.head.weight"], net.block(m)
             theirs, own = net.params[f"aux.{m}.head.weight"].shape[1], len(range(weight.shape[1])[block])
@@ -198,7 +206,7 @@ class CGGM(Method):
         """Metrics [M] of the classifiers on this batch, or their running mean."""
         kind = self.config.metric
         if kind == "auto":
-            kind = "accuracy" if net.task.kind == "classification" else "mae"
+            kind = {"classification": "accuracy", "regression": "mae", "segmentation": "dice"}[net.task.kind]
         now = torch.stack([metrics.batch_metric(net.task, kind, z.detach(), target) for z in logits.values()])
         now = now.to(state["metric"].dtype)
         decay = self._guard("ema", hp, now[0])

@@ -124,7 +124,7 @@ class ReconBoost(Method):
     def init(self, net: Net, start: Start) -> Tensors:
         """See `Method.init`. With `start: unimodal` the net's encoders become those that were trained alone."""
         if self.config.start == "unimodal":
-            for m, alone in start.unimodal(self.config.teacher.changes()).items():
+            for m, alone in start.unimodal(self.config.teacher.changes(net.task)).items():
                 for mine, theirs in ((net.params, alone.params), (net.buffers, alone.buffers)):
                     for name in (n for n in mine if owned(n, f"encoders.{m}")):
                         mine[name].copy_(theirs[name])

@@ -25,7 +25,7 @@ Shapes
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -53,7 +53,11 @@ class UMTConfig(Section):
 
 
 def feature_distance(student: Padded, teacher: Padded) -> Tensor:
-    """Mean over the batch (scalar) of each sample's mean squared difference; masked sequences: over real steps."""
+    """Mean over the batch (scalar) of each sample's mean squared difference; masked sequences: over real steps; maps:
+    the mean over the levels of what each differs by."""
+    if student.levels:
+        pairs = zip((*student.levels, student.value), (*teacher.levels, teacher.value), strict=True)
+        return torch.stack([(own - theirs).square().mean() for own, theirs in pairs]).mean()
     square = (student.value - teacher.value).square()
     if student.mask is None or square.ndim != 3:
         return square.mean()
@@ -78,15 +82,17 @@ class UMT(Method):
     )
 
     def check(self, net: Net) -> None:
-        """Logits need encoders that end in features."""
-        if self.config.distill == "logits" and not isinstance(net.model.get_submodule("fusion"), LateFusion):
+        """Logits need encoders that end in features of a sample, which teachers have a linear layer on."""
+        fusion: Any = net.model.get_submodule("fusion")
+        if self.config.distill == "logits" and (fusion.dense or not isinstance(fusion, LateFusion)):
             raise ValueError(
-                "distill: must be features with this fusion, got 'logits': it takes over before the encoders end"
+                "distill: must be features with this fusion, got 'logits': teachers have a linear layer on what the "
+                "encoders end in, one vector per sample"
             )
 
     def init(self, net: Net, start: Start) -> Tensors:
         state: Tensors = {}
-        for m, teacher in start.unimodal(self.config.teacher.changes()).items():
+        for m, teacher in start.unimodal(self.config.teacher.changes(net.task)).items():
             tensors = {**teacher.params, **teacher.buffers}
             state |= {name: t.detach().clone() for name, t in tensors.items() if owned(name, f"encoders.{m}")}
             state |= {f"head.{m}.{k}": tensors[f"fusion.head.{k}"].detach().clone() for k in ("weight", "bias")}

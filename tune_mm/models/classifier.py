@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from tune_mm.core.types import Padded
+from tune_mm.core.types import DataSpec, Padded
 from tune_mm.models._layers import Dropouts, Transformer, linear
+from tune_mm.models.base import DenseHead
 
 
 class Classifier(nn.Module):
@@ -50,3 +51,33 @@ class Classifier(nn.Module):
         """Logits [B, C]."""
         out: Tensor = self.head(self.hidden(x))
         return out
+
+
+class Decoder(nn.Module):
+    """The light decoder that stands for the classifier in segmentation: maps [B, W, h, w] -> logits [B, C, H, W].
+
+    A 3 x 3 convolution, BatchNorm and ReLU, and a 1 x 1 convolution, whose output is interpolated to the images.
+    """
+
+    def __init__(self, width: int, outputs: int, size: tuple[int, int]) -> None:
+        super().__init__()
+        conv = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+        self.body = nn.Sequential(conv, nn.BatchNorm2d(width), nn.ReLU())
+        self.head = DenseHead(width, outputs, size)
+
+    def hidden(self, x: Padded) -> Tensor:
+        """[B, W, h, w], what the head reads."""
+        out: Tensor = self.body(x.value)
+        return out
+
+    def forward(self, x: Padded) -> Tensor:
+        """Logits [B, C, H, W]."""
+        out: Tensor = self.head(self.hidden(x))
+        return out
+
+
+def decoder(spec: DataSpec, modality: str, width: int) -> Decoder:
+    """The light decoder of a modality's features of `width`."""
+    height, across = spec.shapes[modality][-2:]
+    return Decoder(width, spec.task.outputs, (height, across))

@@ -1,0 +1,61 @@
+"""Small images with masks, and configs of small U-Nets, for tests of methods that predict pixels."""
+
+from __future__ import annotations
+
+import torch
+
+from tests import support
+from tune_mm import config as C
+from tune_mm import plugins
+from tune_mm.core.types import VOID, Batch, Dataset, DataSpec, Padded, Split, Task
+from tune_mm.data._images import Geometry
+
+SIZE = 16
+CHANNELS = {"radar": 1, "optical": 3, "height": 2}
+TASK = Task("segmentation", 3, ("a", "b", "c"), (0.5, 1.0, 1.5), 0.5, (("any", (1, 2)),))
+
+
+def dataset(count: int = 3, samples: int = 24) -> Dataset:
+    """Half planes of three classes, written into every image with noise; a row of unknown pixels."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = {m: (CHANNELS[m], SIZE, SIZE) for m in list(CHANNELS)[:count]}
+    means = {m: 2 * torch.randn(3, CHANNELS[m], generator=generator) for m in shapes}
+
+    def split(n: int, geometry: Geometry) -> Split:
+        edge = torch.randint(2, SIZE - 2, (n, 1, 1), generator=generator)
+        side = torch.arange(SIZE)[None, None] >= edge
+        classes = torch.randint(0, 3, (n, 2), generator=generator)
+        mask = torch.where(side, classes[:, 1, None, None], classes[:, 0, None, None]).expand(n, SIZE, SIZE).clone()
+        inputs = {}
+        for i, (m, shape) in enumerate(shapes.items()):
+            noise = torch.randn((n, *shape), generator=generator)
+            inputs[m] = Padded(means[m][mask].movedim(-1, 1) + (1 + i) * noise)
+        mask[:, -1] = VOID
+        return Split(inputs, mask.to(torch.uint8), tuple(map(str, range(n))), geometry)
+
+    plain, changed = Geometry(), Geometry(flip=True, turn=True)
+    splits = {"train": split(samples, changed), "val": split(12, plain), "test": split(12, plain)}
+    return Dataset("halves", DataSpec(shapes, TASK), splits)
+
+
+def config(method: str = "joint", **settings: object) -> C.Config:
+    """configs/ombria.yaml made small: channels 4 and 6, 2 epochs of batches of 8."""
+    required = {**support.REQUIRED.get(method, {}), **({"modality": "radar"} if method == "unimodal" else {})}
+    values = {
+        "model.encoder.channels": (4, 6), "train.epochs": 2, "train.batch_size": 8, "train.eval_batch_size": 5,
+        "train.device": "cpu", "train.probe_size": 4, "train.monitor": "auto",
+    }  # fmt: skip
+    return C.replace(C.replace(C.load("ombria"), values), {"method": {"name": method, **required, **settings}})
+
+
+def batch(data: Dataset, count: int = 6) -> Batch:
+    """The first training samples as they are, in float64."""
+    split = data.splits["train"]
+    index = torch.arange(count)
+    inputs = {m: Padded(x.value[:count].double()) for m, x in split.inputs.items() if isinstance(x, Padded)}
+    return Batch(inputs, split.target[:count].long(), index)
+
+
+def methods() -> list[str]:
+    """Those that say they predict pixels."""
+    return [n for n in plugins.available("methods") if "segmentation" in plugins.load("methods", n).support.tasks]
