@@ -90,13 +90,15 @@ class OptimConfig(Section):
 
 
 class ScheduleConfig(Section):
-    """Factor on the learning rate by epoch, after a linear warm-up from `warmup_start`.
+    """Factor on the learning rate, after a linear warm-up from `warmup_start`.
 
-    step: times `factor` at each milestone; plateau: times `factor` when the validation loss has not improved for
-    `patience`; cosine: from 1 to `floor`.
+    per: whether it changes between epochs, or (warm-up and cosine) with each step of the optimizer. step: times
+    `factor` at each milestone; plateau: times `factor` when the validation loss has not improved for `patience`;
+    cosine: from 1 to `floor`.
     """
 
     name: Literal["constant", "step", "plateau", "cosine"] = "constant"
+    per: Literal["epoch", "step"] = "epoch"
     warmup: Span = 0
     warmup_start: float = Field(0.1, ge=0, le=1)
     milestones: tuple[Span, ...] = ()

@@ -113,6 +113,16 @@ def test_schedule_reaches_the_optimizer_and_scales_with_the_budget():
         assert rates == pytest.approx([base] * (epochs // 2) + [0.1 * base] * (epochs // 2))
 
 
+def test_a_schedule_by_step_moves_within_the_epoch():
+    """A warm-up from 0 over one epoch: by epoch nothing moves in it, by step all but the first step does."""
+    for per, moves in (("epoch", False), ("step", True)):
+        schedule = {"schedule.per": per, "schedule.warmup": 1, "schedule.warmup_start": 0.0}
+        run = Run(support.config(overrides=schedule), support.dataset())
+        before = {n: p.detach().clone() for n, p in run.net.params.items()}
+        run.epoch()
+        assert any(not torch.equal(p, before[n]) for n, p in run.net.params.items()) == moves
+
+
 def test_amp_trains_in_bf16_with_float32_weights():
     run = Run(support.config("cggm", overrides={"train.amp": "bf16"}), support.dataset())
     result = run.epoch()

@@ -55,3 +55,25 @@ def test_warmup_is_linear_then_hands_over():
     found = factors(ScheduleConfig(name="constant", warmup=4, warmup_start=0.2), 6)
     assert found == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
     assert factors(ScheduleConfig(name="cosine", warmup=0.5, warmup_start=0.5), 4)[2] == pytest.approx(1.0)
+
+
+def test_warmup_and_cosine_by_step():
+    """CGGM on BraTS: linear from 4e-4 to 1e-2 over 10 epochs, then torch's cosine to 1e-3, by iteration."""
+    epochs, steps, rise = 16, 5, 10
+    config = ScheduleConfig(name="cosine", per="step", warmup=rise, warmup_start=0.04, floor=0.1)
+    found = [
+        1e-2 * schedule.factor(config, e, epochs, schedule.Plateau(), i / steps)
+        for e in range(epochs)
+        for i in range(steps)
+    ]
+    up = [4e-4 + (1e-2 - 4e-4) * t / (rise * steps) for t in range(rise * steps)]
+    left = (epochs - rise) * steps
+    down = torch_factors(lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, left, eta_min=0.1), left)
+    assert found == pytest.approx(up + [1e-2 * f for f in down])
+    assert len(set(found)) == epochs * steps
+
+
+def test_by_epoch_the_steps_change_nothing():
+    config = ScheduleConfig(name="cosine", warmup=2)
+    factor = lambda share: schedule.factor(config, 3, 8, schedule.Plateau(), share)  # noqa: E731
+    assert factor(0.0) == factor(0.7)

@@ -74,9 +74,9 @@ class Run:
         if self.epochs_done >= self.config.train.epochs:
             raise RuntimeError(f"all {self.config.train.epochs} epochs are done")
         start = time.perf_counter()
-        factor = schedule.factor(self.config.schedule, self.epochs_done, self.config.train.epochs, self.plateau)
+        factor = self._factor()
         with rng.isolated(self.device, self._rng):
-            logs = self._train(factor)
+            logs = self._train()
             self._rng = rng.current(self.device)
         logs.update(self._measure())
         values = {**_read(logs), **self.evaluate("val"), "lr": self.config.optim.lr * factor}
@@ -92,7 +92,12 @@ class Run:
         notes, self.parts.notes = tuple(self.parts.notes), []
         return Result(self.epochs_done, values, best, done, diverged, notes)
 
-    def _train(self, factor: float) -> Tensors:
+    def _factor(self, share: float = 0.0) -> float:
+        """The schedule's multiplier of the lr when this share of the epoch's steps is done."""
+        c = self.config
+        return schedule.factor(c.schedule, self.epochs_done, c.train.epochs, self.plateau, share)
+
+    def _train(self) -> Tensors:
         """One pass over the shuffled training split; each log averaged over the steps that have it (no host read)."""
         self.model.train()
         split, stream = self.splits["train"], batches.key(self.config.seed, self.epochs_done)
@@ -102,13 +107,13 @@ class Run:
         for i, batch in enumerate(batches.read(split, order, stream, split.stored and self.device.type == "cuda")):
             for sub in range(self.method.substeps(self.net.modalities)):
                 clock = Clock(self.epochs_done, i, len(order), self.config.train.epochs, sub)
-                found = self.step(batch, clock, factor)
+                found = self.step(batch, clock, self._factor(i / len(order)))
                 counts.update(found.keys())
                 for key, value in found.items():
                     sums[key] = sums[key] + value if key in sums else value
         means = {key: value / counts[key] for key, value in sums.items()}
         clock = Clock(self.epochs_done, len(order), len(order), self.config.train.epochs)
-        end = self.method.epoch_end(self._probe(factor), self.hp, self.state, clock)
+        end = self.method.epoch_end(self._probe(self._factor(1.0)), self.hp, self.state, clock)
         self._replace(end.params)
         self.state, self.samples = end.state, self.samples + len(split) + end.samples
         return {**means, **end.logs}

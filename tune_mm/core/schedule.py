@@ -1,4 +1,4 @@
-"""Learning-rate factors by epoch: constant, step, cosine and plateau, each after an optional linear warm-up.
+"""Learning-rate factors by epoch or by step: constant, step, cosine and plateau, each after an optional linear warm-up.
 
 A span that is a float in (0, 1) is a fraction of all epochs, an int is epochs; a change of the budget therefore scales
 a schedule written in fractions.
@@ -25,16 +25,19 @@ def epochs_of(span: int | float, epochs: int) -> float:
     return span * epochs if isinstance(span, float) and 0 < span < 1 else float(span)
 
 
-def factor(config: ScheduleConfig, epoch: int, epochs: int, plateau: Plateau) -> float:
-    """What the base learning rate is multiplied by in `epoch` (from 0) of `epochs`."""
-    warmup = epochs_of(config.warmup, epochs)
-    if epoch < warmup:
-        return config.warmup_start + (1 - config.warmup_start) * epoch / warmup
+def factor(config: ScheduleConfig, epoch: int, epochs: int, plateau: Plateau, share: float = 0.0) -> float:
+    """What the base learning rate is multiplied by in `epoch` (from 0) of `epochs`.
+
+    share: of the epoch's steps, those that are done, in 0..1; it counts where the schedule goes `per` step.
+    """
+    warmup, now = epochs_of(config.warmup, epochs), epoch + (share if config.per == "step" else 0.0)
+    if now < warmup:
+        return config.warmup_start + (1 - config.warmup_start) * now / warmup
     if config.name == "step":
-        passed = sum(epoch >= round(epochs_of(m, epochs)) for m in config.milestones)
+        passed = sum(now >= round(epochs_of(m, epochs)) for m in config.milestones)
         return float(config.factor**passed)
     if config.name == "cosine":
-        done = (epoch - warmup) / max(epochs - warmup, 1)
+        done = (now - warmup) / max(epochs - warmup, 1)
         return config.floor + (1 - config.floor) * 0.5 * (1 + math.cos(math.pi * done))
     return plateau.factor if config.name == "plateau" else 1.0
 
