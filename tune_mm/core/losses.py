@@ -1,6 +1,7 @@
 """Task losses and their derivative with respect to the logits, as pure functions of tensors.
 
-Shape legend: B batch, C outputs, H x W pixels. Logits [B, C] and target [B]; segmentation: [B, C, H, W] and [B, H, W].
+Shape legend: B batch, C outputs, H x W pixels. Logits [B, C] and target [B]; segmentation: [B, C, H, W] and [B, H, W],
+where logits on a coarser grid are compared with the target at the nearest pixels.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ def per_sample(task: Task, logits: Tensor, target: Tensor) -> Tensor:
         return F.cross_entropy(logits, target, reduction="none")
     if task.kind == "regression":
         return (logits.squeeze(-1) - target).abs()
-    truth, weight = _pixels(task, logits, target)
-    entropy = -(torch.log_softmax(logits, 1) * truth).sum(1)
-    loss = (entropy * weight).sum((1, 2))
-    return loss + task.dice * (1 - _soft_dice(logits, target, truth)) if task.dice else loss
+    target = _nearest(target, logits)
+    chosen = torch.log_softmax(logits, 1).gather(1, _known(task, target)[:, None])[:, 0]
+    loss = -(chosen * _weight(task, logits, target)).sum((1, 2))
+    return loss + task.dice * (1 - _soft_dice(logits, target, _truth(task, logits, target))) if task.dice else loss
 
 
 def task_loss(task: Task, logits: Tensor, target: Tensor) -> Tensor:
@@ -46,9 +47,8 @@ def delta(task: Task, logits: Tensor, target: Tensor) -> Tensor:
         return (torch.softmax(logits, -1) - expected) / len(target)
     if task.kind == "regression":
         return torch.sign(logits - target.unsqueeze(-1)) / len(target)
-    truth, weight = _pixels(task, logits, target)
-    chances = torch.softmax(logits, 1)
-    out = (chances - truth) * weight[:, None]
+    truth, chances = _truth(task, logits, target), torch.softmax(logits, 1)
+    out = (chances - truth) * _weight(task, logits, target)[:, None]
     if task.dice:
         slope = task.dice * _dice_slope(chances, target, truth)
         out = out + chances * (slope - (chances * slope).sum(1, keepdim=True))
@@ -69,15 +69,32 @@ def head_gradient(task: Task, logits: Tensor, hidden: Tensor, target: Tensor) ->
     return torch.einsum("bchw,bkhw->ck", slope, hidden)
 
 
-def _pixels(task: Task, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """One-hot truth [B, C, H, W] (0 for unknown pixels), and the pixels' weights [B, H, W], which sum to 1 per sample
-    (to 0 where no pixel is known)."""
-    known = target < task.outputs
-    truth = F.one_hot(torch.where(known, target, 0), task.outputs).movedim(-1, 1).to(logits.dtype) * known[:, None]
-    weight = known.to(logits.dtype)
+def _nearest(target: Tensor, logits: Tensor) -> Tensor:
+    """The target on the logits' grid [B, H, W]: of each of its pixels the one at the upper left."""
+    for axis in (1, 2):
+        size, wanted = target.shape[axis], logits.shape[axis + 1]
+        if size != wanted:
+            target = target.index_select(axis, torch.arange(wanted, device=target.device) * size // wanted)
+    return target
+
+
+def _known(task: Task, target: Tensor) -> Tensor:
+    """The classes [B, H, W], some class where the pixel is unknown."""
+    return torch.where(target < task.outputs, target, 0)
+
+
+def _truth(task: Task, logits: Tensor, target: Tensor) -> Tensor:
+    """One-hot [B, C, H, W], 0 for unknown pixels."""
+    one_hot = F.one_hot(_known(task, target), task.outputs).movedim(-1, 1).to(logits.dtype)
+    return one_hot * (target < task.outputs)[:, None]
+
+
+def _weight(task: Task, logits: Tensor, target: Tensor) -> Tensor:
+    """The pixels' weights [B, H, W], which sum to 1 per sample (to 0 where no pixel is known)."""
+    weight = (target < task.outputs).to(logits.dtype)
     if task.weights:
-        weight = (truth * logits.new_tensor(task.weights)[:, None, None]).sum(1)
-    return truth, weight / weight.sum((1, 2), keepdim=True).clamp(min=torch.finfo(weight.dtype).tiny)
+        weight = weight * logits.new_tensor(task.weights)[_known(task, target)]
+    return weight / weight.sum((1, 2), keepdim=True).clamp(min=torch.finfo(weight.dtype).tiny)
 
 
 def _soft_dice(logits: Tensor, target: Tensor, truth: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tune_mm.core import losses
+from tune_mm.core import losses, scales
 from tune_mm.core.types import Features, Inputs, Padded, PathChoice, Task, Tensors, UnimodalPath
 
 
@@ -119,7 +119,7 @@ class Net:
     def head(self, hidden: Tensor) -> Tensor:
         """Logits [B, C] of a hidden [B, H]."""
         out: Tensor = self.apply("fusion.head", lambda head: head(hidden))
-        return out
+        return scales.beside(out, scales.coarser(hidden))
 
     def fuse(self, features: Features) -> Tensor:
         """Logits [B, C]."""
@@ -153,5 +153,8 @@ class Net:
         return out
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        """The task loss, averaged over the batch."""
-        return losses.task_loss(self.task, logits, target)
+        """The task loss, averaged over the batch; with predictions at coarser scales (`scales`) the sum of all."""
+        loss = losses.task_loss(self.task, logits, target)
+        for coarser in scales.coarser(logits):
+            loss = loss + losses.task_loss(self.task, coarser, target)
+        return loss

@@ -23,6 +23,7 @@ Deviations
       running statistics); features of the present modalities are those of the training pass, not encoded again.
     * Any number of modalities by Shapley's formula (published: two and three).
     * Regression (not in the paper): s_m = mean |phi_m - y|, the loss of the contribution.
+    * Side outputs of a decoder (`scales`) learn as in joint training: contributions are those of the final logits.
     * The window is `start` to `end` in fractions of the epochs (published: all); outside it kappa_m = 1, and the
       running means go on.
     * What is reported of a modality alone is the modality through the fusion (`unimodal_path`), not phi_m.
@@ -42,7 +43,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from tune_mm.config import Section
-from tune_mm.core import losses
+from tune_mm.core import losses, scales
 from tune_mm.core.method import Method, Start
 from tune_mm.core.net import Net
 from tune_mm.core.support import TASKS, Support
@@ -138,11 +139,13 @@ class AGM(Method):
         return {"average": zeros, "count": zeros.sum()}
 
     def loss(self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock) -> tuple[Tensor, Tensors]:
-        parts = shapley(self._outputs(net, batch), net.modalities)
+        outputs = self._outputs(net, batch)
+        parts = shapley(outputs, net.modalities)
         scores = torch.stack([score(net.task, z.detach(), batch.target) for z in parts.values()])
         kappa = modulation(scores, self._average(scores, state), hp["alpha"], self._cap(hp, scores))
         kappa = torch.where(clock.within(hp["start"], hp["end"]), kappa, torch.ones_like(kappa))
         logits = torch.stack([with_gradient(z, kappa[i]) for i, z in enumerate(parts.values())]).sum(0)
+        logits = scales.beside(logits, scales.coarser(outputs[frozenset(net.modalities)]))
         logs: Tensors = {}
         for i, m in enumerate(net.modalities):
             logs[f"balance/{m}"], logs[f"train/score/{m}"] = kappa[i], scores[i]
