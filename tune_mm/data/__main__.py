@@ -3,6 +3,7 @@
     python -m tune_mm.data list
     python -m tune_mm.data describe mosi --root DIR
     python -m tune_mm.data make iemocap --root DIR --dominant text --imbalance 0.6 --noise 1 --seed 0
+    python -m tune_mm.data extract food101 --root DIR --image-model PATH --text-model PATH --views 4
 
 NAME is a data set (`list` shows them) or a configuration whose `data:` section is taken (`utd_mhad`).
 """
@@ -13,14 +14,20 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from tune_mm import plugins
 from tune_mm.config import Section
 from tune_mm.config import load as load_config
 from tune_mm.config import names as config_names
-from tune_mm.core.types import Dataset, Padded, Split
+from tune_mm.core.build import device_of
+from tune_mm.core.types import VOID, Dataset, Padded, Split
+from tune_mm.data import _extract as _extraction
 from tune_mm.data import base
 from tune_mm.data._arrays import count
+from tune_mm.data._features import FeaturePlugin, open_features
 from tune_mm.errors import ConfigError, UserError, nearest
 
 # A complete configuration, of which only `data:` is replaced and used: `data=NAME` switches to the defaults of NAME.
@@ -66,7 +73,7 @@ def _describe(args: argparse.Namespace) -> None:
 def describe(dataset: Dataset) -> list[str]:
     """Shapes, sizes, how the target is spread and how much is padding, one line each."""
     task = dataset.spec.task
-    outputs = f", {task.outputs} classes" if task.kind == "classification" else ""
+    outputs = "" if task.kind == "regression" else f", {task.outputs} classes"
     lines = [f"task: {task.kind}{outputs}"]
     for modality, shape in dataset.spec.shapes.items():
         x = dataset.splits["train"].inputs[modality]
@@ -82,6 +89,11 @@ def _spread(split: Split, kind: str) -> str:
     if kind == "regression":
         t = split.target
         return f"values {t.min().item():.3g} to {t.max().item():.3g}, mean {t.mean().item():.3g}"
+    if kind == "segmentation":
+        found = count(split.target.numpy())
+        known = sum(n for k, n in found.items() if k != VOID)
+        unknown = f", {found[VOID] / split.target.numel():.1%} unknown" if VOID in found else ""
+        return "pixels " + " ".join(f"{k}:{n / known:.1%}" for k, n in found.items() if k != VOID) + unknown
     return "per class " + " ".join(f"{k}:{n}" for k, n in count(split.target.numpy()).items())
 
 
@@ -106,6 +118,33 @@ def _make(args: argparse.Namespace) -> None:
     )
 
 
+def _extract(args: argparse.Namespace) -> None:
+    config = section(args.name, args.set)
+    plugin = base.plugin_of(config)
+    if not issubclass(plugin, FeaturePlugin):
+        known = [n for n in plugins.available("data") if issubclass(plugins.load("data", n), FeaturePlugin)]
+        raise ConfigError(
+            f"{args.name}: is read as it is, nothing is to be extracted; data sets with features: {', '.join(known)}"
+        )
+    for name, least in (("views", 1), ("seed", 0), ("text_tokens", 3), ("batch", 1)):
+        if getattr(args, name) < least:
+            raise ConfigError(f"--{name.replace('_', '-')}: must be >= {least}, got {getattr(args, name)}")
+    try:
+        device = torch.zeros(0, device=device_of(args.device)).device
+    except RuntimeError as error:
+        raise ConfigError(f"--device {args.device}: {next(iter(str(error).splitlines()), 'not there')}") from None
+    source = base.resolve(config, args.root)
+    models = _extraction.Models(args.image_model.expanduser(), args.text_model.expanduser(), device)
+    settings = _extraction.Settings(args.views, args.seed, args.text_tokens, args.batch, args.skip_bad)
+    samples, folder = plugin.samples(config, source.root), plugin.stores(config, source.root)[0]
+    if source.message:
+        print(source.message, file=sys.stderr)
+    store, bad = _extraction.extract(args.name, samples, folder, models, settings)
+    for name, reason in bad.items():
+        print(f"left out: {name}: {reason}")
+    print(f"{store}: features of {sum(map(len, samples.values())) - len(bad)} samples, {open_features(store).about}")
+
+
 def _shape(text: str) -> tuple[str, tuple[int, ...]]:
     name, _, sizes = text.partition("=")
     try:
@@ -123,6 +162,7 @@ def _parser() -> argparse.ArgumentParser:
     for command in (show, write):
         command.add_argument("name", help="a data set or a configuration")
         command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a field of `data:`")
+    _add_extract(commands)
     show.add_argument("--root", type=Path, help=f"data root; default: {base.ENV_ROOT}, else ./data")
     show.add_argument("--require-real", action="store_true", help="refuse synthetic data")
     show.add_argument("--skip-bad", action="store_true", help="leave damaged clips out, and list them")
@@ -136,14 +176,40 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_extract(commands: Any) -> None:
+    parser = commands.add_parser(
+        "extract", help="features of frozen models, once; a call that was stopped is gone on with"
+    )
+    parser.add_argument("name", help="a data set or a configuration")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a field of `data:`")
+    parser.add_argument("--root", type=Path, help=f"data root; default: {base.ENV_ROOT}, else ./data")
+    for kind, example in (("image", "ViT"), ("text", "BERT")):
+        parser.add_argument(
+            f"--{kind}-model", type=Path, required=True, help=f"local folder of a model such as {example}"
+        )
+    parser.add_argument(
+        "--views", type=int, default=1, help="of every training image, the plain one included; default: 1"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the augmented views")
+    parser.add_argument(
+        "--text-tokens", type=int, default=50, help="longest text, special tokens included; default: 50"
+    )
+    parser.add_argument("--batch", type=int, default=64, help="samples at a time; default: 64")
+    parser.add_argument("--device", default="auto", help="auto (default), cpu, cuda, cuda:1 ...")
+    parser.add_argument("--skip-bad", action="store_true", help="leave out what cannot be read, and list it")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """0, or 2 after one message for a user's mistake."""
     args = _parser().parse_args(argv)
     try:
-        {"list": lambda _: _list(), "describe": _describe, "make": _make}[args.command](args)
+        {"list": lambda _: _list(), "describe": _describe, "make": _make, "extract": _extract}[args.command](args)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped; what an extraction has done is kept, and the same command goes on", file=sys.stderr)
+        return 130
     return 0
 
 

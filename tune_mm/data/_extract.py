@@ -1,0 +1,254 @@
+"""Features of a data set's images and texts by frozen models, computed once, in steps that a kill cannot undo.
+
+    python -m tune_mm.data extract food101 --root DIR --image-model VIT --text-model BERT --views 4
+
+The store (see `_features`) is made in a hidden folder beside it, `.<key>.part`. After every batch its values and then
+the number of finished rows, `progress.json`, are put on disk: what is killed goes on where it was, by the same command,
+and does at most one batch twice. When all is there the folder gets its name.
+
+The key is a digest of the content of all images and texts, of both models' files and of the settings. View k of an
+image is drawn from a stream of its own, so that neither the batch size nor a kill changes it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from tune_mm.data import _features, _pretrained
+from tune_mm.data._arrays import DataError
+from tune_mm.data._features import FORMAT, Sample
+from tune_mm.data._frames import UNREADABLE
+from tune_mm.data._part import Part
+from tune_mm.data._threads import each
+
+# Raise it when the same files and settings would give other values.
+VERSION = 1
+DECODERS = 8
+
+
+@dataclass(frozen=True)
+class Models:
+    """Folders of the two models, and where they compute."""
+
+    image: Path
+    text: Path
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class Settings:
+    """views: K, of train's images; seed: of the views; text_tokens: L; batch: samples at a time; skip_bad: leave out
+    what cannot be read."""
+
+    views: int = 1
+    seed: int = 0
+    text_tokens: int = 50
+    batch: int = 64
+    skip_bad: bool = False
+
+
+def extract(
+    name: str, splits: Mapping[str, Sequence[Sample]], folder: Path, models: Models, settings: Settings
+) -> tuple[Path, Mapping[str, str]]:
+    """The store of all samples in `folder`, made or finished if need be, and what was left out, with the reason.
+
+    splits: train first. Raises DataError when a model or, without `skip_bad`, an image cannot be read, when another
+    process makes the same store, and when the folder cannot be written.
+    """
+    samples = [sample for own in splits.values() for sample in own]
+    train = len(next(iter(splits.values())))
+    digests, bad = _digests(name, samples)
+    _refuse(bad, settings, len(samples), "")
+    chosen = _chosen(models, settings)
+    text = json.dumps([FORMAT, chosen, train, [(s.id, d) for s, d in zip(samples, digests, strict=True)]])
+    final = folder / hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / f"{final.name}.lock", blocking=False):
+            if not final.is_dir():
+                _Extraction(name, samples, train, final, models, settings).run(bad)
+    except Timeout:
+        raise DataError(f"{final}: another process is extracting these features; wait for it") from None
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be written: {error.strerror or error}; what is done is kept") from error
+    return final, _features.open_features(final).bad
+
+
+def _chosen(models: Models, settings: Settings) -> dict[str, Any]:
+    """What decides the values beside the samples. Raises DataError."""
+    views = {"seed": settings.seed, "scale_min": _pretrained.SCALE_MIN} if settings.views > 1 else {}
+    try:
+        libraries = {name: version(name).partition(".")[0] for name in ("transformers", "pillow")}
+    except PackageNotFoundError:
+        _pretrained.transformers()  # which says how it is installed
+        raise
+    return {
+        "version": VERSION,
+        "image": _pretrained.digest(models.image, _pretrained.ImageModel.option),
+        "text": _pretrained.digest(models.text, _pretrained.TextModel.option),
+        "text_tokens": settings.text_tokens,
+        "views": settings.views,
+        **views,
+        "libraries": libraries,
+    }
+
+
+def _digests(name: str, samples: Sequence[Sample]) -> tuple[list[str], dict[str, str]]:
+    """Digest of each sample's content, and the samples whose files are not there, with the reason."""
+
+    def digest(number: int) -> tuple[str, str]:
+        sample, total = samples[number], hashlib.blake2b(digest_size=16)
+        total.update(_features.text_digest(sample).to_bytes(8, "big"))
+        for path in (sample.image, *([sample.text] if isinstance(sample.text, Path) else [])):
+            try:
+                total.update(hashlib.blake2b(path.read_bytes(), digest_size=16).digest())
+            except OSError as error:
+                return "unreadable", f"{path}: {error.strerror or error}"
+        return total.hexdigest(), ""
+
+    found = each(digest, len(samples), f"{name}: reading files")
+    return [d for d, _ in found], {s.id: why for s, (_, why) in zip(samples, found, strict=True) if why}
+
+
+def _refuse(bad: Mapping[str, str], settings: Settings, count: int, kept: str) -> None:
+    """Raises DataError naming the first of what cannot be read, unless it is to be left out."""
+    if bad and not settings.skip_bad:
+        few = "; ".join(list(bad.values())[:3]) + (f" and {len(bad) - 3} more" if len(bad) > 3 else "")
+        raise DataError(f"{len(bad)} of {count} samples cannot be read: {few}; --skip-bad leaves them out{kept}")
+
+
+class _Extraction:
+    """One store in the making."""
+
+    def __init__(
+        self, name: str, samples: Sequence[Sample], train: int, final: Path, models: Models, settings: Settings
+    ) -> None:
+        self.name, self.samples, self.train, self.final, self.settings = name, samples, train, final, settings
+        self.about = f"{models.image.resolve().name} and {models.text.resolve().name}, {_views(settings.views)}"
+        self.image = _pretrained.ImageModel(models.image, models.device)
+        self.text = _pretrained.TextModel(models.text, settings.text_tokens, models.device)
+
+    def run(self, missing: Mapping[str, str]) -> None:
+        """missing: samples whose files are not there."""
+        count, views = len(self.samples), self.settings.views
+        arrays: dict[str, tuple[Any, tuple[int, ...]]] = {
+            _features.VISUAL: (np.float16, (count, *self.image.shape)),
+            _features.TEXT: (np.float16, (count, *self.text.shape)),
+            _features.MASK: (np.bool_, (count, self.settings.text_tokens)),
+            _features.TEXTS: (np.uint64, (count,)),
+        }
+        if views > 1:
+            arrays[_features.VIEWS] = (np.float16, (views - 1, self.train, *self.image.shape))
+        with Part(self.final.with_name(f".{self.final.name}.part"), arrays, missing) as part:
+            self._fill(part)
+            _refuse(part.bad, self.settings, count, "; all others are done and kept")
+            ids = [sample.id for sample in self.samples]
+            part.finish(self.final, _features.meta(ids, self.train, views, part.bad, self.about))
+
+    def _fill(self, part: Part) -> None:
+        """All stages from where an earlier call was: texts, plain views of all images, other views of train's."""
+        sizes = {"texts": len(self.samples), "images": len(self.samples)}
+        sizes |= {f"view {k} of {self.settings.views - 1}": self.train for k in range(1, self.settings.views)}
+        console = Console(stderr=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with (
+            ThreadPoolExecutor(DECODERS) as pool,
+            Progress(*columns, console=console, disable=not console.is_terminal) as progress,
+        ):
+            for stage, (title, size) in enumerate(sizes.items()):
+                task = progress.add_task(f"{self.name}: {title}", total=size, completed=part.done(stage))
+                batches = self._texts(part) if stage == 0 else self._images(part, stage, size, pool)
+                for end in batches:
+                    part.commit(stage, end)
+                    progress.update(task, completed=end)
+
+    def _starts(self, part: Part, stage: int, size: int) -> list[range]:
+        """The batches that are not done."""
+        step = self.settings.batch
+        return [range(start, min(start + step, size)) for start in range(part.done(stage), size, step)]
+
+    def _texts(self, part: Part) -> Iterator[int]:
+        """Yields the number of rows whose values have been written."""
+        for rows in self._starts(part, 0, len(self.samples)):
+            texts = [self._tokens(part, self.samples[row]) for row in rows]
+            values, mask = self.text.features(*self.text.tokens(texts))
+            part.put(_features.TEXT, rows.start, values)
+            part.put(_features.MASK, rows.start, mask)
+            said = [_features.text_digest(self.samples[row]) for row in rows]
+            part.put(_features.TEXTS, rows.start, np.array(said, dtype=np.uint64))
+            yield rows.stop
+
+    def _tokens(self, part: Part, sample: Sample) -> str | NDArray[np.int64]:
+        """The text, or its token numbers [n]; "" where they cannot be read, which is written down."""
+        if isinstance(sample.text, str):
+            return sample.text
+        try:
+            raw = np.load(sample.text, allow_pickle=False)
+            if raw.dtype.kind not in "iu":
+                raise ValueError(f"must hold integers, got {raw.dtype}")
+            numbers: NDArray[np.int64] = raw.reshape(-1).astype(np.int64)
+            self.text.tokens([numbers])
+        except (OSError, ValueError, EOFError) as error:
+            part.bad.setdefault(sample.id, f"{sample.text}: are no readable token numbers: {error}")
+            return ""
+        return numbers
+
+    def _images(self, part: Part, view: int, size: int, pool: ThreadPoolExecutor) -> Iterator[int]:
+        """View `view` - 1 of the first `size` images; the next batch is decoded while the model has this one."""
+        left = self._starts(part, view, size)
+
+        def decoded(rows: range) -> list[Future[NDArray[np.float32] | str]]:
+            return [pool.submit(self._pixels, self.samples[row], view - 1) for row in rows]
+
+        coming = decoded(left[0]) if left else []
+        for number, rows in enumerate(left):
+            found = [future.result() for future in coming]
+            coming = decoded(left[number + 1]) if number + 1 < len(left) else []
+            good = [place for place, own in enumerate(found) if not isinstance(own, str)]
+            values = np.zeros((len(rows), *self.image.shape), np.float16)
+            if good:
+                values[good] = self.image.features(np.stack([own for own in found if not isinstance(own, str)]))
+            for row, own in zip(rows, found, strict=True):
+                if isinstance(own, str):
+                    part.bad.setdefault(self.samples[row].id, own)
+            file, place = (_features.VISUAL, 0) if view == 1 else (_features.VIEWS, (view - 2) * self.train)
+            part.put(file, place + rows.start, values)
+            yield rows.stop
+
+    def _pixels(self, sample: Sample, view: int) -> NDArray[np.float32] | str:
+        """[3, H, W] of view `view` of an image, or why it cannot be read."""
+        try:
+            with Image.open(sample.image) as image:
+                plain = image.convert("RGB")
+        except UNREADABLE as error:
+            return f"{sample.image}: is not a readable image: {getattr(error, 'strerror', None) or error}"
+        return (
+            self.image.plain(plain)
+            if view == 0
+            else self.image.view(plain, stream(self.settings.seed, view, sample.id))
+        )
+
+
+def _views(count: int) -> str:
+    return "1 view" if count == 1 else f"{count} views"
+
+
+def stream(seed: int, view: int, sample: str) -> torch.Generator:
+    """The random stream of a view of an image."""
+    digest = hashlib.blake2b(json.dumps([seed, view, sample]).encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
