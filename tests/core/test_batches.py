@@ -94,3 +94,45 @@ def test_an_error_of_the_reading_thread_reaches_the_loop(data):
     split.inputs["text"].values = None
     with pytest.raises(TypeError):
         list(batches.read(split, batches.order(64, 16, 5), 5, True))
+
+
+class Parts(Stored):
+    """Samples of several parts [N, P, ...], of which training draws one, and evaluation sees the first."""
+
+    def __init__(self, values):
+        self.values, self.shape = values, tuple(values.shape[2:])
+
+    def __len__(self):
+        return len(self.values)
+
+    def to(self, device):
+        return self
+
+    def take(self, index, generator=None):
+        part = 0 if generator is None else torch.randint(self.values.shape[1], index.shape, generator=generator)
+        return Padded(self.values[index, part])
+
+
+def test_all_modalities_and_the_target_draw_the_same_part_and_the_transform_goes_on_from_there():
+    """Every pixel holds 10 times its sample's number plus its part's; the transform goes on with the stream."""
+    number = (10 * torch.arange(8)[:, None] + torch.arange(6))[:, :, None, None].expand(8, 6, 4, 4)
+    images = number[:, :, None].float()
+    seen = []
+
+    def note(inputs, target, generator):
+        seen.append(None if generator is None else float(torch.rand((), generator=generator)))
+        return inputs, target
+
+    split = Split({"a": Parts(images), "b": Parts(-images)}, number[:, 0].byte(), (), note, Parts(number.byte()))
+    for seed in range(3):
+        index, other = torch.tensor([5, 0, 5, 7, 2]), torch.Generator().manual_seed(seed)
+        batch = split.batch(index, torch.Generator().manual_seed(seed))
+        part = torch.randint(6, (5,), generator=other)
+        assert torch.equal(batch.target, (10 * index + part)[:, None, None].expand(5, 4, 4))
+        assert torch.equal(batch.inputs["a"].value[:, 0].long(), batch.target)
+        assert torch.equal(batch.inputs["b"].value, -batch.inputs["a"].value)
+        assert seen[-1] == float(torch.rand((), generator=other))
+    evaluated = split.to(torch.device("cpu")).batch(torch.arange(8))
+    assert torch.equal(evaluated.target, number[:, 0])
+    assert torch.equal(evaluated.inputs["a"].value[:, 0].long(), evaluated.target)
+    assert seen[-1] is None

@@ -37,7 +37,9 @@ ALPHA, CLOCK = 1.5, Clock(0, 0, 1, 1)
 
 
 def test_every_fusion_is_covered():
-    assert {fusion for fusion, _ in CASES.values()} == set(plugins.available("fusions"))
+    """But for those that predict pixels, which have tests of their own."""
+    names = {name for name in plugins.available("fusions") if not plugins.load("fusions", name).dense}
+    assert {fusion for fusion, _ in CASES.values()} == names
 
 
 @MODALITIES

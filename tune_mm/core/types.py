@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 import torch
@@ -143,14 +143,18 @@ class DataSpec:
 class Split:
     """All samples of a split: inputs [N, ...] in memory or stored, target [N], sample names.
 
-    Segmentation has target uint8 [N, H, W]. transform: what is done to the images and the target of a batch alike
-    (crops, flips), from the training batch's generator; with None, for evaluation, the same at every call.
+    Segmentation has target uint8 [N, H, W]. drawn: where samples have parts (slices of a volume) of which a training
+    batch draws one: the target of what is drawn; `target` is then that of the part which evaluation sees. Every stored
+    modality and `drawn` take a batch from the same state of the generator. transform: what is done to the images and
+    the target of a batch alike (crops, flips), from the training batch's generator; with None, for evaluation, the same
+    at every call.
     """
 
     inputs: Mapping[str, Padded | Stored]
     target: Tensor
     ids: tuple[str, ...] = ()
     transform: Transform | None = None
+    drawn: Stored | None = None
 
     def __len__(self) -> int:
         return len(self.target)
@@ -163,15 +167,23 @@ class Split:
     def to(self, device: torch.device) -> Split:
         """The split on `device`."""
         inputs = {m: x.to(device) for m, x in self.inputs.items()}
-        return Split(inputs, self.target.to(device), self.ids, self.transform)
+        drawn = None if self.drawn is None else self.drawn.to(device)
+        return replace(self, inputs=inputs, target=self.target.to(device), drawn=drawn)
 
     def batch(self, index: Tensor, generator: torch.Generator | None = None) -> Batch:
         """The samples at `index` [B] (on any device) as a batch. generator: see `Stored.take`."""
         place = index.to(self.target.device)
-        inputs = {
-            m: x.take(place) if isinstance(x, Padded) else x.take(index, generator) for m, x in self.inputs.items()
-        }
-        target = self.target[place]
+        start = None if generator is None or self.drawn is None else generator.get_state()
+
+        def take(x: Padded | Stored) -> Padded:
+            if isinstance(x, Padded):
+                return x.take(place)
+            if generator is not None and start is not None:
+                generator.set_state(start)
+            return x.take(index, generator)
+
+        inputs = {m: take(x) for m, x in self.inputs.items()}
+        target = self.target[place] if self.drawn is None or start is None else take(self.drawn).value
         target = target.long() if target.dtype == torch.uint8 else target
         if self.transform is not None:
             inputs, target = self.transform(inputs, target, generator)

@@ -155,6 +155,8 @@ def check(dataset: Dataset, place: Path) -> None:
         if split.ids and len(split.ids) != len(split):
             raise DataError(f"{where}: {len(split.ids)} names for {len(split)} samples")
         _check_target(split.target, dataset.spec.task, where)
+        if split.drawn is not None:
+            _check_input(split.drawn, tuple(split.target.shape), f"{where}: drawn target")
         if tuple(split.inputs) != dataset.spec.modalities:
             raise DataError(f"{where}: modalities must be {dataset.spec.modalities}, got {tuple(split.inputs)}")
         for modality, shape in dataset.spec.shapes.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 from collections.abc import Sequence
 from pathlib import Path
@@ -102,7 +103,8 @@ def _first(split: Split, count: int) -> Split:
     inputs = {
         m: x.take(torch.arange(count)) if isinstance(x, Padded) else _First(x, count) for m, x in split.inputs.items()
     }
-    return Split(inputs, split.target[:count], split.ids[:count])
+    drawn = None if split.drawn is None else _First(split.drawn, count)
+    return dataclasses.replace(split, inputs=inputs, target=split.target[:count], ids=split.ids[:count], drawn=drawn)
 
 
 class _First(Stored):
