@@ -14,10 +14,10 @@ Zeroing. `zero`: the other modalities' slices of X are 0 (DGL, Sec. 3.2). The bl
 the modality sends there, so nothing degenerates. `mask`: X has the modality's slice only; the MLPs along M read it by
 its column of W_1, write it by its row of W_2, and the readout does not see the others.
 
-Under DGL `zero` can diverge (CMU-MOSI, alpha 1, lr 1e-3, seed 0: the training loss goes from 2.3 to 23 in 8 epochs; with
-`mask` from 2.2 to 1.0). A likely reason: the encoders fit s_m + b to the data, the fusion sum_m s_m + b, where s_m is an
-offset that modality m adds to the logits and b the fusion's own; descent on both has a saddle there for M > 1. With
-`mask` and the readout `mean` the fusion fits mean_m s_m + b, and both agree.
+Under DGL `zero` can diverge (CMU-MOSI, alpha 1, lr 1e-3, seed 0: the training loss goes from 2.3 to 23 in 8 epochs;
+with `mask` from 2.2 to 1.0). A likely reason: the encoders fit s_m + b to the data, the fusion sum_m s_m + b, where s_m
+is an offset that modality m adds to the logits and b the fusion's own; descent on both has a saddle there for M > 1.
+With `mask` and the readout `mean` the fusion fits mean_m s_m + b, and both agree.
 
 Deviations
     * CubeMLP normalises along the axis that is mixed next. Over two modalities that leaves signs, over a single
