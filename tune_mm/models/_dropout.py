@@ -26,6 +26,11 @@ def vmapped() -> bool:
     return stack is not None and any(level.key() == functorch.TransformType.Vmap for level in stack)
 
 
+def transformed() -> bool:
+    """Whether this code runs under any transform of `torch.func` (grad, vjp, vmap)."""
+    return bool(functorch.get_interpreter_stack())
+
+
 def kept_share(p: float) -> float:
     """The probability with which `keep_bytes` keeps an element: 1 - p to the nearest 2^-16."""
     return 1.0 - round(p * LEVELS) / LEVELS

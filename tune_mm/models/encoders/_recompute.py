@@ -1,0 +1,33 @@
+"""Activation checkpointing: less memory for more time, also where a module is bound to tensors that are not its own."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from tune_mm.models._dropout import transformed
+
+
+def recomputed(layer: nn.Module, x: Tensor) -> Tensor:
+    """layer(x), whose inner values are computed again in the backward pass instead of being kept (Chen et al., 2016).
+
+    The second pass uses the tensors that the layer is bound to now: by the time of it, `functional_call` has ended.
+    BatchNorm's running statistics move once. Where nothing is kept (no gradient) or hooks on what is kept are not there
+    (transforms of torch.func), it is layer(x) alone. The layer must draw no random numbers.
+    """
+    if not torch.is_grad_enabled() or transformed():
+        out: Tensor = layer(x)
+        return out
+    params, buffers = dict(layer.named_parameters()), dict(layer.named_buffers())
+    passes = 0
+
+    def run(x: Tensor) -> Tensor:
+        nonlocal passes
+        passes += 1
+        own = buffers if passes == 1 else {name: b.clone() for name, b in buffers.items()}
+        result: Tensor = torch.func.functional_call(layer, {**params, **own}, (x,))
+        return result
+
+    kept: Tensor = checkpoint(run, x, use_reentrant=False, preserve_rng_state=False)
+    return kept
