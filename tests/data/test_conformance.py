@@ -188,7 +188,7 @@ def test_nothing_is_overwritten(name: str, tmp_path: Path) -> None:
 def test_a_missing_file_is_named_and_not_replaced_by_synthetic_data(name: str, tmp_path: Path, cache: Path) -> None:
     config, source = made(name, tmp_path / "root")
     gone = base.plugin_of(config).files(config)[-1]
-    (source.root / gone).unlink()
+    remove(source.root / gone)
     with pytest.raises(base.DataError, match=f"incomplete in .*: no {gone}"):
         base.resolve(config, tmp_path / "root")
     assert not cache.exists()
@@ -208,6 +208,16 @@ def test_the_stand_in_is_small_and_said_in_one_line(name: str, cache: Path) -> N
     assert sum(p.stat().st_size for p in source.root.rglob("*") if p.is_file()) < 10_000_000
 
 
+def remove(path: Path) -> None:
+    """A file, or a folder of files."""
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def first(path: Path) -> Path:
+    """A file, or the first of a folder."""
+    return min(path.iterdir()) if path.is_dir() else path
+
+
 def cut(whole: bytes, file: str) -> bytes:
     """The first half; of a list in text, which is whole at the end of every row, all but half of the last row."""
     if not file.endswith((".csv", ".txt")):
@@ -219,8 +229,9 @@ def cut(whole: bytes, file: str) -> bytes:
 def test_a_damaged_file_is_named(name: str, tmp_path: Path) -> None:
     config, source = made(name, tmp_path)
     for file in base.plugin_of(config).files(config):
-        whole = (source.root / file).read_bytes()
-        (source.root / file).write_bytes(cut(whole, file))
+        path = first(source.root / file)
+        whole = path.read_bytes()
+        path.write_bytes(cut(whole, file))
         with pytest.raises(base.DataError, match=file):
             base.load(config, source)
-        (source.root / file).write_bytes(whole)
+        path.write_bytes(whole)

@@ -47,13 +47,14 @@ class Recipe:
     """What a store is made from.
 
     name: the data set; kind: what is stored ("spectrograms"); settings: JSON values that decide the values beside the
-    files; sources: the files of each sample by id, in order.
+    files; sources: the files of each sample by id, in order; quiet: say nothing of it, for one store of many.
     """
 
     name: str
     kind: str
     settings: Mapping[str, Any]
     sources: Mapping[str, Files]
+    quiet: bool = False
 
     @property
     def stem(self) -> str:
@@ -163,7 +164,7 @@ def _ensure(folder: Path, recipe: Recipe, build: Build) -> None:
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        _say(f"{recipe.name}: waiting for another process that stores {recipe.kind} in {folder}")
+        _say(f"{recipe.name}: waiting for another process that stores {recipe.kind} in {folder}", recipe.quiet)
         lock.acquire()
     try:
         if not folder.is_dir():
@@ -202,7 +203,10 @@ def _build(folder: Path, recipe: Recipe, build: Build) -> None:
     finally:
         shutil.rmtree(part, ignore_errors=True)
     unread = f" ({len(bad)} of them cannot be read)" if bad else ""
-    _say(f"{recipe.name}: {len(ids)} {recipe.kind}{unread} stored in {time.monotonic() - began:.0f} s: {folder}")
+    _say(
+        f"{recipe.name}: {len(ids)} {recipe.kind}{unread} stored in {time.monotonic() - began:.0f} s: {folder}",
+        recipe.quiet,
+    )
 
 
 def _read(folder: Path) -> Opened:
@@ -272,5 +276,6 @@ def _write(path: Path, value: Any) -> None:
     part.replace(path)
 
 
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+def _say(line: str, quiet: bool) -> None:
+    if not quiet:
+        print(line, file=sys.stderr, flush=True)

@@ -80,8 +80,15 @@ def same(name: str) -> str:
 
 def wavs(places: Iterable[Path], to_id: Callable[[str], str] = same) -> dict[str, Path]:
     """The .wav files in the folders `places` by clip id; of two with one id, that of the first folder and name."""
+    return ending(places, ".wav", to_id)
+
+
+def ending(places: Iterable[Path], end: str, to_id: Callable[[str], str] = same) -> dict[str, Path]:
+    """The files whose names end in `end` (lower case), by their name without it; hidden ones are left out."""
     found = (
-        (e.name[:-4], e) for e in _entries(places) if e.name.lower().endswith(".wav") and not e.name.startswith(".")
+        (e.name[: -len(end)], e)
+        for e in _entries(places)
+        if e.name.lower().endswith(end) and not e.name.startswith(".")
     )
     return _by_id(found, to_id)
 

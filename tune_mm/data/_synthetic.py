@@ -35,9 +35,9 @@ class SyntheticOptions:
     """What `python -m tune_mm.data make` can be asked for.
 
     train, val, test: samples. classes: number of classes (data sets of scores ignore it). shapes: longest (T, D) per
-    modality, (D,) for a vector, or (C, H, W) for an image. dominant: the strongest modality. imbalance: 0 (all alike) to 1. noise: standard
-    deviation of the noise (1: a linear model on the dominant modality gets about 0.7). seed: the same options and seed
-    give the same files. Raises ValueError.
+    modality, (D,) for a vector, or (C, H, W) for an image. dominant: the strongest modality. imbalance: 0 (all alike)
+    to 1. noise: standard deviation of the noise (1: a linear model on the dominant modality gets about 0.7). seed: the
+    same options and seed give the same files. Raises ValueError.
     """
 
     shapes: Mapping[str, tuple[int, ...]]

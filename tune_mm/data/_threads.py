@@ -21,8 +21,11 @@ CHUNK = 16
 def each(work: Callable[[int], T], count: int, title: str) -> list[T]:
     """work(0), ..., work(count - 1), in this order. Raises what `work` raises, the rest is not begun then.
 
-    title: stands before the bar that is shown on a terminal when it takes more than a second.
+    title: stands before the bar that is shown on a terminal when it takes more than a second. A single piece of work is
+    done here, without a thread or a bar.
     """
+    if count == 1:
+        return [work(0)]
     threads = min(_processors(), MOST_THREADS)
     step = max(1, min(CHUNK, count // (8 * threads)))
 

@@ -73,7 +73,7 @@ class DataPlugin(ABC):
     @classmethod
     @abstractmethod
     def files(cls, config: Any) -> tuple[str, ...]:
-        """Paths below `place` without which the data set cannot be read."""
+        """Paths below `place` without which the data set cannot be read; a folder of files ends in a slash."""
 
     @classmethod
     def optional(cls, config: Any) -> tuple[str, ...]:
@@ -83,7 +83,12 @@ class DataPlugin(ABC):
     @classmethod
     def present(cls, config: Any, place: Path) -> bool:
         """Are all the files there?"""
-        return all((place / name).is_file() for name in cls.files(config))
+        return all(cls.there(place / name) for name in cls.files(config))
+
+    @classmethod
+    def there(cls, path: Path) -> bool:
+        """Is one of `files` there? A data set of folders says what these must hold."""
+        return path.is_file()
 
     @classmethod
     @abstractmethod
@@ -178,7 +183,7 @@ def _find(plugin: type[DataPlugin], config: Section, base: Path) -> Path | None:
         if plugin.present(config, place):
             return place
     for place in places:
-        there = [f for f in files if (place / f).is_file()]
+        there = [f for f in files if plugin.there(place / f)]
         if there or (place != base and _entries(place)):
             missing = ", ".join(f for f in files if f not in there)
             raise DataError(f"{name}: incomplete in {place}: no {missing}{_found(place, there)}")
