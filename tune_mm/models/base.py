@@ -26,7 +26,13 @@ __all__ = [
     "StagedEncoder",
     "StagedFusion",
     "UnimodalPath",
+    "image_maps",
 ]
+
+
+def image_maps(x: Padded) -> Tensor:
+    """Maps [B, C, h, w] of an image, which encoders in stages hold as one frame [B, 1, C, h, w]."""
+    return x.value.flatten(0, 1) if x.value.ndim == 5 else x.value
 
 
 class Encoder(nn.Module, ABC):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tune_mm.core.types import DataSpec, Padded
 from tune_mm.models._layers import Dropouts, Transformer, linear
-from tune_mm.models.base import DenseHead
+from tune_mm.models.base import DenseHead, image_maps
 
 
 class Classifier(nn.Module):
@@ -68,7 +68,7 @@ class Decoder(nn.Module):
 
     def hidden(self, x: Padded) -> Tensor:
         """[B, W, h, w], what the head reads."""
-        out: Tensor = self.body(x.value)
+        out: Tensor = self.body(image_maps(x))
         return out
 
     def forward(self, x: Padded) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tune_mm.core.probe import pooled
 from tune_mm.core.types import DataSpec, Padded
-from tune_mm.models.base import DenseHead
+from tune_mm.models.base import DenseHead, image_maps
 
 
 class VectorHead(nn.Linear):
@@ -23,7 +23,7 @@ class MapHead(DenseHead):
     """A 1x1 convolution of a dense encoder's maps [B, W, h, w], interpolated to the images: Padded -> [B, C, H, W]."""
 
     def forward(self, x: Padded) -> Tensor:  # type: ignore[override]
-        return super().forward(x.value)
+        return super().forward(image_maps(x))
 
 
 def head(spec: DataSpec, modality: str, width: int) -> nn.Module:

@@ -86,7 +86,8 @@ def _require_dense(spec: DataSpec, fusion: type[Fusion], encoders: Mapping[str, 
         raise ValueError(f"model.fusion: must be one of {', '.join(known)} for {spec.task.kind}: this one {what}")
     for m, encoder in encoders.items():
         if issubclass(fusion, DenseFusion) != isinstance(encoder, DenseEncoder):
-            raise ValueError(f"model.encoder: modality '{m}': its features do not fit this fusion: dense go with dense")
+            takes = "maps of several scales at once" if issubclass(fusion, DenseFusion) else "no such maps"
+            raise ValueError(f"model.encoder: modality '{m}': its features do not fit this fusion, which takes {takes}")
 
 
 def _widths(encoders: Mapping[str, Encoder]) -> dict[str, int]:
