@@ -94,10 +94,10 @@ class ScheduleConfig(Section):
 
     per: whether it changes between epochs, or (warm-up and cosine) with each step of the optimizer. step: times
     `factor` at each milestone; plateau: times `factor` when the validation loss has not improved for `patience`;
-    cosine: from 1 to `floor`.
+    cosine: from 1 to `floor`; onecycle: the same, after a warm-up that is half a cosine too (torch's OneCycleLR).
     """
 
-    name: Literal["constant", "step", "plateau", "cosine"] = "constant"
+    name: Literal["constant", "step", "plateau", "cosine", "onecycle"] = "constant"
     per: Literal["epoch", "step"] = "epoch"
     warmup: Span = 0
     warmup_start: float = Field(0.1, ge=0, le=1)

@@ -77,3 +77,18 @@ def test_by_epoch_the_steps_change_nothing():
     config = ScheduleConfig(name="cosine", warmup=2)
     factor = lambda share: schedule.factor(config, 3, 8, schedule.Plateau(), share)  # noqa: E731
     assert factor(0.0) == factor(0.7)
+
+
+@pytest.mark.parametrize(("epochs", "share"), [(40, 0.1), (20, 0.3)])
+def test_one_cycle(epochs, share):
+    """torch's own with cosine annealing: from 1/25 to 1 in the warm-up, then to 1/250000."""
+    make = lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 1.0, epochs, pct_start=share, cycle_momentum=False)  # noqa: E731
+    config = ScheduleConfig(name="onecycle", warmup=share, warmup_start=1 / 25, floor=1 / 25e4)
+    found = factors(config, epochs)
+    assert found == pytest.approx(torch_factors(make, epochs), rel=1e-9)
+    assert (found[0], max(found), found[-1]) == pytest.approx((0.04, 1.0, 4e-6))
+
+
+def test_one_cycle_without_a_warm_up_falls_from_the_first_epoch():
+    found = factors(ScheduleConfig(name="onecycle", floor=0.1), 3)
+    assert found == pytest.approx([1.0, 0.55, 0.1])

@@ -1,4 +1,5 @@
-"""Learning-rate factors by epoch or by step: constant, step, cosine and plateau, each after an optional linear warm-up.
+"""Learning-rate factors by epoch or by step: constant, step, cosine and plateau, each after an optional linear warm-up,
+and one cycle, whose two parts are cosines.
 
 A span that is a float in (0, 1) is a fraction of all epochs, an int is epochs; a change of the budget therefore scales
 a schedule written in fractions.
@@ -31,6 +32,8 @@ def factor(config: ScheduleConfig, epoch: int, epochs: int, plateau: Plateau, sh
     share: of the epoch's steps, those that are done, in 0..1; it counts where the schedule goes `per` step.
     """
     warmup, now = epochs_of(config.warmup, epochs), epoch + (share if config.per == "step" else 0.0)
+    if config.name == "onecycle":
+        return _one_cycle(config, now, warmup - 1, epochs - 1)
     if now < warmup:
         return config.warmup_start + (1 - config.warmup_start) * now / warmup
     if config.name == "step":
@@ -38,8 +41,20 @@ def factor(config: ScheduleConfig, epoch: int, epochs: int, plateau: Plateau, sh
         return float(config.factor**passed)
     if config.name == "cosine":
         done = (now - warmup) / max(epochs - warmup, 1)
-        return config.floor + (1 - config.floor) * 0.5 * (1 + math.cos(math.pi * done))
+        return _eased(1.0, config.floor, done)
     return plateau.factor if config.name == "plateau" else 1.0
+
+
+def _one_cycle(config: ScheduleConfig, now: float, top: float, last: float) -> float:
+    """As torch's OneCycleLR counts: 1 is reached in the last epoch of the warm-up, `floor` in the last of all."""
+    if now < top:
+        return _eased(config.warmup_start, 1.0, now / top)
+    return _eased(1.0, config.floor, min((now - max(top, 0.0)) / max(last - max(top, 0.0), 1.0), 1.0))
+
+
+def _eased(start: float, end: float, done: float) -> float:
+    """Half a cosine from `start` (done = 0) to `end` (1)."""
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * done))
 
 
 def observe(config: ScheduleConfig, plateau: Plateau, loss: float, epochs: int) -> Plateau:
