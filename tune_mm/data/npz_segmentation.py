@@ -32,6 +32,7 @@ from tune_mm.core.types import VOID, Dataset, DataSpec, Padded, Split, Task, Tra
 from tune_mm.data import _archive, _arrays
 from tune_mm.data._arrays import SPLITS
 from tune_mm.data._carve import carve
+from tune_mm.data._frequency import class_counts, median_frequency
 from tune_mm.data._images import Geometry
 from tune_mm.data._synthetic import SyntheticOptions
 from tune_mm.data._synthetic_images import images
@@ -221,19 +222,8 @@ def _task(config: NpzSegmentationConfig, targets: Mapping[str, Pixels]) -> Task:
             raise DataError(f"{where}: regions.{name} must be classes between 0 and {classes - 1}, got {got}")
     weights = config.weights if not isinstance(config.weights, str) else ()
     if config.weights == "median":
-        weights = _median_frequency(train, classes)
+        weights = median_frequency(class_counts(train, classes))
     return Task("segmentation", classes, config.class_names, weights, config.dice, tuple(config.regions.items()))
-
-
-def _median_frequency(masks: Pixels, classes: int) -> tuple[float, ...]:
-    """Weight of each class: the median of the classes' frequencies over its own, which is its share of the known pixels
-    of the images that hold it; 0 for a class that is nowhere."""
-    known = (masks != VOID).sum((1, 2))
-    counts = np.stack([(masks == c).sum((1, 2)) for c in range(classes)])
-    held = np.where(counts > 0, known, 0).sum(1)
-    frequency = counts.sum(1) / np.maximum(held, 1)
-    middle = float(np.median(frequency[held > 0]))
-    return tuple(float(middle / f) if f > 0 else 0.0 for f in frequency)
 
 
 def _with_val(
