@@ -28,7 +28,8 @@ class Geometry:
         self, inputs: Inputs, target: Tensor, generator: torch.Generator | None = None
     ) -> tuple[Inputs, Tensor]:
         """Images [B, C, H, W] and target [B, H, W]; each sample draws its own change, on the CPU."""
-        changes = [self._drawn(*target.shape[1:], generator) for _ in range(len(target))]
+        height, width = target.shape[1:]
+        changes = [self._drawn(height, width, generator) for _ in range(len(target))]
 
         def changed(images: Tensor) -> Tensor:
             return torch.stack([change(image) for change, image in zip(changes, images, strict=True)])

@@ -112,7 +112,8 @@ class Nyuv2(DataPlugin):
         for m, look in looks.items():
             files = {i: path for own in found.values() for i, path in own[m].items()}
             stores[m] = _pictures.open_pictures("nyuv2", m, files, size, resize, look=look)  # type: ignore[arg-type]
-        splits, weights = {}, ()
+        splits: dict[str, Split] = {}
+        weights: tuple[float, ...] = ()
         for split, (name, ids) in parts.items():
             # A store of each split's own: its labels then lie together, and are mapped, not copied.
             masks = {i: found[name]["labels"][i] for i in ids}
