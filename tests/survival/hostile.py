@@ -52,6 +52,6 @@ def refused(place: Place, capsys: pytest.CaptureFixture[str], *arguments: str) -
     assert code == 2, told
     assert told.err and told.out == ""
     assert "Traceback" not in told.err and len(told.err) <= LONGEST
-    assert place.state() == before, "something was written"
+    assert place.state() == before
     assert ray.is_initialized() == running
     return told.err
