@@ -1,5 +1,5 @@
 # make demo   search cggm_iemocap on small synthetic files
-# make test   lint, then the test suite (no slow and no GPU tests)
+# make test   lint, then the test suite (no slow and no GPU tests), in two processes
 # make lint   ruff and mypy
 # make clean  remove what the tools wrote (keeps .venv and mlruns)
 # make screenshots   docs/images, with chromium: MLflow with a search made for it, or the latest of STORE=sqlite:///...
@@ -21,7 +21,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 DEMO_FLAGS := --space cggm_iemocap --trials 8 --epochs 6 --concurrency 2
-TEST_FLAGS :=
+TEST_FLAGS := -n 2 --dist loadfile
 
 .PHONY: demo test lint format clean screenshots
 .DEFAULT_GOAL := test

@@ -39,6 +39,7 @@ def test_a_copy_finds_the_spaces_of_the_package(home: Path) -> None:
     assert "cggm_iemocap" in done.stdout
 
 
+@pytest.mark.slow  # not beside other tests: `auto` finds any Ray of the machine, theirs too
 def test_a_copy_joins_the_cluster_and_starts_none_of_its_own(home: Path) -> None:
     done = run(home, "--space", "cggm_iemocap", "--trials", "1")
     assert done.returncode == 2, done.stdout

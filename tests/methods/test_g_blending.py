@@ -110,7 +110,7 @@ def test_the_fixed_mode_is_table_4_of_dgl():
     cfg, method, net, batch = make(mode="fixed", alpha=3.0)
     found = method.grads(net, batch, support.hp(cfg.method), {}, CLOCK)
     features = net.encode(batch.inputs)
-    alone = sum(net.loss(z, batch.target) for z in method._alone(net, features).values())
+    alone = sum(net.loss(z, batch.target) for z in method.alone(net, features).values())
     total = net.loss(net.fuse(features), batch.target) + 3 * alone
     names = list(net.params)
     for name, g in zip(names, torch.autograd.grad(total, [net.params[n] for n in names]), strict=True):

@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from tests.survival.processes import SPACE, Started, saved, summary, tracked, trials, write
 from tests.survival.traced import HELD, trace
 
-VOLATILE = {"uid", "seconds", "tracking_uri"}
+VOLATILE = {"uid", "seconds", "epoch_seconds", "tracking_uri"}
 SPACES = {
     # One trial at a time: whatever the sampler and the scheduler remember decides what comes next.
     "tpe and asha": (SPACE, 1),

@@ -41,6 +41,8 @@ class Method:
 
     def __init__(self, config: Any) -> None:
         self.config = config
+        # A method that lets its user choose has a setting of that name.
+        self.unimodal_path = getattr(config, "unimodal_path", self.unimodal_path)
 
     def spec(self, spec: DataSpec) -> DataSpec:
         """What the model is built for: the data set's own spec, or a part of it.

@@ -129,10 +129,6 @@ class AGM(Method):
         cost="2^M - 2 passes of the fusion, forward and back; with masked sequences a pass of each encoder",
     )
 
-    def __init__(self, config: AGMConfig) -> None:
-        super().__init__(config)
-        self.unimodal_path = config.unimodal_path
-
     def init(self, net: Net, start: Start) -> Tensors:
         like = next(iter(net.params.values()))
         zeros = torch.zeros(len(net.modalities), dtype=like.dtype, device=like.device)

@@ -204,7 +204,7 @@ class CGGM(Method):
 
     def _measure(self, net: Net, logits: Tensors, target: Tensor, hp: Tensors, state: Tensors) -> Tensor:
         """Metrics [M] of the classifiers on this batch, or their running mean."""
-        kind = self.config.metric
+        kind: str = self.config.metric
         if kind == "auto":
             kind = {"classification": "accuracy", "regression": "mae", "segmentation": "dice"}[net.task.kind]
         now = torch.stack([metrics.batch_metric(net.task, kind, z.detach(), target) for z in logits.values()])

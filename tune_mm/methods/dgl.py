@@ -61,10 +61,6 @@ class DGL(Method):
     support = Support(tasks=TASKS, cost="a pass of the fusion per modality, forward and back")
     separable = True
 
-    def __init__(self, config: DGLConfig) -> None:
-        super().__init__(config)
-        self.unimodal_path = config.unimodal_path
-
     def loss(self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock) -> tuple[Tensor, Tensors]:
         features = net.encode(batch.inputs)
         alone = (net.stop("fusion") if self.config.truncate_unimodal else net).unimodal(features, self.unimodal_path)

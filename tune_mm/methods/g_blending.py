@@ -31,21 +31,20 @@ Shapes
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from tune_mm.config import Section
-from tune_mm.core.method import Method, Start
+from tune_mm.core.method import Start
 from tune_mm.core.net import Net
 from tune_mm.core.probe import Objective, Probe
 from tune_mm.core.support import TASKS, Support
-from tune_mm.core.types import Batch, Clock, DataSpec, EpochEnd, Features, Inputs, Tensors
+from tune_mm.core.types import Batch, Clock, EpochEnd, Tensors
+from tune_mm.methods._heads import WithHeads
 from tune_mm.models.base import StagedFusion
-from tune_mm.models.heads import head
 
 
 class GBlendingConfig(Section):
@@ -70,7 +69,7 @@ def blend(gain: Tensor, overfit: Tensor, floor: Tensor) -> Tensor:
     return torch.where(total > 0, ratio / torch.where(total > 0, total, torch.ones_like(total)), equal)
 
 
-class GBlending(Method):
+class GBlending(WithHeads):
     """Gradient blending: see the module docstring."""
 
     Config = GBlendingConfig
@@ -79,14 +78,6 @@ class GBlending(Method):
     support = Support(
         tasks=TASKS, cost="a head per modality; offline, online: per estimate a super-epoch of each of the M + 1 losses"
     )
-
-    def trains(self, modalities: tuple[str, ...]) -> tuple[str, ...]:
-        return (*super().trains(modalities), *(["aux"] if self.config.heads == "own" else []))
-
-    def aux(self, spec: DataSpec, widths: Mapping[str, int]) -> nn.ModuleDict | None:
-        if self.config.heads == "fusion":
-            return None
-        return nn.ModuleDict({m: head(spec, m, widths[m]) for m in spec.modalities})
 
     def check(self, net: Net) -> None:
         """Heads of their own need features that end at the encoders."""
@@ -114,7 +105,7 @@ class GBlending(Method):
 
     def loss(self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock) -> tuple[Tensor, Tensors]:
         features = net.encode(batch.inputs)
-        losses = {m: net.loss(z, batch.target) for m, z in self._alone(net, features).items()}
+        losses = {m: net.loss(z, batch.target) for m, z in self.alone(net, features).items()}
         multi = net.loss(net.fuse(features), batch.target)
         logs = {"train/loss_multi": multi, **{f"train/loss/{m}": loss for m, loss in losses.items()}}
         if self.config.mode == "fixed":
@@ -144,26 +135,12 @@ class GBlending(Method):
         logs = {f"overfitting/{m or 'multi'}": o for m, o in zip(objectives, overfits, strict=True)}
         return EpochEnd({"weights": weights}, logs, samples=seen)
 
-    def predict(self, net: Net, inputs: Inputs, state: Tensors) -> Tensors:
-        """As any method; logits of own heads under `classifier/<modality>`."""
-        features = net.encode(inputs)
-        out = {"joint": net.fuse(features), **net.unimodal(features, self.unimodal_path)}
-        if self.config.heads == "own":
-            out |= {f"classifier/{m}": z for m, z in self._alone(net, features).items()}
-        return out
-
-    def _alone(self, net: Net, features: Features) -> Tensors:
-        """Logits [B, C] per modality."""
-        if self.config.heads == "fusion":
-            return net.unimodal(features, self.unimodal_path)
-        return {m: net.apply(f"aux.{m}", lambda own, x: own(x), f) for m, f in features.items()}
-
     def _unimodal(self, modality: str) -> Objective:
         def objective(net: Net, batch: Batch) -> Tensor:
             if self.config.heads == "fusion":
-                return net.loss(self._alone(net, net.encode(batch.inputs))[modality], batch.target)
+                return net.loss(self.alone(net, net.encode(batch.inputs))[modality], batch.target)
             feature = net.encode_one(modality, batch.inputs[modality])
-            return net.loss(self._alone(net, {modality: feature})[modality], batch.target)
+            return net.loss(self.alone(net, {modality: feature})[modality], batch.target)
 
         return objective
 

@@ -72,10 +72,6 @@ class MMCosine(Method):
     separable = True
     linear = False
 
-    def __init__(self, config: MMCosineConfig) -> None:
-        super().__init__(config)
-        self.unimodal_path = config.unimodal_path
-
     def check(self, net: Net) -> None:
         """Each modality must have columns of the head of its own."""
         columns = range(net.params["fusion.head.weight"].shape[1])

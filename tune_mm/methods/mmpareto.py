@@ -28,20 +28,18 @@ Shapes
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from tune_mm.config import Section
 from tune_mm.core import grads
-from tune_mm.core.method import Method
 from tune_mm.core.net import Net, owned
 from tune_mm.core.support import TASKS, Support
-from tune_mm.core.types import Batch, Clock, DataSpec, Features, Inputs, PathChoice, Tensors, Update
-from tune_mm.models.heads import head
+from tune_mm.core.types import Batch, Clock, PathChoice, Tensors, Update
+from tune_mm.methods._heads import WithHeads
 
 STATIONARY = 1e-6
 
@@ -74,29 +72,17 @@ def rescaled(d: Tensor, plain: Tensor, gamma: Tensor) -> Tensor:
     return gamma.to(d.dtype) * factor * d
 
 
-class MMPareto(Method):
+class MMPareto(WithHeads):
     """MMPareto: see the module docstring."""
 
     Config = MMParetoConfig
     config: MMParetoConfig
     support = Support(least=2, tasks=TASKS, cost="a second backward pass")
 
-    def __init__(self, config: MMParetoConfig) -> None:
-        super().__init__(config)
-        self.unimodal_path = config.unimodal_path
-
-    def trains(self, modalities: tuple[str, ...]) -> tuple[str, ...]:
-        return (*super().trains(modalities), *(("aux",) if self.config.heads == "own" else ()))
-
-    def aux(self, spec: DataSpec, widths: Mapping[str, int]) -> nn.ModuleDict | None:
-        if self.config.heads != "own":
-            return None
-        return nn.ModuleDict({m: head(spec, m, widths[m]) for m in spec.modalities})
-
     def grads(self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock) -> Update:
         def objectives(bound: Net) -> tuple[Tensor, Tensors]:
             features = bound.encode(batch.inputs)
-            own = {m: bound.loss(z, batch.target) for m, z in self._alone(bound, features).items()}
+            own = {m: bound.loss(z, batch.target) for m, z in self.alone(bound, features).items()}
             joint = bound.loss(bound.fuse(features), batch.target)
             logs = {"train/loss_multi": joint, **{f"train/loss/{m}": loss for m, loss in own.items()}}
             return torch.stack([joint, torch.stack(list(own.values())).sum()]), logs
@@ -109,20 +95,6 @@ class MMPareto(Method):
             found.update(new)
             logs[f"balance/{m}"] = weight
         return Update(found, losses.sum(), logs, state)
-
-    def predict(self, net: Net, inputs: Inputs, state: Tensors) -> Tensors:
-        """As any method, and the modalities' own heads under `classifier/<modality>`."""
-        features = net.encode(inputs)
-        out = {"joint": net.fuse(features), **net.unimodal(features, self.unimodal_path)}
-        if self.config.heads == "own":
-            out |= {f"classifier/{m}": z for m, z in self._alone(net, features).items()}
-        return out
-
-    def _alone(self, net: Net, features: Features) -> Tensors:
-        """Unimodal logits [B, C] per modality."""
-        if self.config.heads == "fusion":
-            return net.unimodal(features, self.unimodal_path)
-        return {m: net.apply(f"aux.{m}", lambda own, x: own(x), f) for m, f in features.items()}
 
     def _encoder(self, multi: Tensors, uni: Tensors, gamma: Tensor) -> tuple[Tensors, Tensor]:
         """An encoder's new gradients, and the multimodal loss's weight a."""

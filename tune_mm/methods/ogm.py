@@ -88,10 +88,6 @@ class OGM(Method):
     config: OGMConfig
     support = Support(least=2, tasks=TASKS, cost="a forward pass of the fusion per modality")
 
-    def __init__(self, config: OGMConfig) -> None:
-        super().__init__(config)
-        self.unimodal_path = config.unimodal_path
-
     def check(self, net: Net) -> None:
         """`conv_only` needs encoders with convolutions: those without would be left out of the balance."""
         for m in net.modalities if self.config.conv_only else ():

@@ -26,6 +26,7 @@ class ConcatFusion(LateFusion):
     """Features [B, T_m, W_m] or [B, W_m] -> hidden [B, sum of W_m], in the order of the modalities."""
 
     Config: ClassVar[type] = ConcatConfig
+    head: nn.Linear
 
     def __init__(self, widths: Mapping[str, int], outputs: int, pool: Literal["mean", "first"]) -> None:
         super().__init__()

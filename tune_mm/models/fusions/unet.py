@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from tune_mm.config import Section
 from tune_mm.core.types import DataSpec, Features
-from tune_mm.models.base import DenseEncoder, DenseFusion, DenseHead
+from tune_mm.models.base import DenseFusion, DenseHead
 from tune_mm.models.encoders.unet import block, upsampled
 
 
@@ -48,7 +48,7 @@ class UNetFusion(DenseFusion):
         self.head = DenseHead(width, outputs, size)
 
     @classmethod
-    def build(cls, config: Any, spec: DataSpec, encoders: Mapping[str, DenseEncoder]) -> UNetFusion:
+    def build(cls, config: Any, spec: DataSpec, encoders: Mapping[str, Any]) -> UNetFusion:
         """See `DenseFusion.build`."""
         scales = [[*e.channels, e.width] for e in encoders.values()]
         if len({len(own) for own in scales}) > 1 or len({shape[1:] for shape in spec.shapes.values()}) > 1:
