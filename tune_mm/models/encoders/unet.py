@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tune_mm.config import Section
 from tune_mm.core.types import Padded
 from tune_mm.models.base import DenseEncoder
+from tune_mm.models.encoders._maps import channels_last
 
 
 class UNetConfig(Section):
@@ -34,6 +35,7 @@ class UNetEncoder(DenseEncoder):
         before = (inputs, *channels[:-1])
         self.stages = nn.ModuleList(block(i, o) for i, o in zip(before, channels, strict=True))
         self.pool = nn.MaxPool2d(2)
+        channels_last(self)
 
     @classmethod
     def build(cls, config: Any, shape: tuple[int, ...]) -> UNetEncoder:

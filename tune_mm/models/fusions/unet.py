@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tune_mm.config import Section
 from tune_mm.core.types import DataSpec, Features
 from tune_mm.models.base import DenseFusion, DenseHead
+from tune_mm.models.encoders._maps import channels_last
 from tune_mm.models.encoders.unet import block, upsampled
 
 
@@ -46,6 +47,7 @@ class UNetFusion(DenseFusion):
         self.up = nn.ModuleList(block(m + b, o) for m, b, o in zip(mixed[:-1], below, outs, strict=True))
         self.dropout = nn.Dropout2d(dropout)
         self.head = DenseHead(width, outputs, size)
+        channels_last(self)
 
     @classmethod
     def build(cls, config: Any, spec: DataSpec, encoders: Mapping[str, Any]) -> UNetFusion:
