@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -47,6 +48,14 @@ def interleave(cases: Mapping[str, Callable[[], Any]], rounds: int, warm: int = 
     return {
         name: Timing(*(statistics.median(column) for column in zip(*rows, strict=True))) for name, rows in seen.items()
     }
+
+
+def high_water() -> float:
+    """Peak resident memory of this process in GB."""
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage would count what the parent held before it started us
+        return int(status.read_text().split("VmHWM:")[1].split()[0]) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def split(shapes: Mapping[str, tuple[int, int]], count: int, classes: int, masked: bool) -> Split:

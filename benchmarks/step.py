@@ -12,16 +12,28 @@ from __future__ import annotations
 
 import argparse
 import math
-import resource
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from _measure import CLOCK, IEMOCAP, MOSI, Timing, dataset, first, interleave, run, save, stepper, table, verdict
+from _measure import (
+    CLOCK,
+    IEMOCAP,
+    MOSI,
+    Timing,
+    dataset,
+    first,
+    high_water,
+    interleave,
+    run,
+    save,
+    stepper,
+    table,
+    verdict,
+)
 from _transcription import plain
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
@@ -83,14 +95,6 @@ def peak(case: str, attention: str) -> float:
     """Peak memory in GB of a process that takes three steps."""
     command = [sys.executable, __file__, "--memory", case, attention]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
-
-
-def high_water() -> float:
-    """Peak resident memory of this process in GB."""
-    status = Path("/proc/self/status")
-    if status.exists():  # getrusage would count what the parent held before it started us
-        return int(status.read_text().split("VmHWM:")[1].split()[0]) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def memory(case: str, attention: str) -> None:

@@ -274,6 +274,25 @@ def test_alone_equals_vmap():
             torch.testing.assert_close(together[key][lane], value, rtol=1e-8, atol=1e-10, msg=support.named(key))
 
 
+@pytest.mark.parametrize("name", ["joint", "dgl"])
+def test_checkpointing_changes_no_gradient_and_no_statistic(name):
+    """Also where a stage runs with the other modality and alone."""
+    data, found = dense.dataset(2), []
+    for checkpoint in (False, True):
+        cfg = C.replace(config(name), {"model.encoder.checkpoint": checkpoint})
+        method, net = support.bound(cfg, data)
+        net.model.train()
+        update = method.grads(net, dense.batch(data), support.hp(cfg.method), {}, CLOCK)
+        found.append({**update.grads, **dict(net.model.named_buffers())})
+    for key, value in found[0].items():
+        torch.testing.assert_close(found[1][key], value, rtol=1e-8, atol=1e-11, msg=support.named(key))
+
+
+def test_checkpointing_and_dropout_are_refused_together():
+    with pytest.raises(ValueError, match="checkpoint needs dropout 0, but got dropout=0.1"):
+        EsanetConfig(dropout=0.1, checkpoint=True)
+
+
 def test_a_run_learns():
     cfg = C.replace(config("dgl"), {"train.epochs": 4})
     run = Run(cfg, dense.dataset(2))

@@ -10,7 +10,7 @@ from tune_mm import config as C
 from tune_mm import plugins
 from tune_mm.reports.records import Record
 from tune_mm.reports.select import Choice
-from tune_mm.reports.spec import MODALITY, Column, Row, Scalar, TableReport, Where
+from tune_mm.reports.spec import ANY, MODALITY, Column, Row, Scalar, TableReport, Where
 
 # Settings that name a plug-in, and its kind.
 NAMED = {
@@ -24,9 +24,11 @@ NAMED = {
 
 @dataclass(frozen=True)
 class Head:
-    """A column as shown. name: by which rows refer to it; data: its runs' data set; paper_data: that of the paper."""
+    """A column as shown. name: by which rows refer to it, heading: to its group; data: its runs' data set; paper_data:
+    that of the paper."""
 
     name: str
+    heading: str
     group: str
     label: str
     metric: str
@@ -78,7 +80,7 @@ def unbuilt(wanted: Where, data: str) -> str:
     """Why no command makes such runs: a method, a fusion, an encoder or a data set that is not there ("": it is)."""
     for key, kind in NAMED.items():
         given = wanted.get(key)
-        if isinstance(given, str) and given not in plugins.available(kind):
+        if isinstance(given, str) and given != ANY and given not in plugins.available(kind):
             return f"{kind.removesuffix('s')} '{given}' is not built yet"
     return "" if data in C.names("configs") else f"data set '{data}' has no configuration yet"
 
@@ -86,7 +88,7 @@ def unbuilt(wanted: Where, data: str) -> str:
 def commands(report: TableReport, row: Row, head: Head, wanted: Where) -> tuple[str, ...]:
     """The commands that make a cell's runs."""
     method = wanted.get("method", wanted.get("method.name", "joint"))
-    lines = row.fill or head.fill or report.fill
+    lines = row.fill_below.get(head.heading) or row.fill or head.fill or report.fill
     return tuple(line.replace("{data}", head.data).replace("{method}", str(method)) for line in lines)
 
 
@@ -110,6 +112,7 @@ def _head(report: TableReport, column: Column, data: str, modality: str) -> Head
 
     return Head(
         name=filled(column.name),
+        heading=column.group,
         group=data if column.group and column.data and data != own else column.group,
         label=filled(column.label),
         metric=filled(column.metric),
@@ -127,12 +130,16 @@ def _filled(row: Row, modality: str) -> Row:
     def one(value: Scalar) -> Scalar:
         return value.replace(MODALITY, modality) if isinstance(value, str) else value
 
+    def lines(given: Iterable[str]) -> tuple[str, ...]:
+        return tuple(line.replace(MODALITY, modality) for line in given)
+
     return row.model_copy(
         update={
             "label": row.label.replace(MODALITY, modality),
             "where": {k: tuple(map(one, v)) if isinstance(v, tuple) else one(v) for k, v in row.where.items()},
-            "only": tuple(name.replace(MODALITY, modality) for name in row.only),
-            "fill": tuple(line.replace(MODALITY, modality) for line in row.fill),
+            "only": lines(row.only),
+            "fill": lines(row.fill),
+            "fill_below": {group: lines(given) for group, given in row.fill_below.items()},
         }
     )
 

@@ -17,7 +17,7 @@ from statistics import fmean
 import tune_mm
 from tune_mm.errors import UserError, nearest
 from tune_mm.reports.records import Record
-from tune_mm.reports.spec import Report, Scalar, Where
+from tune_mm.reports.spec import ANY, Report, Scalar, Where
 
 ATTRIBUTES = frozenset({"space", "stage", "status"})
 KINDS = ("real", "synthetic", "")  # by preference; "": a run that does not say
@@ -67,7 +67,7 @@ def matches(record: Record, where: Where) -> bool:
     """Whether a run has all the values: as text, number or boolean; of a list, any of them.
 
     A key is a tag, a parameter, or one of `space`, `stage` and `status`. null stands for None and for a key that the
-    run does not have.
+    run does not have, "*" for all other values.
     """
     return all(
         any(_equal(_value(record, key), one) for one in (wanted if isinstance(wanted, tuple) else (wanted,)))
@@ -148,6 +148,8 @@ def _equal(stored: str | None, wanted: Scalar) -> bool:
     """Whether a stored text is the wanted value: "4.0" is 4, "True" is true, "None" and nothing are null."""
     if wanted is None or stored is None:
         return wanted is None and stored in {None, "None"}
+    if wanted == ANY:
+        return stored != "None"
     if isinstance(wanted, bool):
         return stored.lower() == str(wanted).lower()
     if isinstance(wanted, str):

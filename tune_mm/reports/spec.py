@@ -1,8 +1,8 @@
 """What a report is: one YAML file in `configs/paper/`, strict, so that a table or a figure more needs no code.
 
-`where` selects runs by tags and parameters (text, numbers and booleans as MLflow shows them; a list: any of them). A
-row's or a series' `where` comes on top of the report's, a column's on top of both. The data set is none of them: it is
-`data`, or what --data says.
+`where` selects runs by tags and parameters (text, numbers and booleans as MLflow shows them; a list: any of them; null:
+not set; "*": set, whatever to). A row's or a series' `where` comes on top of the report's, a column's on top of both. The
+data set is none of them: it is `data`, or what --data says.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ Scalar = bool | int | float | str | None
 Where = dict[str, Scalar | tuple[Scalar, ...]]
 Label = Annotated[str, Field(min_length=1)]
 MODALITY = "{modality}"
+ANY = "*"  # in `where`: all values but null
 
 
 class Row(Section):
@@ -26,7 +27,8 @@ class Row(Section):
 
     `{modality}` in the label stands for each modality: a row for each, with the name in `where`, `only` and `fill` too.
     only: the columns it has cells in, by name or label (none: all). fixed: columns' `where` does not apply to it (a
-    reference that does not have their setting). fill: the commands that make its runs (none: the report's).
+    reference that does not have their setting). fill: the commands that make its runs (none: the report's); fill_below:
+    those of its cells below a group's heading, by group.
     """
 
     label: Label
@@ -35,6 +37,7 @@ class Row(Section):
     only: tuple[Label, ...] = ()
     fixed: bool = False
     fill: tuple[Label, ...] = ()
+    fill_below: dict[str, tuple[Label, ...]] = Field(default_factory=dict)
 
 
 class Column(Section):
@@ -123,11 +126,16 @@ class TableReport(Report):
             near = nearest(self.reference, labels)
             raise ValueError(f"reference must be the label of a row, got '{self.reference}'{near}")
         known = {name for column in self.columns for name in self._expanded(column)}
+        groups = {column.group for column in self.columns if column.group}
         for row in self.rows:
-            for name in row.published:
-                if name not in known:
-                    near = nearest(name, known)
-                    raise ValueError(f"published of row '{row.label}' must name columns, got '{name}'{near}")
+            for key, named, what, allowed in (
+                ("published", row.published, "columns", known),
+                ("fill_below", row.fill_below, "groups of columns", groups),
+            ):
+                wrong = next((name for name in named if name not in allowed), None)
+                if wrong is not None:
+                    near = nearest(wrong, allowed)
+                    raise ValueError(f"{key} of row '{row.label}' must name {what}, got '{wrong}'{near}")
         return self
 
     def _expanded(self, column: Column) -> list[str]:

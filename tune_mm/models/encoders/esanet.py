@@ -15,16 +15,18 @@ local file (a state dict with the parameters' names here, or with `encoder.` bef
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from tune_mm.config import Section
 from tune_mm.core.types import Padded
 from tune_mm.models.base import StagedEncoder
 from tune_mm.models.encoders._maps import as_frames, average, channels_last, each_frame, input_channels
+from tune_mm.models.encoders._recompute import recomputed
 from tune_mm.models.encoders._weights import load
 
 Count = Annotated[int, Field(ge=1)]
@@ -32,13 +34,21 @@ Count = Annotated[int, Field(ge=1)]
 
 class EsanetConfig(Section):
     """channels: of the maps after each stage. blocks: in each of the four groups. weights: a local file; null: from
-    scratch. dropout: in every block, before the shortcut is added."""
+    scratch. dropout: in every block, before the shortcut is added. checkpoint: compute the blocks' inner values again
+    in the backward pass instead of keeping them: less memory, more time, the same gradients; without dropout alone."""
 
     name: Literal["esanet"] = "esanet"
     channels: tuple[Count, Count, Count, Count, Count] = (64, 64, 128, 256, 512)
     blocks: tuple[Count, Count, Count, Count] = (3, 4, 6, 3)
     dropout: float = Field(0.0, ge=0, lt=1)
+    checkpoint: bool = False
     weights: str | None = None
+
+    @model_validator(mode="after")
+    def _no_random_numbers(self) -> EsanetConfig:
+        if self.checkpoint and self.dropout > 0:
+            raise ValueError(f"checkpoint needs dropout 0, but got dropout={self.dropout}")
+        return self
 
 
 class NonBottleneck1D(nn.Module):
@@ -68,9 +78,16 @@ class EsanetEncoder(StagedEncoder):
 
     Config = EsanetConfig
 
-    def __init__(self, inputs: int, channels: tuple[int, ...], blocks: tuple[int, ...], dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        channels: tuple[int, ...],
+        blocks: tuple[int, ...],
+        dropout: float = 0.0,
+        checkpoint: bool = False,
+    ) -> None:
         super().__init__()
-        self.channels, self.width = channels, channels[-1]
+        self.channels, self.width, self.checkpoint = channels, channels[-1], checkpoint
         self.conv1 = nn.Conv2d(inputs, channels[0], 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(channels[0])
         self.maxpool = nn.MaxPool2d(3, 2, 1)
@@ -85,7 +102,7 @@ class EsanetEncoder(StagedEncoder):
     def build(cls, config: Any, shape: tuple[int, ...]) -> EsanetEncoder:
         """See `Encoder.build`. Raises ValueError for vectors and sequences, and for weights that do not fit."""
         c: EsanetConfig = config
-        encoder = cls(input_channels("esanet", shape), c.channels, c.blocks, c.dropout)
+        encoder = cls(input_channels("esanet", shape), c.channels, c.blocks, c.dropout, c.checkpoint)
         if c.weights is not None:
             load(encoder, "esanet encoder", Path(c.weights).expanduser())
         return encoder
@@ -95,11 +112,16 @@ class EsanetEncoder(StagedEncoder):
         if number == 1:
             return each_frame(self._stem, as_frames(x))
         layer = (self.layer1, self.layer2, self.layer3, self.layer4)[number - 2]
-        return each_frame(layer, each_frame(self.maxpool, x) if number == 2 else x)
+        return each_frame(partial(self._blocks, layer), each_frame(self.maxpool, x) if number == 2 else x)
 
     def pool(self, x: Padded) -> Padded:
         """See `StagedEncoder.pool`."""
         return Padded(average(x))
+
+    def _blocks(self, blocks: nn.Sequential, x: Tensor) -> Tensor:
+        for block in blocks:
+            x = recomputed(block, x) if self.checkpoint else block(x)
+        return x
 
     def _stem(self, x: Tensor) -> Tensor:
         out: Tensor = self.bn1(self.conv1(x)).relu()

@@ -3,17 +3,18 @@
 The modalities' low-level maps are concatenated and reduced by a 1 x 1 convolution; their ASPP maps are concatenated,
 interpolated to the low-level size and joined with them. Two 3 x 3 convolutions with BatchNorm, ReLU and dropout follow,
 and a 1 x 1 convolution predicts the pixels, interpolated to the images. A modality alone: the others' maps, ASPP and
-low-level, are 0.
+low-level, are 0; the convolutions then skip their channels, which is the same up to rounding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Collection, Mapping
+from typing import Any, Literal, cast
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from tune_mm.config import Section
 from tune_mm.core.types import DataSpec, Features
@@ -41,43 +42,66 @@ class DeepLabFusion(DenseFusion):
 
     def __init__(
         self,
-        maps: int,
-        levels: int,
+        maps: Mapping[str, int],
+        levels: Mapping[str, int],
         low: int,
         width: int,
         dropouts: tuple[float, float],
         outputs: int,
         size: tuple[int, int],
     ) -> None:
-        """maps, levels: channels of all modalities' maps and low-level maps."""
+        """maps, levels: channels of each modality's maps and low-level maps."""
         super().__init__()
-        self.low = unit(levels, low, 1)
+        self.maps, self.levels = dict(maps), dict(levels)
+        self.low = unit(sum(levels.values()), low, 1)
         first, last = (nn.Dropout(p) for p in dropouts)
-        self.mix = nn.Sequential(unit(maps + low, width, 3), first, unit(width, width, 3), last)
+        self.mix = nn.Sequential(unit(sum(maps.values()) + low, width, 3), first, unit(width, width, 3), last)
         self.head = DenseHead(width, outputs, size)
 
     @classmethod
     def build(cls, config: Any, spec: DataSpec, encoders: Mapping[str, Any]) -> DeepLabFusion:
         """See `DenseFusion.build`."""
-        sizes, own = {shape[1:] for shape in spec.shapes.values()}, list(encoders.values())
-        if len(sizes) > 1 or any(len(e.channels) != 1 for e in own):
+        sizes = {shape[1:] for shape in spec.shapes.values()}
+        if len(sizes) > 1 or any(len(e.channels) != 1 for e in encoders.values()):
             raise ValueError("the deeplab fusion needs images of one size and encoders with one level, such as deeplab")
         height, across = next(iter(spec.shapes.values()))[1:]
-        width = config.width or max(e.width for e in own)
-        channels = sum(e.width for e in own), sum(e.channels[0] for e in own)
-        dropouts = config.dropout, config.dropout_last
-        return cls(*channels, config.low, width, dropouts, spec.task.outputs, (height, across))
+        maps = {m: e.width for m, e in encoders.items()}
+        levels = {m: e.channels[0] for m, e in encoders.items()}
+        width, dropouts = config.width or max(maps.values()), (config.dropout, config.dropout_last)
+        return cls(maps, levels, config.low, width, dropouts, spec.task.outputs, (height, across))
 
     def hidden(self, features: Features) -> Tensor:
         """See `LateFusion.hidden`: [B, width, h', w']."""
-        low = self.low(torch.cat([f.levels[0] for f in features.values()], 1))
+        return self._decoded(features, ())
+
+    def without(self, features: Features, absent: Collection[str]) -> Tensor:
+        """See `LateFusion.without`."""
+        return self._decoded({m: f for m, f in features.items() if m not in absent}, absent)
+
+    def _decoded(self, features: Features, absent: Collection[str]) -> Tensor:
+        low = _skipping(self.low, self.levels, absent, torch.cat([f.levels[0] for f in features.values()], 1))
         maps = upsampled(torch.cat([f.value for f in features.values()], 1), low)
-        out: Tensor = self.mix(torch.cat([maps, low], 1))
+        first, *rest = self.mix
+        out = _skipping(first, self.maps, absent, torch.cat([maps, low], 1))
+        for layer in rest:
+            out = layer(out)
         return out
 
     def block(self, modality: str) -> slice:
         """All columns: a shared representation."""
         return slice(None)
+
+
+def _skipping(layers: nn.Module, channels: Mapping[str, int], absent: Collection[str], x: Tensor) -> Tensor:
+    """`layers` (see `unit`) of maps `x`, from which the channels of the modalities in `absent` have been left out."""
+    conv, *rest = cast("nn.Sequential", layers)
+    own = cast("nn.Conv2d", conv)
+    parts = own.weight.split([*channels.values(), own.in_channels - sum(channels.values())], 1)
+    present = [w for m, w in zip([*channels, ""], parts, strict=True) if m not in absent]
+    out = F.conv2d(x, torch.cat(present, 1) if absent else own.weight, padding=own.padding)
+    for layer in rest:
+        out = layer(out)
+    return out
 
 
 plugin = DeepLabFusion
