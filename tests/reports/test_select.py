@@ -96,6 +96,10 @@ def toy(found: list[Record], where: Where | None = None, choice: Choice = ALL) -
         ("4.0", (1, 4), True),
         ("2.0", (1, 4), False),
         ("None", (0.5, None), True),
+        ("4.0", "*", True),
+        ("/models/r34.pth", "*", True),
+        ("None", "*", False),
+        ("None", (None, "*"), True),
     ],
 )
 def test_values_compare_as_mlflow_shows_them(stored: str, wanted: object, same: bool) -> None:
@@ -105,6 +109,7 @@ def test_values_compare_as_mlflow_shows_them(stored: str, wanted: object, same: 
 def test_a_key_that_a_run_does_not_have_is_null_and_nothing_else() -> None:
     assert matches(record(), {"method.rho": None})
     assert not matches(record(), {"method.rho": 1.2})
+    assert not matches(record(), {"method.rho": "*"})
     assert not matches(record(), {"method.rho": ()})
 
 

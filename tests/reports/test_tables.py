@@ -100,8 +100,12 @@ def test_what_is_not_built_has_no_command(records: Sequence[Record]) -> None:
     found = table.rows[0].cells[0]
     assert (found.ours, found.fill, found.why) == (None, (), "method 'ogm_ge' is not built yet")
     assert table.missing == ()
-    nyuv2 = build(shipped("dgl_table5"), records, choice())
-    assert {c.why for line in nyuv2.rows for c in line.cells} == {"encoder 'esanet' is not built yet"}
+    later = {"label": "Later", "where": {"method": "joint", "model.encoder.name": "mamba"}}
+    table = build(mine(reference=None, rows=[later]), records, choice("avdigits"))
+    assert table.rows[0].cells[0].why == "encoder 'mamba' is not built yet"
+    anything = {"label": "Any", "where": {"method": "joint", "model.encoder.name": "*"}}
+    table = build(mine(reference=None, rows=[anything]), [], choice())
+    assert table.rows[0].cells[0].fill == ("make avdigits joint",)
 
 
 def test_another_data_set_takes_the_place_of_the_first(records: Sequence[Record]) -> None:

@@ -1,8 +1,8 @@
 """What a report is: one YAML file in `configs/paper/`, strict, so that a table or a figure more needs no code.
 
-`where` selects runs by tags and parameters (text, numbers and booleans as MLflow shows them; a list: any of them; null:
-not set; "*": set, whatever to). A row's or a series' `where` comes on top of the report's, a column's on top of both. The
-data set is none of them: it is `data`, or what --data says.
+`where` selects runs by tags and parameters (text, numbers and booleans as MLflow shows them; a list: any of them;
+null: not set; "*": set, whatever to). A row's or a series' `where` comes on top of the report's, a column's on top of
+both. The data set is none of them: it is `data`, or what --data says.
 """
 
 from __future__ import annotations
