@@ -6,9 +6,10 @@ Full sizes: BraTS (four DeepLab v3+ of ResNet-101, 160 x 160) and NYUv2 (two Res
 8 random images. Every case takes its steps (one that does not count, then one that does) in a process of its own, and
 the cases take turns `rounds` times. Ratios are of medians of processor time, and of peak memory above that of a process
 which holds the same model and has taken no step (so: of what a step keeps, gradients and optimizer included). CGGM has
-its published settings for BraTS. The first table's batches are as they are; the second one adds activation
-checkpointing, and bfloat16 under autocast. Prints tables and writes benchmarks/results/dense.json. On a CUDA device
-(--device cuda) time is that of the device and memory what it allocated.
+its published settings for BraTS. Floating-point operations (products and convolutions, what is computed again included)
+do not depend on the machine. Options: activation checkpointing in the encoders, and bfloat16 under autocast. On a CUDA
+device (--device cuda) time is the clock's with the device waited for, and memory what was allocated there. Prints tables
+and writes benchmarks/results/dense.json.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Any
 
 import torch
 from _measure import CLOCK, first, high_water, save, table, verdict
+from torch.utils.flop_counter import FlopCounterMode
 
 from tune_mm import config as C
 from tune_mm.core.run import Run
@@ -88,13 +90,14 @@ def _shared(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def case(name: str, method: str, option: str, batch: int, device: str, threads: int) -> None:
-    """Print the seconds of a step and the peak memory in GB above that of the model, as JSON."""
+    """Print a step's seconds, its operations, and the peak memory in GB, whole and above that of the model, as JSON."""
     torch.set_num_threads(threads)
     made = prepared(name, method, option, batch, device)
     samples = first(Dataset("", made.spec, made.splits), batch)
     cuda = device == "cuda"
     before = torch.cuda.memory_allocated() / 2**30 if cuda else high_water()
-    made.step(samples, CLOCK)
+    with FlopCounterMode(display=False) as counter:
+        made.step(samples, CLOCK)
     if cuda:
         torch.cuda.synchronize()
     wall, cpu = time.perf_counter(), time.process_time()
@@ -103,7 +106,9 @@ def case(name: str, method: str, option: str, batch: int, device: str, threads: 
         torch.cuda.synchronize()
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     peak = torch.cuda.max_memory_allocated() / 2**30 if cuda else high_water()
-    print(json.dumps({"wall": wall, "cpu": wall if cuda else cpu, "gb": peak - before, "whole_gb": peak}))
+    flops = counter.get_total_flops()
+    found = {"wall": wall, "cpu": wall if cuda else cpu, "tflop": flops / 1e12, "gb": peak - before, "whole_gb": peak}
+    print(json.dumps(found))
 
 
 def measured(
@@ -125,22 +130,15 @@ def report(name: str, found: Mapping[tuple[str, str, str], Mapping[str, float]],
     base = found[name, "joint", ""]
     rows, out = [], dict[str, Any]()
     for (_, method, option), got in found.items():
-        time_ratio, memory_ratio = got["cpu"] / base["cpu"], got["gb"] / base["gb"]
+        ratios = {f"{k}_ratio": got[k] / base[k] for k in ("cpu", "tflop", "gb")}
         label = f"{method}, {option}" if option else method
-        rows.append(
-            [
-                label,
-                f"{got['wall']:.1f}",
-                f"{got['cpu']:.1f}",
-                f"{time_ratio:.2f}",
-                f"{got['gb']:.2f}",
-                f"{memory_ratio:.2f}",
-            ]
-        )
-        out[label] = {**got, "time_ratio": time_ratio, "memory_ratio": memory_ratio}
-    table(f"{name}, batch {batch}, full size", ("", "wall s", "cpu s", "/ joint", "step GB", "/ joint"), rows)
-    print(verdict("DGL: time over joint", out["dgl"]["time_ratio"], GOALS[0]))
-    print(verdict("DGL: memory over joint", out["dgl"]["memory_ratio"], GOALS[1]), flush=True)
+        out[label] = {**got, **ratios}
+        figures = (got["wall"], got["cpu"], ratios["cpu_ratio"], ratios["tflop_ratio"], got["gb"], ratios["gb_ratio"])
+        rows.append([label, *(f"{x:.2f}" for x in figures)])
+    columns = ("", "wall s", "cpu s", "/ joint", "FLOPs / joint", "step GB", "/ joint")
+    table(f"{name}, batch {batch}, full size", columns, rows)
+    print(verdict("DGL: time over joint", out["dgl"]["cpu_ratio"], GOALS[0]))
+    print(verdict("DGL: memory over joint", out["dgl"]["gb_ratio"], GOALS[1]), flush=True)
     return out
 
 

@@ -289,7 +289,7 @@ def test_checkpointing_changes_no_gradient_and_no_statistic(name):
 
 
 def test_checkpointing_and_dropout_are_refused_together():
-    with pytest.raises(ValueError, match="checkpoint needs dropout 0, but got dropout=0.1"):
+    with pytest.raises(ValueError, match=r"checkpoint needs dropout 0, but got dropout=0\.1"):
         EsanetConfig(dropout=0.1, checkpoint=True)
 
 

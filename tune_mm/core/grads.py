@@ -31,8 +31,13 @@ def gradient(objective: Objective, net: Net, prefixes: Iterable[str]) -> tuple[T
         net.buffers.update(buffers)
         return found, loss.detach(), {k: v.detach() for k, v in logs.items()}
     loss, logs = objective(net)
-    values = torch.autograd.grad(loss, list(params.values()))
-    return dict(zip(params, values, strict=True)), loss.detach(), {k: v.detach() for k, v in logs.items()}
+    return of(loss, params), loss.detach(), {k: v.detach() for k, v in logs.items()}
+
+
+def of(loss: Tensor, params: Tensors) -> Tensors:
+    """Gradients of a loss for `params` by name, outside transforms. Raises RuntimeError (from torch) for a parameter
+    that takes no part in it."""
+    return dict(zip(params, torch.autograd.grad(loss, list(params.values())), strict=True))
 
 
 def gradients(objectives: Objective, net: Net, prefixes: Iterable[str]) -> tuple[list[Tensors], Tensor, Tensors]:

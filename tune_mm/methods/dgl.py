@@ -11,7 +11,7 @@ Equations
     L = L_d + alpha * sum_m L_m                             so d/d phi_m = alpha dL_m, d/d(Omega, f) = dL_d
 Deviations
     * The paper (and its code) backpropagates twice and clears the fusion's gradient in between; here two stop-gradients
-      make it one backward pass with the same gradients.
+      make it one backward pass with the same gradients (for dense predictions one per loss, to hold less at a time).
     * Public code clips the gradient at norm 40, which the paper does not mention: `optim.clip`.
     * Public code takes unimodal logits of sum fusion without the other modalities' biases and feeds gated fusion with
       the feature itself; here, as the paper says, the others' features are 0 (`unimodal_path: zero`). Zeroed tokens
@@ -34,10 +34,11 @@ from pydantic import Field
 from torch import Tensor
 
 from tune_mm.config import Section
+from tune_mm.core import grads
 from tune_mm.core.method import Method
 from tune_mm.core.net import Net
 from tune_mm.core.support import TASKS, Support
-from tune_mm.core.types import Batch, Clock, PathChoice, Tensors
+from tune_mm.core.types import Batch, Clock, PathChoice, Tensors, Update
 
 
 class DGLConfig(Section):
@@ -72,6 +73,26 @@ class DGL(Method):
         joint = net.loss(fused, batch.target)
         logs = {"train/loss_multi": joint, **{f"train/loss/{m}": loss for m, loss in losses.items()}}
         return joint + hp["alpha"] * torch.stack(list(losses.values())).sum(), logs
+
+    def grads(self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock) -> Update:
+        """As of any method. Where pixels are predicted one loss after the other: every parameter learns from one of
+        them, and the maps of one pass are then in memory at a time."""
+        both = self.config.truncate_multimodal and self.config.truncate_unimodal
+        if net.functional or not both or net.task.kind != "segmentation":
+            return super().grads(net, batch, hp, state, clock)
+        features, stopped = net.encode(batch.inputs), net.stop("fusion")
+        found, logs = dict[str, Tensor](), dict[str, Tensor]()
+        for m in net.modalities:
+            logits = stopped.head(stopped.hidden(features, features.keys() - {m}))
+            loss = net.loss(logits, batch.target)
+            logs[f"train/loss/{m}"] = loss.detach()
+            found |= grads.of(hp["alpha"] * loss, net.group(f"encoders.{m}"))
+            features[m] = features[m].detach()
+            del logits, loss
+        joint = net.loss(net.stop("encoders").fuse(features), batch.target)
+        found |= grads.of(joint, net.group("fusion"))
+        total = joint.detach() + hp["alpha"] * torch.stack(list(logs.values())).sum()
+        return Update(found, total, {"train/loss_multi": joint.detach(), **logs}, state)
 
 
 plugin = DGL

@@ -57,11 +57,14 @@ class StagedEncoder(Encoder):
     """An encoder in stages 1..S, which a staged fusion can step through.
 
     channels: C of the maps after each stage. until: the stage whose maps [B, T, C, H, W] `forward` returns (images have
-    T = 1); None: `forward` runs to the end and returns pooled features [B, W].
+    T = 1); None: `forward` runs to the end and returns pooled features [B, W]. through: also run the stages behind
+    `until`, whose maps are the features' `levels` then: for a modality that sees no other one on its way, so that the
+    passes of a fusion share them.
     """
 
     channels: tuple[int, ...]
     until: int | None = None
+    through: bool = False
 
     @abstractmethod
     def stage(self, number: int, x: Padded) -> Padded:
@@ -75,7 +78,12 @@ class StagedEncoder(Encoder):
         last = len(self.channels) if self.until is None else self.until
         for number in range(1, last + 1):
             x = self.stage(number, x)
-        return self.pool(x) if self.until is None else x
+        if self.until is None:
+            return self.pool(x)
+        further = list[Padded]()
+        for number in range(last + 1, len(self.channels) + 1 if self.through else 0):
+            further.append(self.stage(number, further[-1] if further else x))
+        return x._replace(levels=tuple(f.value for f in further))
 
 
 class DenseEncoder(Encoder):

@@ -95,8 +95,8 @@ class EsanetFusion(StagedFusion):
                     f"the esanet fusion needs encoders of {MODULES + 1} or more stages (esanet, resnet18), "
                     f"which that of '{m}' is not"
                 )
+            encoder.until, encoder.through = 1, bool(channels)  # none but the first sees the others
             channels[m] = tuple(encoder.channels)
-            encoder.until = 1
         if len(set(channels.values())) > 1:
             raise ValueError(f"the esanet fusion adds maps, which must have as many channels, got {channels}")
         return cls(config, tuple(encoders), next(iter(channels.values())), spec)
@@ -107,27 +107,28 @@ class EsanetFusion(StagedFusion):
 
     def hidden(self, encoders: Mapping[str, StagedEncoder], features: Features, absent: Collection[str] = ()) -> Tensor:
         """See `StagedFusion.hidden`: [B, decoder[-1], h, w], in training with the side outputs beside it."""
-        fused = self._fused(encoders, {m: image_maps(features[m]) for m in self.modalities if m not in absent})
+        fused = self._fused(encoders, {m: features[m] for m in self.modalities if m not in absent})
         maps, sides = self.context(fused[-1]), []
         for module, skip in zip(self.decoder, fused[-2::-1], strict=False):
             maps, side = module(maps, skip)
             sides += [] if side is None else [side]
         return scales.beside(maps, sides)
 
-    def _fused(self, encoders: Mapping[str, StagedEncoder], maps: dict[str, Tensor]) -> list[Tensor]:
-        """F_s of every stage [B, C_s, H_s, W_s] from the maps of stage 1 of the modalities that are there."""
-        out: list[Tensor] = []
+    def _fused(self, encoders: Mapping[str, StagedEncoder], present: Features) -> list[Tensor]:
+        """F_s of every stage [B, C_s, H_s, W_s]."""
+        first, out = self.modalities[0], list[Tensor]()
         for number, gates in enumerate(self.gates, 1):
-            if number > 1:
-                maps = {m: image_maps(encoders[m].stage(number, Padded(x[:, None]))) for m, x in maps.items()}
-            own = cast("nn.ModuleDict", gates)
-            gated = [own[m](x) for m, x in maps.items()]
+            own, gated = cast("nn.ModuleDict", gates), list[Tensor]()
+            for m, x in present.items():
+                if m == first and number > 1:
+                    maps = image_maps(encoders[m].stage(number, Padded(out[-1][:, None])))
+                else:
+                    maps = image_maps(x) if number == 1 else x.levels[number - 2].flatten(0, 1)
+                gated.append(own[m](maps))
             fused = gated[0]
             for other in gated[1:]:
                 fused = fused + other
             out.append(fused)
-            if self.modalities[0] in maps:
-                maps = {**maps, self.modalities[0]: fused}
         return out
 
 
