@@ -7,9 +7,9 @@ Full sizes: BraTS (four DeepLab v3+ of ResNet-101, 160 x 160) and NYUv2 (two Res
 the cases take turns `rounds` times. Ratios are of medians of processor time, and of peak memory above that of a process
 which holds the same model and has taken no step (so: of what a step keeps, gradients and optimizer included). CGGM has
 its published settings for BraTS. Floating-point operations (products and convolutions, what is computed again included)
-do not depend on the machine. Options: activation checkpointing in the encoders, and bfloat16 under autocast. On a CUDA
-device (--device cuda) time is the clock's with the device waited for, and memory what was allocated there. Prints tables
-and writes benchmarks/results/dense.json.
+do not depend on the machine. Options: activation checkpointing in the encoders, and bfloat16 under autocast. With
+--device cuda time is the clock's with the device waited for, and memory what was allocated there. Prints tables and
+writes benchmarks/results/dense.json.
 """
 
 from __future__ import annotations

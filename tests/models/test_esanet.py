@@ -19,7 +19,7 @@ from tune_mm.core.types import VOID, Clock, DataSpec, Padded, Task
 from tune_mm.models.encoders.esanet import EsanetConfig, EsanetEncoder, NonBottleneck1D
 from tune_mm.models.encoders.resnet18 import ResNet18Config
 from tune_mm.models.encoders.unet import UNetConfig
-from tune_mm.models.fusions._decoder import SqueezeExcite, Upsampling
+from tune_mm.models.fusions._decoder import PyramidPooling, SqueezeExcite, Upsampling
 from tune_mm.models.fusions.esanet import EsanetFusionConfig
 from tune_mm.models.multimodal import build
 
@@ -181,6 +181,21 @@ def test_the_loss_is_the_sum_over_scales_in_training_and_of_the_finest_in_evalua
     logits = net.fuse(net.encode(batch()))
     assert scales.coarser(logits) == ()
     torch.testing.assert_close(net.loss(logits, target), entropy(logits, target))
+
+
+def test_one_image_has_no_statistics_of_its_mean():
+    """A batch of one: the branch of the whole map's mean is normalised by running statistics, which stay."""
+    pool = PyramidPooling(4, 5, (1, 2)).double().train()
+    norm_of_mean = pool.branches[0][1]
+    norm_of_mean.running_mean.fill_(0.5), norm_of_mean.running_var.fill_(2.0)
+    x = torch.randn(1, 4, 6, 6, dtype=torch.float64)
+    got = {}
+    pool.branches[0][2].register_forward_hook(lambda layer, given, out: got.update(mean=out))
+    pool(x)
+    narrow = torch.einsum("bc,kc->bk", x.mean((2, 3)), pool.branches[0][0].weight[:, :, 0, 0])
+    expected = ((narrow - 0.5) / (2.0 + norm_of_mean.eps) ** 0.5).relu()
+    torch.testing.assert_close(got["mean"][:, :, 0, 0], expected)
+    assert torch.equal(norm_of_mean.running_mean, torch.full_like(norm_of_mean.running_mean, 0.5))
 
 
 def test_without_side_outputs_there_is_one_scale():

@@ -6,6 +6,7 @@ Shape legend: B batch, C channels, H x W maps.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -43,11 +44,22 @@ class PyramidPooling(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         size = x.shape[-2:]
         found = [
-            F.interpolate(branch(F.adaptive_avg_pool2d(x, k)), size, mode="nearest")
+            F.interpolate(_each(branch, F.adaptive_avg_pool2d(x, k)), size, mode="nearest")
             for k, branch in zip(self.bins, self.branches, strict=True)
         ]
         out: Tensor = self.join(torch.cat([x, *found], 1))
         return out
+
+
+def _each(layers: nn.Module, x: Tensor) -> Tensor:
+    """`layers` (a sequence) of x. BatchNorm has no statistics of one value per channel (the mean of a single image): it
+    uses the running ones then, as in evaluation."""
+    for layer in cast("nn.Sequential", layers):
+        if isinstance(layer, nn.BatchNorm2d) and x.numel() == x.shape[1]:
+            x = F.batch_norm(x, layer.running_mean, layer.running_var, layer.weight, layer.bias, eps=layer.eps)
+        else:
+            x = layer(x)
+    return x
 
 
 class Upsampling(nn.Module):
