@@ -185,11 +185,11 @@ def test_the_loss_is_the_sum_over_scales_in_training_and_of_the_finest_in_evalua
 
 def test_one_image_has_no_statistics_of_its_mean():
     """A batch of one: the branch of the whole map's mean is normalised by running statistics, which stay."""
-    pool = PyramidPooling(4, 5, (1, 2)).double().train()
+    pool: Any = PyramidPooling(4, 5, (1, 2)).double().train()
     norm_of_mean = pool.branches[0][1]
     norm_of_mean.running_mean.fill_(0.5), norm_of_mean.running_var.fill_(2.0)
     x = torch.randn(1, 4, 6, 6, dtype=torch.float64)
-    got = {}
+    got: dict[str, torch.Tensor] = {}
     pool.branches[0][2].register_forward_hook(lambda layer, given, out: got.update(mean=out))
     pool(x)
     narrow = torch.einsum("bc,kc->bk", x.mean((2, 3)), pool.branches[0][0].weight[:, :, 0, 0])
