@@ -273,7 +273,7 @@ def test_frame_counts_of_synthetic_clips() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"shapes": {"audio": (4, 8), "visual": (8,)}}, "shapes must be audio=D and visual=D for clips"),
+        ({"shapes": {"audio": (4, 8), "visual": (8,)}}, r"cremad: shape of 'audio' must be D, got \(4, 8\)"),
         ({"shapes": {"audio": (8,)}}, "shapes must be audio=D and visual=D for clips"),
         ({"classes": 7}, "classes must be <= 6"),
     ],

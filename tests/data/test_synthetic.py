@@ -99,7 +99,7 @@ def test_one_modality_and_vectors_work() -> None:
         ({"classes": 1}, "classes must be >= 2, got 1"),
         ({"val": 3}, "train, val and test must be >= 2 per class, got 320, 3, 96 for 4 classes"),
         ({"seed": -1}, "seed must be >= 0, got -1"),
-        ({"shapes": {"text": (0, 4)}}, r"shape of text must be T x D or D, all >= 1, got \(0, 4\)"),
+        ({"shapes": {"text": (0, 4)}}, r"shape of text must be T x D, D or C x H x W, all >= 1, got \(0, 4\)"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(values: dict[str, object], message: str) -> None:

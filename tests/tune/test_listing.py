@@ -8,7 +8,7 @@ from tune_mm import plugins, search
 from tune_mm.errors import UserError
 
 ROWS = {
-    "joint": ("1 or more", "classification, regression", "any that its settings fit", "none"),
+    "joint": ("1 or more", "classification, regression, segmentation", "any that its settings fit", "none"),
     "greedy": ("2", "classification, regression", "mmtm", "norms of gradients and weights per step"),
     "pmr": ("2 or more", "classification", "any that its settings fit", "training split per epoch"),
 }

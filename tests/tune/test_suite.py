@@ -162,7 +162,8 @@ def test_shipped_suites_are_right(name: str) -> None:
     suite = U.build(name, document)
     spaces = U.spaces(suite, {})
     assert len({(s.spec.trials, s.spec.scheduler, s.spec.searcher, s.spec.finals) for s in spaces.values()}) == 1
-    assert len({(s.spec.config, s.spec.objective, s.base.data, s.base.train.epochs) for s in spaces.values()}) == 1
+    shared = [(s.spec.config, s.spec.objective, s.base.data, s.base.train.epochs) for s in spaces.values()]
+    assert all(own == shared[0] for own in shared)
     assert all(space.defaults for space in spaces.values())
     assert spaces[suite.spec.baseline].base.method.name == "joint"
     assert document.path.read_text().startswith("# ")

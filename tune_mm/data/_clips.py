@@ -79,7 +79,7 @@ class Listing:
 class AudioVisual(DataPlugin):
     """Base of the data sets of clips: `folders` and `listing` are theirs, the rest is here."""
 
-    vectors: ClassVar[bool] = True
+    axes: ClassVar[tuple[int, ...]] = (1,)
     stored: ClassVar[bool] = True
 
     @classmethod

@@ -37,7 +37,8 @@ class SyntheticOptions:
     train, val, test: samples. classes: number of classes (data sets of scores ignore it). shapes: longest (T, D) per
     modality, (D,) for a vector, or (C, H, W) for an image. dominant: the strongest modality. imbalance: 0 (all alike)
     to 1. noise: standard deviation of the noise (1: a linear model on the dominant modality gets about 0.7). seed: the
-    same options and seed give the same files. Raises ValueError.
+    same options and seed give the same files. per_class: fewest samples of a class in a split (0: a sample may have all
+    classes in it). Raises ValueError.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -49,6 +50,7 @@ class SyntheticOptions:
     imbalance: float = 0.6
     noise: float = 1.0
     seed: int = 0
+    per_class: int = 2
 
     def __post_init__(self) -> None:
         for problem in self._problems():
@@ -57,9 +59,13 @@ class SyntheticOptions:
     def _problems(self) -> list[str]:
         checks = [
             (
-                min(self.train, self.val, self.test) >= 2 * self.classes,
-                f"train, val and test must be >= 2 per class, "
+                min(self.train, self.val, self.test) >= self.per_class * self.classes,
+                f"train, val and test must be >= {self.per_class} per class, "
                 f"got {self.train}, {self.val}, {self.test} for {self.classes} classes",
+            ),
+            (
+                min(self.train, self.val, self.test) >= 1,
+                f"train, val and test must be >= 1, got {self.train}, {self.val}, {self.test}",
             ),
             (self.classes >= 2, f"classes must be >= 2, got {self.classes}"),
             (0 <= self.imbalance <= 1, f"imbalance must be between 0 and 1 inclusive, got {self.imbalance}"),

@@ -127,7 +127,9 @@ class Brats(DataPlugin):
     @classmethod
     def options(cls, config: BratsConfig) -> SyntheticOptions:
         """Shapes are H x W x D."""
-        return SyntheticOptions(dict.fromkeys(MODALITIES, (24, 24, 10)), "flair", 24, 12, 12, classes=CLASSES)
+        return SyntheticOptions(
+            dict.fromkeys(MODALITIES, (24, 24, 10)), "flair", 24, 12, 12, classes=CLASSES, per_class=0
+        )
 
     @classmethod
     def write(cls, config: BratsConfig, place: Path, options: SyntheticOptions) -> None:

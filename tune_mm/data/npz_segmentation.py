@@ -123,7 +123,7 @@ class NpzSegmentation(DataPlugin):
         modalities = config.modalities or ("before", "after")
         side = max(32, config.crop or 0)
         shapes = {m: (1 + i % 3, side, side) for i, m in enumerate(modalities)}
-        return SyntheticOptions(shapes, modalities[0], 64, 24, 24, classes=min(config.classes or 3, 6))
+        return SyntheticOptions(shapes, modalities[0], 64, 24, 24, classes=min(config.classes or 3, 6), per_class=0)
 
     @classmethod
     def write(cls, config: NpzSegmentationConfig, place: Path, options: SyntheticOptions) -> None:

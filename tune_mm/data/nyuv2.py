@@ -128,7 +128,7 @@ class Nyuv2(DataPlugin):
     @classmethod
     def options(cls, config: Nyuv2Config) -> SyntheticOptions:
         size = config.size or (48, 64)
-        return SyntheticOptions({m: (c, *size) for m, c in CHANNELS.items()}, "rgb", 64, 16, 24, classes=5)
+        return SyntheticOptions({m: (c, *size) for m, c in CHANNELS.items()}, "rgb", 64, 16, 24, classes=5, per_class=0)
 
     @classmethod
     def write(cls, config: Nyuv2Config, place: Path, options: SyntheticOptions) -> None:
