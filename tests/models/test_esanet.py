@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -267,6 +268,23 @@ def test_dgl_learns_by_groups_of_parameters():
     multi = torch.autograd.grad(net.loss(net.fuse(features), given.target), list(params.values()))
     for key, value in zip(params, multi, strict=True):
         torch.testing.assert_close(found.grads[key], value, rtol=1e-8, atol=1e-11, msg=support.named(key))
+
+
+def test_a_stream_that_sees_no_other_runs_once_for_all_passes():
+    """DGL's passes: the first modality's last stage fused and alone, the second one's for both at once."""
+    data, cfg = dense.dataset(2), config("dgl")
+    method, net = support.bound(cfg, data)
+    net.model.train()
+    calls = dict.fromkeys(net.modalities, 0)
+
+    def count(m, *_):
+        calls[m] += 1
+
+    for m in net.modalities:
+        net.model.get_submodule(f"encoders.{m}.layer4.0").register_forward_hook(partial(count, m))
+    method.grads(net, dense.batch(data), support.hp(cfg.method), {}, CLOCK)
+    first, second = net.modalities
+    assert calls == {first: 2, second: 1}
 
 
 def test_alone_equals_vmap():
