@@ -72,6 +72,15 @@ class Net:
         net._given = {**self._given, **stopped}
         return net
 
+    def apart(self) -> Net:
+        """The same net with copies of the buffers: what a training pass does to running statistics is forgotten."""
+        net = Net.__new__(Net)
+        net.__dict__.update(self.__dict__)
+        if self.model.training:
+            net.buffers = {name: b.clone() for name, b in self.buffers.items()}
+            net._given = {**self._given, **net.buffers}
+        return net
+
     def group(self, *prefixes: str) -> Tensors:
         """Parameters under any of `prefixes`. Raises KeyError for a prefix that owns none."""
         for prefix in prefixes:
@@ -108,10 +117,11 @@ class Net:
         return out
 
     def hidden(self, features: Features, absent: Collection[str] = ()) -> Tensor:
-        """[B, H]: what the fusion's linear head reads. absent: modalities that are zeroed (DGL, Sec. 3.2)."""
+        """[B, H]: what the fusion's linear head reads. absent: modalities that are zeroed (DGL, Sec. 3.2); BatchNorm's
+        running statistics, which the multimodal prediction uses, do not see such a pass."""
         out: Tensor
         if absent:
-            out = self.apply(self._fusing, lambda part: part.without(features, absent))
+            out = self.apart().apply(self._fusing, lambda part: part.without(features, absent))
         else:
             out = self.apply(self._fusing, lambda part: part.hidden(features))
         return out
@@ -138,9 +148,9 @@ class Net:
         return choice
 
     def unimodal_hidden(self, features: Features, path: PathChoice = "auto") -> Tensors:
-        """Hidden [B, H] per modality, each alone through the fusion."""
+        """Hidden [B, H] per modality, each alone through the fusion; running statistics do not see these passes."""
         way = self.path(path)
-        out: Tensors = self.apply(self._fusing, lambda part: part.unimodal(features, way))
+        out: Tensors = self.apart().apply(self._fusing, lambda part: part.unimodal(features, way))
         return out
 
     def unimodal(self, features: Features, path: PathChoice = "auto") -> Tensors:

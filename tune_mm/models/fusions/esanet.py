@@ -22,7 +22,6 @@ Deviations
       to the classes and two learned upsamplings of their maps, which start as bilinear interpolation), so that the
       gradients of linear heads can be compared.
     * The paper does not say how the learned upsampling meets the border; here the outermost pixels are repeated.
-    * BatchNorm sees one pass of each modality alone besides the joint one where a method asks for both (DGL).
 """
 
 from __future__ import annotations
