@@ -19,8 +19,8 @@ Deviations
       In an outer product zeros leave no gradient at all: `self` (the modality with itself, as the code does) works.
     * Where a fusion steps through the encoders' stages (MMTM) "detach the features" says too little: there the encoders
       learn from L_m alone and the fusion's own parameters from L_d alone, by groups of parameters (equal elsewhere).
-    * BatchNorm in a fusion, or in encoders that it steps through, keeps running statistics of the multimodal pass alone,
-      which the multimodal prediction is made with; those of a batch also see the passes of L_m. The paper does not say.
+    * BatchNorm in a fusion, or in encoders that it steps through, keeps running statistics of the multimodal pass only,
+      with which the multimodal prediction is made. The paper does not say.
     * Table 3's cells: `truncate_multimodal` (MT) and `truncate_unimodal` (UT). The paper's baseline cell has no
       unimodal loss at all, which is `alpha: 0` with both off (equal to the method `joint`).
 Shapes
