@@ -144,6 +144,23 @@ def test_dgl_gives_encoders_their_own_losses_and_the_decoder_the_multimodal_one(
         torch.testing.assert_close(found.grads[key], value, rtol=1e-8, atol=1e-11)
 
 
+@pytest.mark.parametrize("functional", [False, True])
+@pytest.mark.parametrize("name", ["dgl", "agm", "mmpareto", "g_blending"])
+def test_running_statistics_are_those_of_the_multimodal_pass(name, functional):
+    """After a step: what one multimodal training pass leaves, however many passes of modalities alone there were."""
+    settings = {"heads": "fusion"} if name in {"mmpareto", "g_blending"} else {}
+    cfg, method, net, batch, state = make(name, **settings)
+    if functional:
+        own = {n: b.clone() for n, b in net.buffers.items()}
+        net = Net(net.model, net.task, {n: p.detach() for n, p in net.params.items()}, own)
+    method.grads(net, batch, support.hp(cfg.method), state, CLOCK)
+    _, _, plain, _, _ = make(name, **settings)
+    plain.fuse(plain.encode(batch.inputs))
+    assert set(net.buffers) == set(plain.buffers)
+    for key, value in plain.buffers.items():
+        torch.testing.assert_close(net.buffers[key], value, rtol=1e-9, atol=1e-12, msg=support.named(key))
+
+
 def test_cggm_scales_every_encoder_by_dice():
     """B of Eq. 7 from the first step's Dice of each light decoder (before it 0), hard, over known pixels; every
     parameter of an encoder is scaled by it, finest stage included."""
