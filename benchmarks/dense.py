@@ -158,7 +158,7 @@ def main() -> None:
     results: dict[str, Any] = {"batch": asked.batch, "rounds": asked.rounds, "threads": asked.threads}
     for name in [asked.only] if asked.only else SHAPES:
         cases = [(name, method, "") for method in METHODS]
-        cases += [(name, method, option) for option in OPTIONS if option for method in ("joint", "dgl")]
+        cases += [(name, "joint", option) for option in OPTIONS if option]
         results[name] = report(name, measured(cases, asked), asked.batch)
         save("dense" if not asked.only else f"dense_{name}", results)
 

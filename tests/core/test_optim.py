@@ -100,6 +100,28 @@ def test_lanes_with_their_own_settings_equal_separate_runs(name):
         torch.testing.assert_close(moved[k], alone, rtol=1e-13, atol=1e-13)
 
 
+@pytest.mark.parametrize("name", sorted(optim.RULES))
+@pytest.mark.parametrize("part", [1, 5, 9])
+def test_parts_and_in_place_give_the_same(name, part, monkeypatch):
+    """Vectors of at most `part` values (or one tensor), written to the parameters, against whole vectors."""
+    torch.manual_seed(2)
+    whole, pieces = ({n: p.clone() for n, p in parameters().items()} for _ in range(2))
+    whole_state, state = step.init(name, whole), step.init(name, pieces)
+    hp = tensors({**HP, "clip": 0.8})
+    for _ in range(3):
+        gradients = {n: torch.randn_like(p) for n, p in whole.items()}
+        monkeypatch.setattr(step, "PART", 2**21)
+        whole, whole_state, logs = step.descend(name, whole, gradients, whole_state, hp)
+        monkeypatch.setattr(step, "PART", part)
+        places = {n: p.data_ptr() for n, p in pieces.items()}
+        new, state, again = step.descend(name, pieces, gradients, state, hp, in_place=True)
+        assert {n: p.data_ptr() for n, p in new.items()} == places
+        torch.testing.assert_close(again, logs, rtol=1e-13, atol=0)
+    torch.testing.assert_close(pieces, whole, rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(state.slots, whole_state.slots, rtol=1e-12, atol=1e-13)
+    assert state.steps == whole_state.steps
+
+
 def test_flat_and_back():
     params = parameters()
     names = list(params)

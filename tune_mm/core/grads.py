@@ -77,8 +77,9 @@ def scale(grads: Tensors, factors: dict[str, Tensor]) -> Tensors:
 
 
 def flat(tensors: Tensors, names: Iterable[str]) -> Tensor:
-    """One vector of all the values of `names`, in that order."""
-    return torch.cat([tensors[n].reshape(-1) for n in names])
+    """One vector of all the values of `names`, in that order; of one contiguous tensor a view."""
+    parts = [tensors[n].reshape(-1) for n in names]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def unflat(vector: Tensor, like: Tensors, names: Iterable[str]) -> Tensors:

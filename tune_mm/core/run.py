@@ -145,8 +145,8 @@ class Run:
         with torch.no_grad():
             params = {n: self.net.params[n] for n in update.grads}
             overrides = step.rated(self.method.optim(self.hp, hp), hp, update.rates)
-            new, self.opt, logs = step.descend(self.config.optim.name, params, update.grads, self.opt, hp, overrides)
-            torch._foreach_copy_(list(params.values()), [new[n] for n in params])
+            rule = self.config.optim.name
+            _, self.opt, logs = step.descend(rule, params, update.grads, self.opt, hp, overrides, in_place=True)
         self.state = update.state
         return {"train/loss": update.loss, **update.logs, **(logs if self.config.train.gradient_statistics else {})}
 

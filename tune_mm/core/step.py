@@ -1,4 +1,7 @@
-"""One optimizer step: clip, then one update rule per owner of parameters, on flat vectors."""
+"""One optimizer step: clip, then one update rule per owner of parameters, on flat vectors.
+
+A small model is one vector per owner; a large one is taken in parts, so that nothing of its size is copied.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ from torch import Tensor
 from tune_mm.core import grads as G
 from tune_mm.core import optim
 from tune_mm.core.types import Tensors
+
+PART = 2**21  # values of a vector: 8 MiB in float32, which caches hold
 
 
 @dataclass(frozen=True)
@@ -27,9 +32,12 @@ def init(name: str, params: Tensors) -> OptState:
     return OptState(slots, dict.fromkeys(params, 0))
 
 
-def norms(flats: Mapping[str, Tensor], max_norm: Tensor | None) -> tuple[Tensors, Tensor | None]:
+def norms(grads: Tensors, owners: Mapping[str, list[str]], max_norm: Tensor | None) -> tuple[Tensors, Tensor | None]:
     """L2 norm per owner, and the clipping factor over everything but `aux` (None: no clipping)."""
-    found = {owner: flat.norm() for owner, flat in flats.items()}
+    found = {}
+    for owner, names in owners.items():
+        parts = [G.flat(grads, part).norm() for part in _parts(grads, names)]
+        found[owner] = parts[0] if len(parts) == 1 else torch.stack(parts).norm()
     if max_norm is None:
         return found, None
     total = torch.stack([n for owner, n in found.items() if owner != "aux"]).norm()
@@ -52,29 +60,33 @@ def descend(
     state: OptState,
     hp: Tensors,
     overrides: Mapping[str, Tensors] | None = None,
+    in_place: bool = False,
 ) -> tuple[Tensors, OptState, Tensors]:
     """New parameters, new state, and `grad/norm/<modality>` of the gradients applied.
 
     params and grads by name; a parameter without a gradient is left untouched (no weight decay, no momentum). hp: the
     rule's 0-dim tensors, and `clip` for the maximum norm over everything but `aux`. overrides: settings by owner.
+    in_place: write to `params` and to the slots of `state`, which then are the new ones; no second copy is made.
     """
-    overrides = overrides or {}
-    owners = G.groups(grads)
-    flats = {owner: G.flat(grads, names) for owner, names in owners.items()}
-    found, clip = norms(flats, hp.get("clip"))
-    new: Tensors = {}
-    slots = {slot: dict(values) for slot, values in state.slots.items()}
+    overrides, owners = overrides or {}, G.groups(grads)
+    found, clip = norms(grads, owners, hp.get("clip"))
+    new = dict(params) if in_place else {}
+    slots = state.slots if in_place else {slot: dict(values) for slot, values in state.slots.items()}
     for owner, names in owners.items():
-        flat = flats[owner] if clip is None or owner == "aux" else flats[owner] * clip
         settings = {**hp, **overrides.get(owner, {})}
-        offsets = _spans(grads, names)
         for step, chosen in _by_steps(state, names).items():
-            part = flat if len(chosen) == len(names) else torch.cat([flat[offsets[n]] for n in chosen])
-            old = {slot: G.flat(values, chosen) for slot, values in state.slots.items()}
-            moved, memory = optim.RULES[rule](G.flat(params, chosen), part, old, settings, step + 1)
-            new.update(G.unflat(moved, params, chosen))
-            for slot, vector in memory.items():
-                slots[slot].update(G.unflat(vector, params, chosen))
+            for part in _parts(grads, chosen):
+                flat = G.flat(grads, part)
+                flat = flat if clip is None or owner == "aux" else flat * clip
+                old = {slot: G.flat(values, part) for slot, values in slots.items()}
+                moved, memory = optim.RULES[rule](G.flat(params, part), flat, old, settings, step + 1)
+                values = G.unflat(moved, params, part)
+                if in_place:
+                    torch._foreach_copy_([params[n] for n in part], list(values.values()))
+                else:
+                    new.update(values)
+                for slot, vector in memory.items():
+                    slots[slot].update(G.unflat(vector, params, part))
     steps = {n: k + (n in grads) for n, k in state.steps.items()}
     logs = {
         f"grad/norm/{owner.split('.')[1]}": n if clip is None else n * clip
@@ -84,11 +96,17 @@ def descend(
     return new, OptState(slots, steps), logs
 
 
-def _spans(tensors: Tensors, names: list[str]) -> dict[str, slice]:
-    out, start = {}, 0
+def _parts(tensors: Tensors, names: list[str]) -> list[list[str]]:
+    """Names in order, in parts of at most PART values in all, or of a single tensor."""
+    out: list[list[str]] = []
+    room = 0
     for name in names:
-        out[name] = slice(start, start + tensors[name].numel())
-        start += tensors[name].numel()
+        size = tensors[name].numel()
+        if size > room:
+            out.append([])
+            room = PART
+        out[-1].append(name)
+        room -= size
     return out
 
 
