@@ -346,5 +346,8 @@ def test_unknown_names_are_told_with_the_nearest(records: list[Record], choice: 
 
 
 def test_known_names_pass(records: list[Record]) -> None:
+    """A search's name, its id, a run's name; the same with one letter more is unknown."""
     for run in (runs.OLDER.name, runs.OLDER.uid, "joint seed 1"):
         Choice(run=run, data="avdigits").check(records)
+        with pytest.raises(UserError, match="--run: no search or run"):
+            Choice(run=f"{run}x", data="avdigits").check(records)
