@@ -194,7 +194,8 @@ def _mask(config: NpzSegmentationConfig, raw: Pixels, where: str) -> Pixels:
     classes = raw[known]
     if len(classes) and not 0 <= int(classes.min()) <= int(classes.max()) < VOID:
         got = f"{int(classes.min())} to {int(classes.max())}"
-        raise DataError(f"{where}: classes must be between 0 and {VOID - 1}, got {got}")
+        hint = "`void` names the value of pixels that are not known"
+        raise DataError(f"{where}: classes must be between 0 and {VOID - 1}, got {got}; {hint}")
     out: Pixels = np.where(known, raw, VOID).astype(np.uint8)
     return out
 
@@ -217,7 +218,7 @@ def _task(config: NpzSegmentationConfig, targets: Mapping[str, Pixels]) -> Task:
         if given and not isinstance(given, str) and len(given) != classes:
             raise DataError(f"{where}: {name} must have one entry for each of the {classes} classes, got {len(given)}")
     for name, region in config.regions.items():
-        if not region or max(region) >= classes:
+        if not region or not 0 <= min(region) <= max(region) < classes:
             got = ", ".join(map(str, region)) or "none"
             raise DataError(f"{where}: regions.{name} must be classes between 0 and {classes - 1}, got {got}")
     weights = config.weights if not isinstance(config.weights, str) else ()
