@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from copy import copy
 from typing import Any
 
 import torch
@@ -63,22 +64,24 @@ class Net:
         buffers, which a training pass writes to."""
         return Net(self.model, self.task, {**self.params, **params}, {n: b.clone() for n, b in self.buffers.items()})
 
+    def _calling(self, instead: Tensors) -> Net:
+        """The same net, in the same binding, which calls the model with the tensors of `instead` for its own."""
+        net = copy(self)
+        net._given = {**self._given, **instead}
+        return net
+
     def stop(self, prefix: str) -> Net:
         """The same net in which no gradient reaches the parameters under `prefix`. Raises KeyError if it owns none."""
         stopped = {name: p.detach() for name, p in self.group(prefix).items()}
-        net = Net.__new__(Net)
-        net.__dict__.update(self.__dict__)
+        net = self._calling(stopped)
         net.params = {**self.params, **stopped}
-        net._given = {**self._given, **stopped}
         return net
 
     def apart(self) -> Net:
         """The same net with copies of the buffers: what a training pass does to running statistics is forgotten."""
-        net = Net.__new__(Net)
-        net.__dict__.update(self.__dict__)
-        if self.model.training:
-            net.buffers = {name: b.clone() for name, b in self.buffers.items()}
-            net._given = {**self._given, **net.buffers}
+        copies = {name: b.clone() for name, b in self.buffers.items()} if self.model.training else {}
+        net = self._calling(copies)
+        net.buffers = copies or self.buffers
         return net
 
     def group(self, *prefixes: str) -> Tensors:

@@ -40,7 +40,7 @@ from tune_mm.core import grads
 from tune_mm.core.method import Method
 from tune_mm.core.net import Net
 from tune_mm.core.support import TASKS, Support
-from tune_mm.core.types import Batch, Clock, PathChoice, Tensors, Update
+from tune_mm.core.types import Batch, Clock, Features, PathChoice, Tensors, Update
 
 
 class DGLConfig(Section):
@@ -68,33 +68,38 @@ class DGL(Method):
         features = net.encode(batch.inputs)
         alone = (net.stop("fusion") if self.config.truncate_unimodal else net).unimodal(features, self.unimodal_path)
         losses = {m: net.loss(z, batch.target) for m, z in alone.items()}
+        return total(net.loss(self._fused(net, features), batch.target), losses, hp)
+
+    def _fused(self, net: Net, features: Features) -> Tensor:
+        """Logits of L_d."""
         if self.config.truncate_multimodal:
-            fused = net.stop("encoders").fuse({m: f.detach() for m, f in features.items()})
-        else:
-            fused = net.fuse(features)
-        joint = net.loss(fused, batch.target)
-        logs = {"train/loss_multi": joint, **{f"train/loss/{m}": loss for m, loss in losses.items()}}
-        return joint + hp["alpha"] * torch.stack(list(losses.values())).sum(), logs
+            return net.stop("encoders").fuse({m: f.detach() for m, f in features.items()})
+        return net.fuse(features)
 
     def grads(self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock) -> Update:
         """As of any method. Where pixels are predicted one loss after the other: every parameter learns from one of
         them, and the maps of one pass are then in memory at a time."""
-        both = self.config.truncate_multimodal and self.config.truncate_unimodal
-        if net.functional or not both or net.task.kind != "segmentation":
+        disentangled = self.config.truncate_multimodal and self.config.truncate_unimodal
+        zeros = net.path(self.unimodal_path) == "zero"
+        if net.functional or net.task.kind != "segmentation" or not disentangled or not zeros:
             return super().grads(net, batch, hp, state, clock)
         features, stopped = net.encode(batch.inputs), net.stop("fusion")
-        found, logs = dict[str, Tensor](), dict[str, Tensor]()
+        found, losses = dict[str, Tensor](), dict[str, Tensor]()
         for m in net.modalities:
-            logits = stopped.head(stopped.hidden(features, features.keys() - {m}))
-            loss = net.loss(logits, batch.target)
-            logs[f"train/loss/{m}"] = loss.detach()
+            loss = net.loss(stopped.head(stopped.hidden(features, features.keys() - {m})), batch.target)
             found |= grads.of(hp["alpha"] * loss, net.group(f"encoders.{m}"))
             features[m] = features[m].detach()
-            del logits, loss
-        joint = net.loss(net.stop("encoders").fuse(features), batch.target)
+            losses[m] = loss.detach()
+            del loss
+        joint = net.loss(self._fused(net, features), batch.target)
         found |= grads.of(joint, net.group("fusion"))
-        total = joint.detach() + hp["alpha"] * torch.stack(list(logs.values())).sum()
-        return Update(found, total, {"train/loss_multi": joint.detach(), **logs}, state)
+        return Update(found, *total(joint.detach(), losses, hp), state)
+
+
+def total(joint: Tensor, alone: Tensors, hp: Tensors) -> tuple[Tensor, Tensors]:
+    """L = L_d + alpha sum_m L_m (Eq. 9) of L_d and L_m by modality, and the logs."""
+    logs = {"train/loss_multi": joint, **{f"train/loss/{m}": loss for m, loss in alone.items()}}
+    return joint + hp["alpha"] * torch.stack(list(alone.values())).sum(), logs
 
 
 plugin = DGL
