@@ -182,6 +182,22 @@ def test_batch_metrics_of_images():
         metrics.batch_metric(IMAGES, "corr", logits, target)
 
 
+@pytest.mark.parametrize("task", [IMAGES, Task("segmentation", 3)], ids=["dice", "plain"])
+def test_half_precision_is_left_behind_where_losses_begin(task):
+    """Under autocast on a CPU too, which leaves softmax and sums in bfloat16: 150 pixels of weight 1/150."""
+    logits, target = (x[:, ..., :6, :7] for x in pictures(task))
+    half = logits.bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = [losses.per_sample(task, half, target), losses.delta(task, half, target)]
+        found += [metrics.batch_metric(task, kind, half, target) for kind in ("loss", "dice", "mae", "accuracy")]
+    exact = half.double()
+    wanted = [losses.per_sample(task, exact, target), losses.delta(task, exact, target)]
+    wanted += [metrics.batch_metric(task, kind, exact, target) for kind in ("loss", "dice", "mae", "accuracy")]
+    for one, other in zip(found, wanted, strict=True):
+        assert one.dtype == torch.float32
+        torch.testing.assert_close(one.double(), other, rtol=1e-5, atol=1e-7)
+
+
 def test_metrics_of_classes_and_regions_have_a_direction():
     assert metrics.mode("val/iou_flood") == metrics.mode("test/dice_wt/flair") == "max"
     assert metrics.default(IMAGES) == "val/dice"

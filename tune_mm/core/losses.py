@@ -15,12 +15,18 @@ from tune_mm.core.types import Task
 SMOOTH = 1.0  # pixels: an empty class that is not predicted has a Dice loss of nearly 0
 
 
+def precise(logits: Tensor) -> Tensor:
+    """In float32 if they are of half precision. Under autocast torch does so for the losses on CUDA, not on a CPU."""
+    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+
+
 def per_sample(task: Task, logits: Tensor, target: Tensor) -> Tensor:
     """Loss of each sample [B]: cross-entropy, or the absolute error (L1) for regression.
 
     Segmentation: the weighted mean over known pixels of the cross-entropy, and `task.dice` times 1 - soft Dice,
     averaged over all classes but the first (CGGM, Sec. 4.1, with sums over a sample, not over the batch).
     """
+    logits = precise(logits)
     if task.kind == "classification":
         return F.cross_entropy(logits, target, reduction="none")
     if task.kind == "regression":
@@ -42,6 +48,7 @@ def delta(task: Task, logits: Tensor, target: Tensor) -> Tensor:
     Segmentation: the same per pixel with its weight, and the Dice term's derivative through the softmax.
     It is itself differentiable with respect to the logits, so a loss of gradients needs no double backward.
     """
+    logits = precise(logits)
     if task.kind == "classification":
         expected = F.one_hot(target, task.outputs).to(logits.dtype)
         return (torch.softmax(logits, -1) - expected) / len(target)
@@ -58,15 +65,27 @@ def delta(task: Task, logits: Tensor, target: Tensor) -> Tensor:
 def head_gradient(task: Task, logits: Tensor, hidden: Tensor, target: Tensor) -> Tensor:
     """Gradient [C, H] of the task loss with respect to a linear head's weight: delta^T hidden. hidden [B, H].
 
-    Segmentation: of a 1x1 convolution's weight, hidden [B, H, h, w]; the interpolation of its output to the logits'
-    size commutes with it, and is applied to the hidden.
+    Segmentation: of a 1x1 convolution's weight, hidden [B, H, h, w], whose output is interpolated bilinearly to the
+    logits' size. What crosses over to the hidden's size is delta [B, C, h, w]: C is smaller than H.
     """
     slope = delta(task, logits, target)
     if task.kind != "segmentation":
         return slope.transpose(0, 1) @ hidden
     if hidden.shape[2:] != slope.shape[2:]:
-        hidden = F.interpolate(hidden, slope.shape[2:], mode="bilinear", align_corners=False)
+        slope = _pulled_back(slope, hidden.shape[2], hidden.shape[3])
     return torch.einsum("bchw,bkhw->ck", slope, hidden)
+
+
+def _pulled_back(slope: Tensor, height: int, width: int) -> Tensor:
+    """[B, C, height, width]: the adjoint of bilinear interpolation from there to the slope's size, which is linear
+    along each axis. <slope, interpolated x> = <this, x> for any x."""
+
+    def interpolation(size: int, wanted: int) -> Tensor:
+        unit = torch.eye(size, dtype=slope.dtype, device=slope.device)[None]
+        return F.interpolate(unit, wanted, mode="linear", align_corners=False)[0]
+
+    rows, columns = interpolation(height, slope.shape[2]), interpolation(width, slope.shape[3])
+    return torch.einsum("bcHW,hH,wW->bchw", slope, rows, columns)
 
 
 def _nearest(target: Tensor, logits: Tensor) -> Tensor:

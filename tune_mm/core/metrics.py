@@ -1,4 +1,4 @@
-"""Metrics as functions of all logits of a split [N, C] and its targets [N] (0-dim tensors out, no host reads).
+"""Metrics as functions of all logits of a split [N, C] and its targets [N] (0-dim tensors out).
 
 Segmentation has logits [N, C, H, W] and targets [N, H, W], of which a `Meter` keeps sums over batches only.
 Equal to scikit-learn's (held by a test). A metric is named `split/metric[/modality]`; `mode` says which way is better.
@@ -172,6 +172,7 @@ def batch_metric(task: Task, kind: str, logits: Tensor, target: Tensor) -> Tenso
     """
     if kind == "loss":
         return losses.task_loss(task, logits, target)
+    logits = losses.precise(logits)
     if task.kind == "segmentation":
         return _batch_of_images(task, kind, logits, target)
     if task.kind == "classification":
