@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tests import support
+from tests.methods import dense
 from tune_mm.core import micro
 from tune_mm.core.run import Run
 from tune_mm.core.types import Clock
@@ -31,6 +32,22 @@ def test_parts_have_the_gradient_of_the_whole(name: str, parts: int) -> None:
     whole = method.grads(net, batch, hp, state, CLOCK)
     found = micro.update(method, net, batch, hp, state, CLOCK, parts)
     assert set(found.grads) == set(whole.grads) and set(found.logs) == set(whole.logs)
+    for key, value in whole.grads.items():
+        torch.testing.assert_close(found.grads[key], value, rtol=1e-9, atol=1e-12)
+    for key, value in whole.logs.items():
+        torch.testing.assert_close(found.logs[key], value, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(found.loss, whole.loss, rtol=1e-9, atol=0)
+
+
+def test_parts_of_images_have_the_gradient_of_the_whole() -> None:
+    """DGL's losses of pixels one after the other, in parts too; with the running statistics, which no part changes."""
+    data, cfg = dense.dataset(), dense.config("dgl")
+    method, net = support.bound(cfg, data)
+    batch, hp = dense.batch(data), support.hp(cfg.method)
+    with net.evaluating():
+        whole = method.grads(net, batch, hp, {}, CLOCK)
+        found = micro.update(method, net, batch, hp, {}, CLOCK, 4)
+    assert set(found.grads) == set(whole.grads)
     for key, value in whole.grads.items():
         torch.testing.assert_close(found.grads[key], value, rtol=1e-9, atol=1e-12)
     for key, value in whole.logs.items():

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests import support
+from tests.methods import dense
 from tune_mm import config as C
 from tune_mm.core.build import check
 from tune_mm.core.types import Clock
@@ -99,3 +100,18 @@ def test_a_path_that_leaves_no_gradient_is_refused_and_self_is_named(path):
         check(cfg, support.dataset().spec)
     for works in ("self", "auto"):
         check(C.replace(cfg, {"method.unimodal_path": works}), support.dataset().spec)
+
+
+def test_one_modality_moves_running_statistics_once():
+    """One modality of images: nothing else is absent, and L_m's pass is still not the one that predicts."""
+    data, cfg = dense.dataset(1), dense.config("dgl")
+    (method, net), (_, plain) = support.bound(cfg, data), support.bound(cfg, data)
+    batch = dense.batch(data)
+    for one in (net, plain):
+        one.model.train()
+    method.grads(net, batch, support.hp(cfg.method), {}, CLOCK)
+    plain.fuse(plain.encode(batch.inputs))
+    counts = {n: int(b) for n, b in net.buffers.items() if n.endswith("num_batches_tracked")}
+    assert counts and set(counts.values()) == {1}
+    for name, value in plain.buffers.items():
+        torch.testing.assert_close(net.buffers[name], value, rtol=1e-9, atol=1e-12, msg=support.named(name))

@@ -94,14 +94,23 @@ class Method:
         """Gradient surgery and the next state."""
         return update
 
-    def grads(self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock) -> Update:
-        """Gradient of `loss` for the parameters that the method trains, then `edit`."""
+    def gradient(
+        self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock
+    ) -> tuple[Tensors, Tensor, Tensors]:
+        """Gradient of `loss` for the parameters that the method trains, the detached loss and logs.
+
+        Of a whole batch, or of a part of one (see `separable`).
+        """
 
         def objective(bound: Net) -> tuple[Tensor, Tensors]:
             return self.loss(bound, batch, hp, state, clock)
 
-        gradients, loss, logs = grads.gradient(objective, net, self.trained(net))
-        return self.edit(net, batch, hp, state, clock, Update(gradients, loss, logs, state))
+        return grads.gradient(objective, net, self.trained(net))
+
+    def grads(self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock) -> Update:
+        """`gradient`, then `edit`."""
+        found = self.gradient(net, batch, hp, state, clock)
+        return self.edit(net, batch, hp, state, clock, Update(*found, state))
 
     def epoch_end(self, probe: Probe, hp: Tensors, state: Tensors, clock: Clock) -> EpochEnd:
         """What happens after an epoch. probe: the net, and the train and val splits (never test)."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tune_mm.core import grads
 from tune_mm.core.method import Method
 from tune_mm.core.net import Net
 from tune_mm.core.types import Batch, Clock, Tensors, Update
@@ -80,12 +79,8 @@ def update(method: Method, net: Net, batch: Batch, hp: Tensors, state: Tensors, 
         return method.grads(net, batch, hp, state, clock)
     total: tuple[Tensors, Tensor, Tensors] | None = None
     for piece in split(batch, parts):
-
-        def objective(bound: Net, piece: Batch = piece) -> tuple[Tensor, Tensors]:
-            return method.loss(bound, piece, hp, state, clock)
-
         share = len(piece.target) / len(batch.target)
-        found, loss, logs = grads.gradient(objective, net, method.trained(net))
+        found, loss, logs = method.gradient(net, piece, hp, state, clock)
         part = (_scaled(found, share), loss * share, _scaled(logs, share))
         if total is not None:
             part = (_sum(total[0], part[0]), total[1] + part[1], _sum(total[2], part[2]))

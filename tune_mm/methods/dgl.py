@@ -40,7 +40,7 @@ from tune_mm.core import grads
 from tune_mm.core.method import Method
 from tune_mm.core.net import Net
 from tune_mm.core.support import TASKS, Support
-from tune_mm.core.types import Batch, Clock, Features, PathChoice, Tensors, Update
+from tune_mm.core.types import Batch, Clock, Features, PathChoice, Tensors
 
 
 class DGLConfig(Section):
@@ -76,14 +76,16 @@ class DGL(Method):
             return net.stop("encoders").fuse({m: f.detach() for m, f in features.items()})
         return net.fuse(features)
 
-    def grads(self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock) -> Update:
+    def gradient(
+        self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock
+    ) -> tuple[Tensors, Tensor, Tensors]:
         """As of any method. Where pixels are predicted one loss after the other: every parameter learns from one of
         them, and the maps of one pass are then in memory at a time."""
         disentangled = self.config.truncate_multimodal and self.config.truncate_unimodal
         zeros = net.path(self.unimodal_path) == "zero"
         if net.functional or net.task.kind != "segmentation" or not disentangled or not zeros:
-            return super().grads(net, batch, hp, state, clock)
-        features, stopped = net.encode(batch.inputs), net.stop("fusion")
+            return super().gradient(net, batch, hp, state, clock)
+        features, stopped = net.encode(batch.inputs), net.stop("fusion").apart()
         found, losses = dict[str, Tensor](), dict[str, Tensor]()
         for m in net.modalities:
             loss = net.loss(stopped.head(stopped.hidden(features, features.keys() - {m})), batch.target)
@@ -93,7 +95,7 @@ class DGL(Method):
             del loss
         joint = net.loss(self._fused(net, features), batch.target)
         found |= grads.of(joint, net.group("fusion"))
-        return Update(found, *total(joint.detach(), losses, hp), state)
+        return found, *total(joint.detach(), losses, hp)
 
 
 def total(joint: Tensor, alone: Tensors, hp: Tensors) -> tuple[Tensor, Tensors]:
