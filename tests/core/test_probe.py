@@ -134,6 +134,28 @@ class Curious(Method):
         return EpochEnd(state)
 
 
+class Recording(Curious):
+    """Remembers in what precision a copy was trained."""
+
+    def epoch_end(self, probe, hp, state, clock):
+        def objective(net, batch):
+            logits = net.fuse(net.encode(batch.inputs))
+            self.seen = logits.dtype
+            return net.loss(logits, batch.target)
+
+        copy = probe.train(objective, ("encoders", "fusion"), 1)
+        assert {p.dtype for p in copy.params.values()} == {torch.float32}
+        return EpochEnd(state)
+
+
+@pytest.mark.parametrize(("amp", "dtype"), [("none", torch.float32), ("bf16", torch.bfloat16)])
+def test_copies_are_trained_in_the_precision_of_the_run(amp, dtype):
+    run = Run(C.replace(support.config("joint"), {"train.amp": amp, "train.device": "cpu"}), support.dataset())
+    run.method = Recording(run.config.method)
+    run.epoch()
+    assert run.method.seen == dtype
+
+
 def images(count, seed):
     stream = torch.Generator().manual_seed(seed)
     inputs = {m: Padded(torch.randn(count, 1, 8, 8, generator=stream)) for m in ("audio", "visual")}

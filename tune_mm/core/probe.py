@@ -6,6 +6,8 @@ Everything here leaves the run as it was: the model's mode, its buffers, its ran
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
 
 import torch
 from torch import Tensor
@@ -35,8 +37,8 @@ def pooled(features: Padded) -> Tensor:
 
 class Probe:
     """net: the run's; splits: train and val (never test); batch_size, eval_batch_size, seed: the run's; rule, hp: its
-    optimizer and the settings now (lr scheduled); overrides: settings by owner. samples: training samples that copies
-    have seen, which count as the run's."""
+    optimizer and the settings now (lr scheduled); overrides: settings by owner; autocast: around the gradients of a
+    copy. samples: training samples that copies have seen, which count as the run's."""
 
     def __init__(
         self,
@@ -48,10 +50,11 @@ class Probe:
         rule: str,
         hp: Tensors,
         overrides: Mapping[str, Tensors],
+        autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         self.net, self.splits, self.seed = net, splits, seed
         self._sizes = (batch_size, eval_batch_size)
-        self._rule, self._hp, self._overrides = rule, hp, overrides
+        self._rule, self._hp, self._overrides, self._autocast = rule, hp, overrides, autocast
         self.samples = 0
 
     @torch.no_grad()
@@ -75,7 +78,7 @@ class Probe:
         """Mean over the samples of a split of `objective` (one or several means over a batch), in evaluation mode."""
         split, net = self.splits[name], net or self.net
         total = torch.zeros((), dtype=torch.float64, device=split.target.device)
-        with self.net.evaluating():
+        with net.evaluating():
             for index in torch.split(torch.arange(len(split)), self._sizes[1]):
                 total = total + objective(net, split.batch(index)).double() * len(index)
         return total / len(split)
@@ -83,35 +86,30 @@ class Probe:
     def train(self, objective: Objective, prefixes: tuple[str, ...], epochs: int, key: int = 0) -> Net:
         """A copy of the run's net whose parameters under `prefixes` were trained on `objective` for some epochs.
 
-        With the run's optimizer from a fresh state and its present settings. key: sets its batches apart.
+        With the run's optimizer from a fresh state and its present settings; a batch is computed at once, also where
+        the run computes it in parts (`micro`). key: sets its batches apart.
         """
         split = self.splits["train"]
-        net = Net(self.net.model, self.net.task, {n: p.detach().clone() for n, p in self.net.params.items()},
-                  {n: b.detach().clone() for n, b in self.net.buffers.items()})  # fmt: skip
-        state = step.init(self._rule, net.params)
-        training = self.net.model.training
-        self.net.model.train()
-        try:
-            with torch.random.fork_rng([split.target.device] if split.target.is_cuda else []):
-                for epoch in range(epochs):
-                    stream = batches.key(self.seed * STREAM + key, epoch)
-                    torch.manual_seed(stream % 2**63)  # dropout
-                    for batch in batches.read(split, batches.order(len(split), self._sizes[0], stream), stream):
-                        net, state = self._step(net, state, objective, batch, prefixes)
-        finally:
-            self.net.model.train(training)
+        net = Net(deepcopy(self.net.model).train(), self.net.task)
+        state = step.init(self._rule, {n: p.detach() for n, p in net.params.items()})
+        with torch.random.fork_rng([split.target.device] if split.target.is_cuda else []):
+            for epoch in range(epochs):
+                stream = batches.key(self.seed * STREAM + key, epoch)
+                torch.manual_seed(stream % 2**63)  # dropout
+                for batch in batches.read(split, batches.order(len(split), self._sizes[0], stream), stream):
+                    state = self._step(net, state, objective, batch, prefixes)
         self.samples += epochs * len(split)
         return net
 
     def _step(
         self, net: Net, state: step.OptState, objective: Objective, batch: Batch, prefixes: tuple[str, ...]
-    ) -> tuple[Net, step.OptState]:
-        def loss(bound: Net) -> tuple[Tensor, Tensors]:
-            return objective(bound, batch), {}
+    ) -> step.OptState:
+        def losses(bound: Net) -> tuple[Tensor, Tensors]:
+            return objective(bound, batch)[None], {}
 
-        found, _, _ = grads.gradient(loss, net, prefixes)
+        with self._autocast():
+            (found,), _, _ = grads.gradients(losses, net, prefixes)
         with torch.no_grad():
             params = {n: net.params[n] for n in found}
             overrides = {owner: own for owner, own in self._overrides.items() if owner in grads.groups(found)}
-            new, state, _ = step.descend(self._rule, params, found, state, self._hp, overrides)
-        return Net(net.model, net.task, {**net.params, **new}, net.buffers), state
+            return step.descend(self._rule, params, found, state, self._hp, overrides, in_place=True)[1]

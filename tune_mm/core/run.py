@@ -1,7 +1,8 @@
 """`Run`: the trainer. It trains a method by epochs, yields results and calls nobody.
 
 It maps one to one on `ray.tune.Trainable` without knowing it: `epoch`, `test`, `state_dict`, `load_state_dict`.
-A resumed run continues bit for bit on the same kind of device.
+A resumed run continues bit for bit on a CPU of the same kind. On CUDA some operations add in no fixed order (the
+gradients of interpolation and of adaptive pooling, among others): there results agree up to rounding.
 """
 
 from __future__ import annotations
@@ -123,7 +124,11 @@ class Run:
         sizes = self.config.train.batch_size, self.config.train.eval_batch_size
         hp = {**self.optim_hp, "lr": self.optim_hp["lr"] * factor}
         return Probe(self.net, splits, *sizes, self.config.seed, self.config.optim.name, hp,
-                     self.method.optim(self.hp, hp))  # fmt: skip
+                     self.method.optim(self.hp, hp), self._autocast)  # fmt: skip
+
+    def _autocast(self) -> torch.autocast:
+        """What training steps compute in; everything else computes in float32."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.amp == "bf16")
 
     @torch.no_grad()
     def _replace(self, params: Tensors) -> None:
@@ -139,7 +144,7 @@ class Run:
 
     def step(self, batch: Batch, clock: Clock, factor: float = 1.0) -> Tensors:
         """One optimizer step on `batch`; logs as 0-dim tensors. factor: the schedule's multiplier of the lr."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.amp == "bf16"):
+        with self._autocast():
             update: Update = self.parts.update(self.method, self.net, batch, self.hp, self.state, clock)
         hp = {**self.optim_hp, "lr": self.optim_hp["lr"] * factor}
         with torch.no_grad():

@@ -25,6 +25,8 @@ Deviations
     * The metric: paper accuracy, MAE and Dice, public code accuracy for MOSI's regression too: `metric`.
     * Segmentation: classifiers are light decoders of the maps. Public code looks for encoders by names that its BraTS
       network does not have, so that magnitude never reaches them; here it reaches every one.
+    * Where a fusion steps through the encoders' stages (ESANet, MMTM) the classifiers read the maps of the stage of the
+      first exchange (ESANet: the stem's), not the last ones, which have seen the other modalities.
     * Public code never shuffles its training data; ours does, so batches differ between steps as the paper implies.
     * The cosine needs heads of one shape: a fusion whose head reads another width than the features' (MMTM, or a gated
       or bilinear one of another `width`) takes `direction: off`.
