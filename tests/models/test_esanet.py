@@ -229,11 +229,7 @@ def test_what_does_not_fit_is_said(given, message):
         model(**given)
 
 
-def config(method, **settings):
-    cfg = dense.config(method, **settings)
-    small = {"encoder": {**ENCODER, "blocks": (1, 1, 1, 1)}, "fusion": {**FUSION, "blocks": 0}}
-    cfg = C.replace(cfg, {"model": small})
-    return C.replace(cfg, {"method.direction": "off"}) if method == "cggm" else cfg
+config = partial(dense.config, network="esanet")
 
 
 @pytest.mark.parametrize("name", dense.methods())
@@ -305,20 +301,6 @@ def test_alone_equals_vmap():
     for lane, expected in enumerate(alone):
         for key, value in expected.items():
             torch.testing.assert_close(together[key][lane], value, rtol=1e-8, atol=1e-10, msg=support.named(key))
-
-
-@pytest.mark.parametrize("name", ["joint", "dgl"])
-def test_checkpointing_changes_no_gradient_and_no_statistic(name):
-    """Also where a stage runs with the other modality and alone."""
-    data, found = dense.dataset(2), []
-    for checkpoint in (False, True):
-        cfg = C.replace(config(name), {"model.encoder.checkpoint": checkpoint})
-        method, net = support.bound(cfg, data)
-        net.model.train()
-        update = method.grads(net, dense.batch(data), support.hp(cfg.method), {}, CLOCK)
-        found.append({**update.grads, **dict(net.model.named_buffers())})
-    for key, value in found[0].items():
-        torch.testing.assert_close(found[1][key], value, rtol=1e-8, atol=1e-11, msg=support.named(key))
 
 
 def test_checkpointing_and_dropout_are_refused_together():
