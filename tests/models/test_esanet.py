@@ -57,9 +57,9 @@ def used(whole):
     return whole.eval()
 
 
-def norm(x, layer):
+def norm(x, layer, eps):
     mean, var = layer.running_mean[:, None, None], layer.running_var[:, None, None]
-    return (x - mean) / (var + layer.eps).sqrt() * layer.weight[:, None, None] + layer.bias[:, None, None]
+    return (x - mean) / (var + eps).sqrt() * layer.weight[:, None, None] + layer.bias[:, None, None]
 
 
 def entropy(logits, target):
@@ -78,11 +78,22 @@ def test_the_block_written_out(inputs, outputs, stride):
     net(x)
     net.eval()
     out = F.conv2d(x, net.conv3x1_1.weight, net.conv3x1_1.bias, (stride, 1), (1, 0)).clamp(min=0)
-    out = norm(F.conv2d(out, net.conv1x3_1.weight, net.conv1x3_1.bias, (1, stride), (0, 1)), net.bn1).clamp(min=0)
+    out = norm(F.conv2d(out, net.conv1x3_1.weight, net.conv1x3_1.bias, (1, stride), (0, 1)), net.bn1, 1e-3).clamp(min=0)
     out = F.conv2d(out, net.conv3x1_2.weight, net.conv3x1_2.bias, 1, (1, 0)).clamp(min=0)
-    out = norm(F.conv2d(out, net.conv1x3_2.weight, net.conv1x3_2.bias, 1, (0, 1)), net.bn2)
-    own = x if stride == 1 else norm(F.conv2d(x, net.downsample[0].weight, stride=stride), net.downsample[1])
+    out = norm(F.conv2d(out, net.conv1x3_2.weight, net.conv1x3_2.bias, 1, (0, 1)), net.bn2, 1e-3)
+    own = x if stride == 1 else norm(F.conv2d(x, net.downsample[0].weight, stride=stride), net.downsample[1], 1e-5)
     torch.testing.assert_close(net(x), (out + own).clamp(min=0))
+
+
+def test_blocks_add_more_to_the_variance_than_all_else():
+    """As the published weights were trained: 1e-3 in the blocks' two BatchNorms, in the decoder's too; else 1e-5."""
+    whole = model()
+    found = {n: layer.eps for n, layer in whole.named_modules() if isinstance(layer, torch.nn.BatchNorm2d)}
+    blocks = [n for n, layer in whole.named_modules() if isinstance(layer, NonBottleneck1D)]
+    assert {n.split(".")[0] for n in blocks} == {"encoders", "fusion"}
+    own = {f"{n}.{bn}" for n in blocks for bn in ("bn1", "bn2")}
+    assert {n for n, eps in found.items() if eps == 1e-3} == own
+    assert {found[n] for n in found.keys() - own} == {1e-5}
 
 
 def test_upsampling_starts_as_bilinear_interpolation():
