@@ -13,7 +13,7 @@ from tests.methods import images
 from tune_mm import config as C
 from tune_mm.core.build import check
 from tune_mm.core.run import Run
-from tune_mm.core.types import Clock, Task, Update
+from tune_mm.core.types import VOID, Clock, Task, Update
 from tune_mm.methods import agm
 
 TWO, THREE = ("text", "audio"), ("text", "audio", "visual")
@@ -91,6 +91,19 @@ def test_score_has_a_floor_of_probability() -> None:
 def test_score_of_a_regression_is_the_mean_error() -> None:
     found = agm.score(Task("regression", 1), doubles(1.0, -2.0).reshape(2, 1), doubles(0.5, 0.0))
     assert float(found) == pytest.approx((0.5 + 2.0) / 2)
+
+
+def test_score_of_pixels_is_the_mean_loss_without_a_floor() -> None:
+    """Weights 1 and 3; two classes, Dice of the second with 1 added to either part. First image: class 0 at logits
+    (0, 50), class 1 at (0, 0), one unknown: CE (50 + 3 ln 2) / 4, Dice (2/2 + 1) / (3/2 + 1 + 1). Second: class 0 at
+    (0, 0) alone: CE ln 2, Dice 1 / (1/2 + 1). softmax(0, 50)[0] is e^-50, below 1e-8, and counts whole."""
+    task = Task("segmentation", 2, weights=(1.0, 3.0), dice=0.5)
+    second = doubles(50.0, 0.0, 4.0, 0.0, 4.0, 4.0).reshape(2, 1, 3)
+    logits = torch.stack([torch.zeros_like(second), second], 1)
+    target = torch.tensor([[0, 1, VOID], [0, VOID, VOID]])[:, None]
+    first = (50 + 3 * math.log(2)) / 4 + 0.5 * (1 - 2 / 3.5)
+    other = math.log(2) + 0.5 * (1 - 1 / 1.5)
+    assert float(agm.score(task, logits, target)) == pytest.approx((first + other) / 2)
 
 
 @pytest.mark.parametrize("fusion", ["concat", "film"])

@@ -1,8 +1,10 @@
-"""What every method that predicts pixels must satisfy, on a small U-Net; the others refuse and say what they train."""
+"""What every method that predicts pixels must satisfy, on a small U-Net, and where BatchNorm inside encoders or the
+decoder's scales matter on a small ESANet too; the others refuse and say what they train."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ from tune_mm import plugins
 from tune_mm.core.build import check
 from tune_mm.core.net import Net
 from tune_mm.core.run import Run
-from tune_mm.core.types import Clock
+from tune_mm.core.types import VOID, Clock
 from tune_mm.data.base import ENV_CACHE
 
 CLOCK = Clock(0, 0, 3, 4)
@@ -28,9 +30,9 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv(ENV_CACHE, str(tmp_path / "cache"))
 
 
-def make(name, count=3, seed=0, **settings):
+def make(name, count=3, seed=0, network="unet", **settings):
     data = dense.dataset(count)
-    cfg = dense.config(name, **settings)
+    cfg = dense.config(name, network, **settings)
     method, net = support.bound(cfg, data, seed)
     net.model.train()
     return cfg, method, net, dense.batch(data), method.init(net, support.start(cfg, data, 24))
@@ -113,9 +115,13 @@ def test_a_run_learns_and_is_the_same_after_a_resume(name, tmp_path):
     assert {"test/miou", "test/iou_b", "test/dice_any", "test/dice", "test/loss"} <= whole.test().keys()
 
 
+@pytest.mark.parametrize("network", ["unet", "esanet"])
 @pytest.mark.parametrize("name", DENSE)
-def test_prediction_is_independent_of_batch_size(name):
-    _, method, net, batch, state = make(name)
+def test_prediction_is_independent_of_batch_size(name, network):
+    """In evaluation mode, with running statistics that a training pass has moved."""
+    _, method, net, batch, state = make(name, network=network)
+    with torch.no_grad():
+        net.fuse(net.encode(batch.inputs))
     net.model.eval()
     whole = method.predict(net, batch.inputs, state)
     parts = [
@@ -144,21 +150,35 @@ def test_dgl_gives_encoders_their_own_losses_and_the_decoder_the_multimodal_one(
         torch.testing.assert_close(found.grads[key], value, rtol=1e-8, atol=1e-11)
 
 
+@pytest.mark.parametrize("network", ["unet", "esanet"])
 @pytest.mark.parametrize("functional", [False, True])
-@pytest.mark.parametrize("name", ["dgl", "agm", "mmpareto", "g_blending"])
-def test_running_statistics_are_those_of_the_multimodal_pass(name, functional):
-    """After a step: what one multimodal training pass leaves, however many passes of modalities alone there were."""
+@pytest.mark.parametrize("name", ["dgl", "agm", "ogm", "mmpareto", "g_blending"])
+def test_running_statistics_are_those_of_the_multimodal_pass(name, functional, network):
+    """After a step: what one multimodal training pass leaves, however many passes of modalities alone there were.
+    ESANet's encoders run stages in these passes, with BatchNorm."""
     settings = {"heads": "fusion"} if name in {"mmpareto", "g_blending"} else {}
-    cfg, method, net, batch, state = make(name, **settings)
+    cfg, method, net, batch, state = make(name, network=network, **settings)
     if functional:
         own = {n: b.clone() for n, b in net.buffers.items()}
         net = Net(net.model, net.task, {n: p.detach() for n, p in net.params.items()}, own)
     method.grads(net, batch, support.hp(cfg.method), state, CLOCK)
-    _, _, plain, _, _ = make(name, **settings)
+    _, _, plain, _, _ = make(name, network=network, **settings)
     plain.fuse(plain.encode(batch.inputs))
     assert set(net.buffers) == set(plain.buffers)
     for key, value in plain.buffers.items():
         torch.testing.assert_close(net.buffers[key], value, rtol=1e-9, atol=1e-12, msg=support.named(key))
+
+
+@pytest.mark.parametrize("network", ["unet", "esanet"])
+@pytest.mark.parametrize("name", DENSE)
+def test_a_batch_of_unknown_pixels_alone_moves_nothing_to_nan(name, network):
+    """No pixel is known, so that there is nothing to learn: loss and gradients are finite."""
+    cfg, method, net, batch, state = make(name, network=network)
+    void = replace(batch, target=torch.full_like(batch.target, VOID))
+    found = method.grads(net, void, support.hp(cfg.method), state, CLOCK)
+    assert math.isfinite(float(found.loss))
+    assert all(bool(torch.isfinite(g).all()) for g in found.grads.values())
+    assert all(bool(torch.isfinite(t).all()) for t in (*found.logs.values(), *found.state.values()))
 
 
 def test_cggm_scales_every_encoder_by_dice():

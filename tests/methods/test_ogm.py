@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from tests import support
-from tests.methods import images
+from tests.methods import dense, images
 from tune_mm import config as C
 from tune_mm.core.build import check
-from tune_mm.core.types import Clock, Update
+from tune_mm.core.types import VOID, Clock, Task, Update
 from tune_mm.methods import ogm
 
 TWO, THREE = ("text", "audio"), ("text", "audio", "visual")
@@ -41,6 +42,43 @@ def test_ratios_of_two_and_three() -> None:
 
 def test_ratios_stay_finite_where_a_modality_scores_nothing() -> None:
     assert bool(torch.isfinite(ogm.ratios(torch.tensor([16.0, 0.0]))).all())
+
+
+def test_score_of_pixels_is_the_mean_probability_of_their_classes() -> None:
+    """Two classes, logits (ln k, 0): softmax k / (k + 1) and 1 / (k + 1). First image: known pixels of class 0 at k = 3
+    and of class 1 at k = 1, (3/4 + 1/2) / 2; second: class 1 at k = 9, 1/10; third: nothing is known, 0. Neither class
+    weights nor Dice count."""
+    task = Task("segmentation", 2, weights=(1.0, 5.0), dice=1.0)
+    first = torch.tensor([[3.0, 1.0, 7.0], [9.0, 7.0, 7.0], [2.0, 2.0, 2.0]], dtype=torch.float64).log()
+    logits = torch.stack([first, torch.zeros_like(first)], 1)[:, :, None]
+    target = torch.tensor([[0, 1, VOID], [1, VOID, VOID], [VOID, VOID, VOID]])[:, None]
+    expected = torch.tensor([0.625, 0.1, 0.0], dtype=torch.float64)
+    torch.testing.assert_close(ogm.score(task, logits, target), expected)
+    batched = torch.func.vmap(lambda z: ogm.score(task, z, target))(torch.stack([logits, logits]))
+    torch.testing.assert_close(batched, torch.stack([expected, expected]))
+
+
+def test_pixels_slow_the_modality_whose_classes_are_likelier() -> None:
+    """The coefficient from probabilities at every known pixel, added up one by one; a batch of nothing known: 1."""
+    data, cfg = dense.dataset(2), dense.config("ogm", noise=False, alpha=0.6)
+    method, net = support.bound(cfg, data)
+    net.model.eval()
+    batch = dense.batch(data, 3)
+    found = method.grads(net, batch, support.hp(cfg.method), {}, CLOCK)
+    totals = {}
+    for m, z in net.unimodal(net.encode(batch.inputs)).items():
+        chances = (z.detach().exp() / z.detach().exp().sum(1, keepdim=True)).tolist()
+        totals[m] = 0.0
+        for image, mask in zip(chances, batch.target.tolist(), strict=True):
+            own = [image[y][i][j] for i, row in enumerate(mask) for j, y in enumerate(row) if y != VOID]
+            totals[m] += sum(own) / len(own)
+    (a, b), (first, second) = net.modalities, totals.values()
+    for m, rho in ((a, first / second), (b, second / first)):
+        k = 1 - math.tanh(0.6 * rho) if rho > 1 else 1.0
+        assert float(found.logs[f"balance/{m}"]) == pytest.approx(k, rel=1e-9)
+    void = replace(batch, target=torch.full_like(batch.target, VOID))
+    logs = method.grads(net, void, support.hp(cfg.method), {}, CLOCK).logs
+    assert [float(logs[f"balance/{m}"]) for m in (a, b)] == [1.0, 1.0]
 
 
 def test_only_the_modality_ahead_is_slowed() -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests import support
+from tests.methods import dense
 from tune_mm import config as C
 from tune_mm.core.build import check
 from tune_mm.core.run import Run
@@ -71,6 +72,25 @@ def test_loss_with_the_teachers_own_models(distill, task):
     torch.testing.assert_close(found.loss, loss.detach())
     for name, gradient in zip(net.params, torch.autograd.grad(loss, list(net.params.values())), strict=True):
         torch.testing.assert_close(found.grads[name], gradient, msg=support.named(name))
+
+
+@pytest.mark.parametrize("network", ["unet", "esanet"])
+def test_what_pixels_learn_from_is_what_the_teachers_own_forward_pass_makes(network):
+    """ESANet: the teacher's maps after the first stage, to which its own forward pass gives no others; later ones would
+    lack its gates. U-Net: the maps of all scales, each scale counting as much."""
+    data, cfg = dense.dataset(2), dense.config("umt", network)
+    method, net = support.bound(cfg, data)
+    start, batch = support.start(cfg, data), dense.batch(data)
+    net.model.train()
+    logs = method.loss(net, batch, support.hp(cfg.method), method.init(net, start), CLOCK)[1]
+    features = net.encode(batch.inputs)
+    for m, teacher in start.unimodal(cfg.method.teacher.changes(net.task)).items():
+        with torch.no_grad(), teacher.evaluating():
+            theirs = teacher.encode({m: batch.inputs[m]})[m]
+        maps = [features[m].value] if network == "esanet" else [*features[m].levels, features[m].value]
+        expected = [((a - b) ** 2).mean() for a, b in zip(maps, (*theirs.levels, theirs.value), strict=True)]
+        assert bool(expected[0] > 0)
+        torch.testing.assert_close(logs[f"train/distance/{m}"], torch.stack(expected).mean())
 
 
 def trained(cache: Path) -> list[Path]:

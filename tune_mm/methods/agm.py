@@ -23,12 +23,15 @@ Deviations
       running statistics); features of the present modalities are those of the training pass, not encoded again.
     * Any number of modalities by Shapley's formula (published: two and three).
     * Regression (not in the paper): s_m = mean |phi_m - y|, the loss of the contribution.
+    * Segmentation (not in the paper): s_m is the loss of the contribution too, the mean over the batch of an image's
+      weighted cross-entropy and Dice loss; no pixel's probability has a floor.
     * Side outputs of a decoder (`scales`) learn as in joint training: contributions are those of the final logits.
     * The window is `start` to `end` in fractions of the epochs (published: all); outside it kappa_m = 1, and the
       running means go on.
     * What is reported of a modality alone is the modality through the fusion (`unimodal_path`), not phi_m.
 Shapes
-    Inputs and features as for any method, two or more modalities; logits [B, C]; state `average` [M], `count` [].
+    Inputs and features as for any method, two or more modalities; logits [B, C] or [B, C, H, W]; state
+    `average` [M], `count` [].
 """
 
 from __future__ import annotations
@@ -95,7 +98,7 @@ def shapley(values: Mapping[Coalition, Tensor], modalities: tuple[str, ...]) -> 
 
 
 def score(task: Task, logits: Tensor, target: Tensor) -> Tensor:
-    """s (0-dim) of one modality's contribution [B, C]: small where it predicts well. target [B]."""
+    """s (0-dim) of one modality's contribution, logits [B, C] or [B, C, H, W]: small where it predicts well."""
     loss = losses.per_sample(task, logits, target)
     if task.kind == "classification":
         loss = loss.clamp(max=-log(FLOOR))

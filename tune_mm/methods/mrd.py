@@ -16,6 +16,8 @@ Deviations
     * Zeroed steps of a sequence still take part in attention and in positions. `tokens: mask` leaves them out, where
       the fusion heeds masks.
     * `rescale`: features that stay are multiplied by M / (how many stay): a sum over modalities keeps its scale.
+    * With ESANet at feature level a dropped modality lacks its own maps; the first one's later stages still run on what
+      the others' maps add up to, whereas for an absent first modality (`unimodal`) they do not run.
     * Evaluation drops nothing.
 Shapes
     Features [B, T, W], [B, W] or maps [B, T, C, H, W] per modality, M >= 2, any task and fusion; u [B, M] or [1, M].

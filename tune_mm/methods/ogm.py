@@ -16,13 +16,16 @@ Deviations
     * Public code touches weights of convolutions only (4-D tensors); the paper whole encoders: `conv_only`.
     * Unimodal logits. Public code gives a modality its half of the head and, for concatenation, half of the bias; here
       it passes the fusion alone with the whole bias (`unimodal_path`; zeros: as DGL compares OGM on dense fusions).
-      Where that needs later stages of an encoder (MMTM), BatchNorm uses its running statistics.
+      Where that needs later stages of an encoder (MMTM, ESANet), BatchNorm uses its running statistics.
     * More than two modalities (not in the paper): rho_m is the mean over k of s_m / s_k, as the authors suggest.
     * Regression (not in the paper): s_m = sum exp(-loss of the sample), which for cross-entropy is softmax(z_m)[y].
+    * Segmentation (not in the paper): of a sample the mean of softmax(z_m)[y] over its known pixels, without the
+      classes' weights; 0 where none is known.
     * The window is `start` to `end` in fractions of the epochs; published: all of it, or the first half.
     * The theory is SGD's; Adam divides most of a steady k_m out again.
 Shapes
-    Features [B, T, W] or [B, W] (or maps [B, T, C, H, W]) per modality, two or more; logits [B, C]; scores [M].
+    Features [B, T, W] or [B, W] (or maps [B, T, C, H, W]) per modality, two or more; logits [B, C] or [B, C, H, W];
+    scores [M].
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ from tune_mm.core import losses
 from tune_mm.core.method import Method
 from tune_mm.core.net import Net, owned
 from tune_mm.core.support import TASKS, Support
-from tune_mm.core.types import Batch, Clock, Features, PathChoice, Tensors, Update
+from tune_mm.core.types import Batch, Clock, Features, PathChoice, Task, Tensors, Update
 
 TINY = 1e-8
 SETTLING = 0.05  # of the epochs, after an edge of the window
@@ -62,6 +65,15 @@ class OGMConfig(Section):
         if self.end <= self.start:
             raise ValueError(f"end must be greater than start ({self.start:g}), got {self.end:g}")
         return self
+
+
+def score(task: Task, logits: Tensor, target: Tensor) -> Tensor:
+    """How well each sample is predicted [B], in [0, 1], from logits [B, C] or [B, C, H, W]: the terms of s_m."""
+    if task.kind != "segmentation":
+        return (-losses.per_sample(task, logits, target)).exp()
+    known = target < task.outputs
+    chosen = torch.softmax(logits, 1).gather(1, torch.where(known, target, 0)[:, None])[:, 0]
+    return (chosen * known).sum((1, 2)) / known.sum((1, 2)).clamp(min=1)
 
 
 def ratios(scores: Tensor) -> Tensor:
@@ -103,11 +115,11 @@ class OGM(Method):
     def loss(self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock) -> tuple[Tensor, Tensors]:
         features = net.encode(batch.inputs)
         joint = net.loss(net.fuse(features), batch.target)
-        own = self._alone(net, features, batch.target)
-        score = torch.stack([(-loss).exp().sum() for loss in own.values()])
-        k = coefficients(ratios(score), hp["alpha"])
+        alone = self._alone(net, features)
+        scores = torch.stack([score(net.task, z, batch.target).sum() for z in alone.values()])
+        k = coefficients(ratios(scores), hp["alpha"])
         k = torch.where(clock.within(hp["start"], hp["end"]), k, torch.ones_like(k))
-        logs = {f"train/loss/{m}": loss.mean() for m, loss in own.items()}
+        logs = {f"train/loss/{m}": losses.task_loss(net.task, z, batch.target) for m, z in alone.items()}
         return joint, logs | {f"balance/{m}": k[i] for i, m in enumerate(net.modalities)}
 
     def edit(self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock, update: Update) -> Update:
@@ -121,12 +133,11 @@ class OGM(Method):
                         out[name] = out[name] + torch.where(inside, spread(g), 0.0) * torch.randn_like(g)
         return Update(out, update.loss, update.logs, state)
 
-    def _alone(self, net: Net, features: Features, target: Tensor) -> Tensors:
-        """Each modality's loss per sample [B], without gradient."""
+    def _alone(self, net: Net, features: Features) -> Tensors:
+        """Each modality's logits, alone through the fusion, without gradient."""
         fixed = net.stop("fusion").stop("encoders")
         with net.evaluating():
-            logits = fixed.unimodal({m: f.detach() for m, f in features.items()}, self.unimodal_path)
-        return {m: losses.per_sample(net.task, z, target) for m, z in logits.items()}
+            return fixed.unimodal({m: f.detach() for m, f in features.items()}, self.unimodal_path)
 
 
 plugin = OGM

@@ -9,18 +9,20 @@ Equations
     features:  D_m = mean squared difference of h_m and the teacher's h_m over samples, real steps and width
     logits:    D_m = T^2 KL(softmax(teacher's z_m / T) || softmax(z_m / T)), averaged over the batch
 Deviations
-    * Teachers are encoders of the run's own kind with one linear layer on the pooled features, trained alone on the
-      same data under `teacher`, the best validation epoch taken. What a search tunes is not among their settings, so
-      that its trials share them; `model.encoder` is (features must be of one shape): searching it trains teachers anew.
+    * Teachers are encoders of the run's own kind with one linear layer on the pooled features (segmentation: with the
+      run's own fusion, of one modality), trained alone on the same data under `teacher`, the best validation epoch
+      taken. What a search tunes is not among their settings, so that its trials share them; `model.encoder` is
+      (features must be of one shape), and for segmentation `model.fusion`: searching these trains teachers anew.
     * Published lambda: 50 in the paper as far as known, 10 in a later toolkit: `lam`.
     * The paper distils features; `distill: logits` compares z_m, the modality alone through the fusion, with the
       teacher's (Hinton et al., 2015); regression: the squared difference of the scores.
     * Teachers see the student's own batch (same crops and flips), without dropout and with their running statistics.
-    * With a fusion that steps through the encoders' stages (MMTM) the features are the maps that it takes over, and
-      there is no `distill: logits`.
+    * With a fusion that steps through the encoders' stages (MMTM, ESANet) the features are the maps that it takes over,
+      after the first stage for ESANet, and there is no `distill: logits`. Later maps are left out: a teacher's later
+      stages read its own fusion's gated maps, which are not in the state.
 Shapes
     Features [B, T, W] or [B, W] (or maps [B, T, C, H, W]), any number of modalities; logits [B, C]; state: the
-    teachers' encoders under their own names, `head.<modality>.weight` [C, W] and `.bias` [C].
+    teachers' encoders under their own names, `head.<modality>.weight` [C, W] (segmentation: [C, H, 1, 1]), `.bias` [C].
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ from tune_mm.core.probe import pooled
 from tune_mm.core.support import TASKS, Support
 from tune_mm.core.types import Batch, Clock, Features, Padded, Tensors
 from tune_mm.methods._teacher import Teacher
-from tune_mm.models.base import LateFusion
+from tune_mm.models.base import LateFusion, StagedFusion
 
 
 class UMTConfig(Section):
@@ -111,7 +113,9 @@ class UMT(Method):
                 batch.inputs
             )
         if self.config.distill == "features":
-            return {m: feature_distance(f, theirs[m]) for m, f in features.items()}
+            staged = isinstance(net.model.get_submodule("fusion"), StagedFusion)
+            own = {m: f._replace(levels=()) for m, f in features.items()} if staged else features
+            return {m: feature_distance(f, theirs[m]) for m, f in own.items()}
         alone = net.unimodal(features, self.unimodal_path)
         scores = {m: F.linear(pooled(theirs[m]), state[f"head.{m}.weight"], state[f"head.{m}.bias"]) for m in alone}
         if net.task.kind == "regression":

@@ -6,11 +6,12 @@ block is Non-bottleneck-1D of Romera et al., ERFNet, T-ITS 2018; the layout is t
     block(x) = ReLU(shortcut(x) + BN(conv1x3(ReLU(conv3x1(ReLU(BN(conv1x3(ReLU(conv3x1(x)))))))))
 
 where the first pair carries the stride, and the shortcut is a 1 x 1 convolution with BatchNorm where the size changes.
+The BatchNorms of both pairs add 1e-3 to the variance, as in ERFNet, those of stem and shortcuts 1e-5.
 Stage 1 is the stem (7 x 7, stride 2, BatchNorm, ReLU), stage 2 max pooling and the first group of blocks, stages 3 to 5
 the other groups: maps at 1/2, 1/4, 1/8, 1/16 and 1/32 of the image.
 
-Convolutions start Kaiming normal (fan out) and have a bias, as in the published weights, which can be loaded from a
-local file (a state dict with the parameters' names here, or with `encoder.` before them).
+Convolutions start Kaiming normal (fan out). The blocks' 3 x 1 and 1 x 3 have a bias, as in the published weights, which
+can be loaded from a local file (a state dict with the parameters' names here, or with `encoder.` before them).
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from tune_mm.models.encoders._recompute import recomputed
 from tune_mm.models.encoders._weights import load
 
 Count = Annotated[int, Field(ge=1)]
+EPS = 1e-3  # of the blocks' BatchNorms
 
 
 class EsanetConfig(Section):
@@ -58,10 +60,10 @@ class NonBottleneck1D(nn.Module):
         super().__init__()
         self.conv3x1_1 = nn.Conv2d(inputs, outputs, (3, 1), (stride, 1), (1, 0))
         self.conv1x3_1 = nn.Conv2d(outputs, outputs, (1, 3), (1, stride), (0, 1))
-        self.bn1 = nn.BatchNorm2d(outputs)
+        self.bn1 = nn.BatchNorm2d(outputs, eps=EPS)
         self.conv3x1_2 = nn.Conv2d(outputs, outputs, (3, 1), 1, (1, 0))
         self.conv1x3_2 = nn.Conv2d(outputs, outputs, (1, 3), 1, (0, 1))
-        self.bn2 = nn.BatchNorm2d(outputs)
+        self.bn2 = nn.BatchNorm2d(outputs, eps=EPS)
         self.dropout = nn.Dropout2d(dropout)
         self.downsample: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:

@@ -21,7 +21,10 @@ Deviations
     * The head is one 1 x 1 convolution whose output is interpolated bilinearly to the image (paper: a 3 x 3 convolution
       to the classes and two learned upsamplings of their maps, which start as bilinear interpolation), so that the
       gradients of linear heads can be compared.
-    * The paper does not say how the learned upsampling meets the border; here the outermost pixels are repeated.
+    * The paper does not say how the learned upsampling meets the border; here the outermost pixels are repeated. The
+      official filters have a bias, which here they have not.
+    * At each scale the official cross-entropy is divided by the sum of the pixels' weights over the batch, so that an
+      image counts by how many known pixels it has; here each image's is, and all images count the same (`core.losses`).
 """
 
 from __future__ import annotations
