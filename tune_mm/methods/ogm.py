@@ -72,7 +72,7 @@ def score(task: Task, logits: Tensor, target: Tensor) -> Tensor:
     if task.kind != "segmentation":
         return (-losses.per_sample(task, logits, target)).exp()
     known = target < task.outputs
-    chosen = torch.softmax(logits, 1).gather(1, torch.where(known, target, 0)[:, None])[:, 0]
+    chosen = torch.softmax(losses.precise(logits), 1).gather(1, torch.where(known, target, 0)[:, None])[:, 0]
     return (chosen * known).sum((1, 2)) / known.sum((1, 2)).clamp(min=1)
 
 
