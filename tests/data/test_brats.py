@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import math
+import os
 import pickle
-from collections.abc import Callable
+import resource
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -213,11 +216,11 @@ def test_slices_of_other_sizes_and_cases_in_two_splits_are_named(place: Path) ->
 def test_the_store_is_built_case_by_case_and_follows_the_files(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = {p.stem: p for p in (place / "train").iterdir()}
     some = open_cases("brats", {c: files[c] for c in ("a", "c")}, MODALITIES)
-    kept = {c: some.folders[some.number[c]] for c in ("a", "c")}
+    kept = {c: some[c].folder for c in ("a", "c")}
     written = {c: (f / "images.npy").stat().st_mtime_ns for c, f in kept.items()}
     put(files["c"], *scan(9))
     every = open_cases("brats", files, MODALITIES)
-    again = {c: every.folders[every.number[c]] for c in ("a", "c")}
+    again = {c: every[c].folder for c in ("a", "c")}
     assert again["a"] == kept["a"]
     assert (again["a"] / "images.npy").stat().st_mtime_ns == written["a"]
     assert again["c"] != kept["c"]
@@ -228,6 +231,61 @@ def test_the_store_is_built_case_by_case_and_follows_the_files(place: Path, caps
     assert torch.equal(copied.take(index).value, every.samples(chosen, 0).take(index).value)
     assert float(copied.take(index).value[0, 0, 0, 0]) == 30 + 9
     assert capsys.readouterr().err == ""
+
+
+@pytest.fixture
+def most_files() -> Iterator[Callable[[int], None]]:
+    """Sets how many descriptors this process may have; the limit is put back afterwards."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    yield lambda most: resource.setrlimit(resource.RLIMIT_NOFILE, (most, before[1]))
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_more_cases_than_files_may_be_open(tmp_path: Path, cache: Path, most_files: Callable[[int], None]) -> None:
+    """40 cases of three files each, of which 64 may be open at once."""
+    names = [
+        f"{folder}/{n:02d}" for n in range(40) for folder in ("train" if n < 30 else "valid" if n < 35 else "test",)
+    ]
+    for number, name in enumerate(names):
+        put(tmp_path / "brats" / f"{name}.h5", *scan(number))
+    most_files(open_files() + 64)
+    data = load(tmp_path / "brats", eval_slices="all")
+    before = open_files()
+    batch = data.splits["train"].batch(torch.arange(30), torch.Generator().manual_seed(0))
+    assert torch.equal(batch.inputs["flair"].value[:, 0, 0, 0] % 10, torch.arange(30.0) % 10)
+    drawn = [int((t != 0).any(1).sum()) for t in batch.target]
+    assert set(drawn) == set(TUMOUR.values())
+    shown = data.splits["test"].batch(torch.arange(15))
+    expected = torch.tensor([300.0 + 10 * z + n for n in range(35, 40) for z in TUMOUR])
+    assert torch.equal(shown.inputs["t2"].value[:, 0, 0, 0], expected)
+    assert open_files() == before
+
+
+def test_a_store_that_cannot_be_opened_now_is_not_said_to_be_damaged(
+    place: Path, most_files: Callable[[int], None]
+) -> None:
+    train = load(place).splits["train"]
+    most_files(3)  # those of input and output
+    with pytest.raises(base.DataError, match=r"images\.npy: cannot be read: Too many open files$"):
+        train.batch(torch.arange(3))
+
+
+def test_a_damaged_store_is_named(place: Path) -> None:
+    cases = open_cases("brats", {p.stem: p for p in (place / "train").iterdir()}, MODALITIES)
+    path = cases["b"].folder / "images.npy"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    with pytest.raises(base.DataError, match=r"this store is damaged \(images\.npy\); remove the folder"):
+        open_cases("brats", {p.stem: p for p in (place / "train").iterdir()}, MODALITIES)
+    with pytest.raises(base.DataError, match=r"this store is damaged \(images\.npy\); remove the folder"):
+        cases.samples([("b", 2)], 3).take(torch.tensor([0]))
+    np.save(path, np.load(io.BytesIO(whole)).astype(np.float32))
+    with pytest.raises(base.DataError, match=r"this store is damaged \(images\.npy\); remove the folder"):
+        open_cases("brats", {p.stem: p for p in (place / "train").iterdir()}, MODALITIES)
 
 
 def coordinates(count: int, size: int) -> tuple[dict[str, Padded], torch.Tensor]:

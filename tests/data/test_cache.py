@@ -151,6 +151,24 @@ def test_damaged_store_says_what_to_remove(cache: Path, files: Path, file: str) 
     assert str(store.folder) in str(error.value) and file in str(error.value)
 
 
+@pytest.mark.parametrize("file", ["meta.json", "sizes.npy"])
+def test_healthy_store_that_cannot_be_opened_now_is_not_to_be_removed(cache: Path, files: Path, file: str) -> None:
+    """A loop of links in place of the file: what the system says of it, not that the store is damaged."""
+    path = opened(files).folder / file
+    path.unlink()
+    path.symlink_to(path)
+    with pytest.raises(DataError) as error:
+        read_array(opened(files).folder, "sizes.npy")
+    assert str(error.value) == f"{path}: cannot be read: Too many levels of symbolic links"
+
+
+@pytest.mark.parametrize("file", ["meta.json", "sizes.npy"])
+def test_store_that_lacks_a_file_is_damaged(cache: Path, files: Path, file: str) -> None:
+    (opened(files).folder / file).unlink()
+    with pytest.raises(DataError, match=rf"damaged \({file}\); remove the folder"):
+        read_array(opened(files).folder, "sizes.npy")
+
+
 def test_cache_that_cannot_be_written(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUNE_MM_CACHE", str(write(tmp_path / "file", "") / "cache"))
     with pytest.raises(DataError, match="cannot be written: Not a directory; TUNE_MM_CACHE"):

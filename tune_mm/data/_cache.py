@@ -215,7 +215,7 @@ def _read(folder: Path) -> Opened:
         meta = json.loads((folder / META).read_bytes())
         return Opened(folder, {name: row for row, name in enumerate(meta["ids"])}, meta["bad"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise damaged(folder, META) from error
+        raise unread(folder, META, error) from error
 
 
 def damaged(folder: Path, file: str) -> DataError:
@@ -223,12 +223,20 @@ def damaged(folder: Path, file: str) -> DataError:
     return DataError(f"{folder}: this store is damaged ({file}); remove the folder and run again")
 
 
+def unread(folder: Path, file: str, error: Exception) -> DataError:
+    """The error for a store whose `file` raised `error` when it was read: the store may be healthy when the system
+    says why (too many open files), unless it says that the file is not there."""
+    if isinstance(error, OSError) and error.errno and not isinstance(error, FileNotFoundError):
+        return DataError(f"{folder / file}: cannot be read: {os.strerror(error.errno)}")
+    return damaged(folder, file)
+
+
 def read_array(folder: Path, file: str) -> NDArray[Any]:
     """A file of the store as a read-only memory map, whose pages all processes share. Raises DataError."""
     try:
         return np.asarray(np.load(folder / file, mmap_mode="r", allow_pickle=False))
     except (OSError, ValueError, EOFError) as error:
-        raise damaged(folder, file) from error
+        raise unread(folder, file, error) from error
 
 
 class Writer:

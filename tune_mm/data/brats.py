@@ -171,14 +171,14 @@ def _split(config: BratsConfig, files: Mapping[str, list[str]], place: Path) -> 
 def _size(cases: Cases, split: Mapping[str, Sequence[str]], place: Path) -> tuple[int, int]:
     """H x W of all slices. Raises DataError where cases differ."""
     every = [case for own in split.values() for case in own]
-    first = cases.labels(every[0]).shape[1:]
+    first = cases[every[0]].size
     for case in every:
-        found = cases.labels(case).shape[1:]
+        found = cases[case].size
         if found != first:
             raise DataError(
                 f"{place}: slices must have one size, got {list(first)} ({every[0]}) and {list(found)} ({case})"
             )
-    return int(first[0]), int(first[1])
+    return first
 
 
 def _shape(config: BratsConfig, size: tuple[int, int]) -> tuple[int, int]:
@@ -222,7 +222,7 @@ def _listed(cases: Cases, split: Mapping[str, Sequence[str]], place: Path) -> di
 def _samples(cases: Cases, chosen: Sequence[Sample], training: bool) -> Split:
     """Images stay in the store; so do the labels that training draws."""
     inputs: dict[str, Any] = {m: cases.samples(chosen, i) for i, m in enumerate(MODALITIES)}
-    target = torch.from_numpy(np.stack([cases.labels(case)[row] for case, row in chosen]))
+    target = cases.samples(chosen, None).take(torch.arange(len(chosen))).value
     ids = tuple(case if training else f"{case}:{cases.places(case)[row]}" for case, row in chosen)
     return Split(inputs, target, ids, drawn=cases.samples(chosen, None) if training else None)
 
