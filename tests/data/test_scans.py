@@ -1,0 +1,97 @@
+"""The stores of scans: built case by case, read without files that stay open, and what becomes of failures."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import resource
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.data.scans import TUMOUR, load, put, put_seven, scan
+from tune_mm.data import base
+from tune_mm.data._scans import open_cases
+from tune_mm.data.brats import MODALITIES
+
+
+@pytest.fixture
+def place(tmp_path: Path, cache: Path) -> Path:
+    return put_seven(tmp_path)
+
+
+def test_the_store_is_built_case_by_case_and_follows_the_files(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = {p.stem: p for p in (place / "train").iterdir()}
+    some = open_cases("brats", {c: files[c] for c in ("a", "c")}, MODALITIES)
+    kept = {c: some[c].folder for c in ("a", "c")}
+    written = {c: (f / "images.npy").stat().st_mtime_ns for c, f in kept.items()}
+    put(files["c"], *scan(9))
+    every = open_cases("brats", files, MODALITIES)
+    again = {c: every[c].folder for c in ("a", "c")}
+    assert again["a"] == kept["a"]
+    assert (again["a"] / "images.npy").stat().st_mtime_ns == written["a"]
+    assert again["c"] != kept["c"]
+    chosen = [("c", 1)]
+    assert every.samples(chosen, 0).content != some.samples(chosen, 0).content
+    copied = pickle.loads(pickle.dumps(every.samples(chosen, 0)))
+    index = torch.tensor([0])
+    assert torch.equal(copied.take(index).value, every.samples(chosen, 0).take(index).value)
+    assert float(copied.take(index).value[0, 0, 0, 0]) == 30 + 9
+    assert capsys.readouterr().err == ""
+
+
+@pytest.fixture
+def most_files() -> Iterator[Callable[[int], None]]:
+    """Sets how many descriptors this process may have; the limit is put back afterwards."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    yield lambda most: resource.setrlimit(resource.RLIMIT_NOFILE, (most, before[1]))
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def test_more_cases_than_files_may_be_open(tmp_path: Path, cache: Path, most_files: Callable[[int], None]) -> None:
+    """40 cases of three files each, of which 64 may be open at once."""
+    folders = ["train"] * 30 + ["valid"] * 5 + ["test"] * 5
+    for number, folder in enumerate(folders):
+        put(tmp_path / "brats" / folder / f"{number:02d}.h5", *scan(number))
+    most_files(open_files() + 64)
+    data = load(tmp_path / "brats", eval_slices="all")
+    before = open_files()
+    batch = data.splits["train"].batch(torch.arange(30), torch.Generator().manual_seed(0))
+    assert torch.equal(batch.inputs["flair"].value[:, 0, 0, 0] % 10, torch.arange(30.0) % 10)
+    drawn = [int((t != 0).any(1).sum()) for t in batch.target]
+    assert set(drawn) == set(TUMOUR.values())
+    shown = data.splits["test"].batch(torch.arange(15))
+    expected = torch.tensor([300.0 + 10 * z + n for n in range(35, 40) for z in TUMOUR])
+    assert torch.equal(shown.inputs["t2"].value[:, 0, 0, 0], expected)
+    assert open_files() == before
+
+
+def test_a_store_that_cannot_be_opened_now_is_not_said_to_be_damaged(
+    place: Path, most_files: Callable[[int], None]
+) -> None:
+    train = load(place).splits["train"]
+    most_files(3)  # those of input and output
+    with pytest.raises(base.DataError, match=r"images\.npy: cannot be read: Too many open files$"):
+        train.batch(torch.arange(3))
+
+
+def test_a_damaged_store_is_named(place: Path) -> None:
+    cases = open_cases("brats", {p.stem: p for p in (place / "train").iterdir()}, MODALITIES)
+    path = cases["b"].folder / "images.npy"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    with pytest.raises(base.DataError, match=r"this store is damaged \(images\.npy\); remove the folder"):
+        open_cases("brats", {p.stem: p for p in (place / "train").iterdir()}, MODALITIES)
+    with pytest.raises(base.DataError, match=r"this store is damaged \(images\.npy\); remove the folder"):
+        cases.samples([("b", 2)], 3).take(torch.tensor([0]))
+    np.save(path, np.load(io.BytesIO(whole)).astype(np.float32))
+    with pytest.raises(base.DataError, match=r"this store is damaged \(images\.npy\); remove the folder"):
+        open_cases("brats", {p.stem: p for p in (place / "train").iterdir()}, MODALITIES)
