@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from tests.data.scans import SIZE, TUMOUR, load, put, put_seven, scan
+from tests.data.scans import PLAIN, SIZE, TUMOUR, load, put, put_seven, scan
 from tune_mm import config as C
 from tune_mm.core import metrics, schedule
 from tune_mm.core.build import check
 from tune_mm.core.run import Run
 from tune_mm.core.types import DataSpec, Task
 from tune_mm.data import base
-from tune_mm.data.brats import CLASS_NAMES, MODALITIES, REGIONS, Brats
+from tune_mm.data.brats import CLASS_NAMES, MODALITIES, REGIONS, Brats, BratsConfig
 
 
 @pytest.fixture
@@ -73,6 +74,32 @@ def test_without_valid_whole_cases_of_train_are_held_out(place: Path) -> None:
     assert sorted([*train, *val]) == ["a", "b", "c", "d", "e"]
     assert data.splits["test"].ids == ("f:3", "g:3")
     assert "no valid/: 2 of 5 train cases held out (seed 0)" in data.notes
+
+
+def test_a_case_that_is_left_out_moves_no_other(place: Path) -> None:
+    """The held out cases of 20 are those of 20, whichever of them cannot be read: A without the bad one stays A."""
+    shutil.rmtree(place / "valid")
+    for number in range(3, 20):
+        put(place / "train" / f"x{number:02d}.h5", *scan(number))
+
+    def parts(**values: Any) -> list[set[str]]:
+        data = Brats.load(BratsConfig(**{**PLAIN, "val_fraction": 0.3, **values}), place)
+        return [{i.partition(":")[0] for i in data.splits[s].ids} for s in ("train", "val", "test")]
+
+    whole = parts()
+    train, val = sorted(whole[0]), sorted(whole[1])
+    assert (len(train), len(val)) == (14, 6)
+    for case in (train[0], val[-1], train[7]):
+        text(place / "train" / f"{case}.h5")
+        whole = [own - {case} for own in whole]
+        assert parts(skip_bad=True) == whole
+
+
+def test_a_split_of_bad_cases_alone_is_named(place: Path) -> None:
+    for path in (place / "valid").iterdir():
+        text(path)
+    with pytest.raises(base.DataError, match=r"brats/valid: must hold a case <name>\.h5 that can be read, got none"):
+        load(place, skip_bad=True)
 
 
 def test_a_list_of_slices(place: Path) -> None:

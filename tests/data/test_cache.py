@@ -136,6 +136,17 @@ def test_missing_file_is_listed_and_makes_another_store_once_it_is_there(cache: 
     assert second.bad == {}
 
 
+def test_failure_to_read_a_file_is_not_taken_for_its_content(cache: Path, files: Path) -> None:
+    """A loop of links, for what the system cannot open and may open next time: no store is made of it."""
+    path = files / "two.txt"
+    path.unlink()
+    path.symlink_to(path)
+    with pytest.raises(DataError) as error:
+        opened(files)
+    assert str(error.value) == f"{path}: cannot be read: Too many levels of symbolic links"
+    assert [p for p in (cache / "store").iterdir() if p.is_dir()] == []
+
+
 def test_nothing_to_store(cache: Path) -> None:
     with pytest.raises(DataError, match="small: no files to make sizes of"):
         open_store(Recipe("small", "sizes", {}, {}), refuse)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import pickle
 import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
 
 from tests.data.scans import TUMOUR, load, put, put_seven, scan
-from tune_mm.data import base
+from tune_mm.data import _scans, base
 from tune_mm.data._scans import open_cases
 from tune_mm.data.brats import MODALITIES
 
@@ -95,3 +98,71 @@ def test_a_damaged_store_is_named(place: Path) -> None:
     np.save(path, np.load(io.BytesIO(whole)).astype(np.float32))
     with pytest.raises(base.DataError, match=r"this store is damaged \(images\.npy\); remove the folder"):
         open_cases("brats", {p.stem: p for p in (place / "train").iterdir()}, MODALITIES)
+
+
+def only(place: Path, case: str) -> Any:
+    return open_cases("brats", {case: place / "train" / f"{case}.h5"}, MODALITIES)
+
+
+def scarce_memory(*_: object) -> None:
+    raise MemoryError
+
+
+def lost_disk(*_: object) -> None:
+    raise OSError(errno.EIO, "Can't synchronously read data (file read failed)")
+
+
+@pytest.mark.parametrize(
+    ("failure", "message"), [(scarce_memory, "too little memory is free"), (lost_disk, "Input/output error")]
+)
+def test_a_passing_failure_stops_and_is_not_stored(
+    place: Path, monkeypatch: pytest.MonkeyPatch, failure: Callable[..., None], message: str
+) -> None:
+    """The file is healthy: the same call succeeds once the failure has passed."""
+    with monkeypatch.context() as now:
+        now.setattr(_scans, "_classes", failure)
+        with pytest.raises(base.DataError, match=rf"train/a\.h5: cannot be read: {message}; run again"):
+            load(place, skip_bad=True)
+    data = load(place, skip_bad=True)
+    assert data.splits["train"].ids == ("a", "b", "c")
+    assert data.dropped == {}
+
+
+def test_too_many_open_files_stop_and_are_not_stored(place: Path, most_files: Callable[[int], None]) -> None:
+    """The limit is reached while the case is read: h5py is refused, not the digest of the file."""
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    read = _scans.read_case
+
+    def refused(path: Path, modalities: int) -> Any:
+        most_files(3)
+        try:
+            return read(path, modalities)
+        finally:
+            most_files(allowed)
+
+    with pytest.MonkeyPatch.context() as now:
+        now.setattr(_scans, "read_case", refused)
+        with pytest.raises(base.DataError, match=r"b\.h5: cannot be read: Too many open files; run again"):
+            only(place, "b")
+    assert only(place, "b").bad == {}
+
+
+def damage_middle(path: Path) -> None:
+    """Compressed slices that cannot be unpacked."""
+    image, label = scan()
+    with h5py.File(path, "w") as file:
+        file["label"] = label
+        values = file.create_dataset("image", image.shape, image.dtype, chunks=image.shape, compression="gzip")
+        values.id.write_direct_chunk((0, 0, 0, 0), b"no gzip")
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize("spoil", [damage_middle, cut])
+def test_a_damaged_file_is_stored_as_bad(place: Path, spoil: Callable[[Path], None]) -> None:
+    spoil(place / "train" / "b.h5")
+    first, again = only(place, "b"), only(place, "b")
+    assert first.bad == again.bad
+    assert "train/b.h5: cannot be read: " in first.bad["b"]

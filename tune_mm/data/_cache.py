@@ -78,7 +78,8 @@ Build = Callable[[Path, list[str]], Mapping[str, str]]
 def open_store(recipe: Recipe, build: Build) -> Opened:
     """The store of `recipe`, built first if it is not there.
 
-    Raises DataError when there is nothing to store, when the cache cannot be written and when a store is damaged.
+    Raises DataError when there is nothing to store, when the cache cannot be written, when a store is damaged and when
+    the system fails to read a file.
     """
     from tune_mm.data.base import cache_folder  # base imports what imports this module
 
@@ -146,15 +147,17 @@ def _fingerprint(files: Files) -> str:
 
 
 def _digest(files: Files) -> str:
-    """Digest of the content of the files, in order."""
+    """Digest of the content of the files, in order. Raises DataError for a failure that may be gone next time."""
     total = hashlib.blake2b(digest_size=16)
     for path in files:
         try:
             with path.open("rb") as file:
                 total.update(hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest())
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError):
             # Shorter than a digest: no content can look like it.
             total.update(b"unreadable")
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
     return total.hexdigest()
 
 

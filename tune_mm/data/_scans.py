@@ -17,6 +17,7 @@ Shape legend: M sequences (modalities), S stored slices of a case, N samples.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -30,6 +31,7 @@ from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
 from tune_mm.core.types import Padded, Stored
+from tune_mm.data._arrays import DataError
 from tune_mm.data._cache import Recipe, Writer, damaged, open_store, read_array, unread
 from tune_mm.data._threads import each
 
@@ -144,7 +146,7 @@ def open_cases(name: str, files: Mapping[str, Path], modalities: tuple[str, ...]
     """The stores of the cases, made first where they are not there.
 
     name: the data set, for messages; files: by case; modalities: what the first axis of `image` is. Raises DataError
-    when the cache cannot be written or a store is damaged.
+    when the cache cannot be written, a store is damaged, or the system fails to read a file (see `_build`).
     """
     ids = sorted(files)
     settings = {"version": VERSION, "modalities": list(modalities)}
@@ -177,10 +179,20 @@ def _opened(folder: Path, modalities: int) -> Case:
 
 
 def _build(path: Path, modalities: int, folder: Path, ids: list[str]) -> dict[str, str]:
-    """Fills the folder of a case's store; returns why the case cannot be read."""
+    """Fills the folder of a case's store; returns why the case cannot be read.
+
+    Raises DataError for what is no fault of the file and may be gone next time: what is returned is stored for good.
+    """
     try:
         images, labels, places = read_case(path, modalities)
-    except (ValueError, OSError, RuntimeError, LookupError, MemoryError) as error:
+    except MemoryError as error:
+        raise DataError(f"{path}: cannot be read: too little memory is free; run again to go on with it") from error
+    except (ValueError, OSError, RuntimeError, LookupError) as error:
+        # Only of what the operating system refused h5py tells a number; of what a file holds it has none.
+        if isinstance(error, OSError) and error.errno:
+            raise DataError(
+                f"{path}: cannot be read: {os.strerror(error.errno)}; run again to go on with it"
+            ) from error
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         return {ids[0]: f"{path}: {reason if isinstance(error, ValueError) else f'cannot be read: {reason}'}"}
     for file, values in ((IMAGES, images), (LABELS, labels), (PLACES, places)):

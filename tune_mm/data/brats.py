@@ -7,7 +7,8 @@
 A training sample is a case: every epoch sees one of its slices with a tumour, drawn anew, the same of all sequences.
 Validation and test are fixed: `all` slices with a tumour, the `middle` one (of the largest tumour) of each case, or
 those of a `list`. (CGGM's code draws them anew at every evaluation, and its paper does not say.) Without `valid`,
-`val_fraction` of the cases of train is held out under `split_seed`; test is never touched. Slices are read once, into a
+`val_fraction` of the cases of train is held out under `split_seed`, before bad ones are left out; test is never
+touched. Slices are read once, into a
 store (`_scans`); a case that cannot be read is an error, or left out with `skip_bad`.
 
 Scores: Dice of the nested regions WT (whole tumour: classes 1, 2, 3), TC (core: 1, 3) and ET (enhancing: 3), over all
@@ -105,8 +106,8 @@ class Brats(DataPlugin):
         files = {split: _listing.ending([place / folder], ".h5") for split, folder in FOLDERS.items()}
         _arrays.disjoint({split: tuple(own) for split, own in files.items()}, str(place))
         cases = open_cases("brats", {case: path for own in files.values() for case, path in own.items()}, MODALITIES)
-        split, notes = _split(config, {s: [c for c in own if c not in cases.bad] for s, own in files.items()}, place)
-        notes = [*_bad(config, cases, place), *notes]
+        notes = _bad(config, cases, place)
+        split = _split(config, {s: list(own) for s, own in files.items()}, cases.bad, place, notes)
         size = _size(cases, split, place)
         samples = {"train": [(case, cases.middle(case)) for case in split["train"]]}
         listed = _listed(cases, split, place) if config.eval_slices == "list" else None
@@ -151,9 +152,15 @@ def _bad(config: BratsConfig, cases: Cases, place: Path) -> list[str]:
     return [f"{len(bad)} of {total} cases cannot be read and are left out (skip_bad)"] if bad else []
 
 
-def _split(config: BratsConfig, files: Mapping[str, list[str]], place: Path) -> tuple[dict[str, list[str]], list[str]]:
-    """Cases by split, and a note where validation is carved out of train. Raises DataError for an empty split."""
-    out, notes = dict(files), []
+def _split(
+    config: BratsConfig, files: Mapping[str, list[str]], bad: Mapping[str, str], place: Path, notes: list[str]
+) -> dict[str, list[str]]:
+    """Cases by split, without the bad ones; adds a note where validation is carved out of train.
+
+    Carved are all cases of train, the bad ones too: one that turns bad, or good, moves no other. Raises DataError for
+    an empty split.
+    """
+    out = dict(files)
     if not (place / FOLDERS["val"]).is_dir() and out["train"]:
         train = out["train"]
         try:
@@ -161,11 +168,18 @@ def _split(config: BratsConfig, files: Mapping[str, list[str]], place: Path) -> 
         except ValueError as error:
             raise DataError(f"{place}: no valid/, and none can be carved out of train: {error}") from error
         out |= {"train": [train[i] for i in kept], "val": [train[i] for i in held]}
-        notes = [f"no valid/: {len(held)} of {len(train)} train cases held out (seed {config.split_seed})"]
+        notes.append(f"no valid/: {len(held)} of {len(train)} train cases held out (seed {config.split_seed})")
+    out = {split: [case for case in own if case not in bad] for split, own in out.items()}
     for split, own in out.items():
         if not own:
-            raise DataError(f"{place / FOLDERS[split]}: must hold a case <name>.h5 that can be read, got none")
-    return out, notes
+            raise DataError(f"{_source(place, split)}: must hold a case <name>.h5 that can be read, got none")
+    return out
+
+
+def _source(place: Path, split: str) -> Path:
+    """The folder that the cases of a split come from."""
+    folder = place / FOLDERS[split]
+    return folder if folder.is_dir() else place / FOLDERS["train"]
 
 
 def _size(cases: Cases, split: Mapping[str, Sequence[str]], place: Path) -> tuple[int, int]:
