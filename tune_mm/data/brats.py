@@ -15,8 +15,12 @@ Scores: Dice of the nested regions WT (whole tumour: classes 1, 2, 3), TC (core:
 pixels of a split, and their mean. Loss: soft Dice and cross-entropy weighted by class, as published.
 
 Changes in training (`_scan_changes`). Paper: "random cropping, random flipping, color jitter, adding noise"; no
-strengths. Public code: the 160 x 160 in the middle (its random crop is not used), flips, quarter turns, noise with
-probability 0.1, no jitter. Here: all of them; the strengths of jitter and noise are ours.
+strengths. Public code: the 160 x 160 in the middle (its random crop is not used); a turn by 0, 90 or 180 degrees, then
+always a flip, along one of the two axes; with probability 0.1 noise on all four sequences of a sample, of one standard
+deviation drawn from 0 to 0.1; no jitter. Here: the crop is random (`random_crop: false` for the middle); a horizontal
+flip with probability 1/2, then a turn by 0 to 270 degrees, which makes all eight positions of a square equally likely,
+the unchanged one among them, where the code's are mirrored ones alone; noise as the code's; jitter, of each sequence by
+itself, of strengths that are ours.
 """
 
 from __future__ import annotations
@@ -52,9 +56,9 @@ Sample = tuple[str, int]
 
 
 class BratsConfig(Section):
-    """See the module, and `ScanChanges` for the changes. crop, flip, turn and noise are CGGM's; random_crop: false
-    crops the middle in training too, as its code does. weights: of the classes in the cross-entropy; dice: weight of
-    the soft Dice loss."""
+    """See the module, and `ScanChanges` for the changes. The size of the crop, noise and deviation are those of CGGM's
+    code; random_crop: false crops the middle in training too, as that does; its flips and turns are others than flip
+    and turn (see the module). weights: of the classes in the cross-entropy; dice: weight of the soft Dice loss."""
 
     name: Literal["brats"] = "brats"
     eval_slices: Literal["all", "middle", "list"] = "middle"
