@@ -9,6 +9,7 @@ import pickle
 import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import h5py
@@ -16,10 +17,10 @@ import numpy as np
 import pytest
 import torch
 
-from tests.data.scans import TUMOUR, load, put, put_seven, scan
+from tests.data.scans import PLAIN, TUMOUR, load, put, put_seven, scan
 from tune_mm.data import _scans, base
-from tune_mm.data._scans import open_cases
-from tune_mm.data.brats import MODALITIES
+from tune_mm.data._scans import open_cases, open_labels
+from tune_mm.data.brats import MODALITIES, Brats, BratsConfig
 
 
 @pytest.fixture
@@ -166,3 +167,70 @@ def test_a_damaged_file_is_stored_as_bad(place: Path, spoil: Callable[[Path], No
     first, again = only(place, "b"), only(place, "b")
     assert first.bad == again.bad
     assert "train/b.h5: cannot be read: " in first.bad["b"]
+
+
+def mapped_file(address: int) -> str:
+    """The file that is mapped at an address of this process, "" where there is none."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        bounds, _, _, _, _, *path = line.split(maxsplit=5)
+        low, high = (int(x, 16) for x in bounds.split("-"))
+        if low <= address < high:
+            return path[0] if path else ""
+    return ""
+
+
+def test_evaluation_labels_are_mapped_from_one_file_by_all_processes(place: Path, cache: Path) -> None:
+    config = BratsConfig(**{**PLAIN, "eval_slices": "all"})
+    one, other = (Brats.load(config, place) for _ in range(2))
+    for name, split in one.splits.items():
+        target = split.to(torch.device("cpu")).target
+        file = mapped_file(target.data_ptr())
+        assert file.startswith(f"{cache}/store/brats-labels-")
+        assert file == mapped_file(other.splits[name].target.data_ptr())
+        assert file == mapped_file(target.data_ptr() + target.numel() - 1)
+    assert target.data_ptr() != other.splits["test"].target.data_ptr()
+    expected = [np.where(scan()[1] == 4, 3, scan()[1])[:, :, z] for _ in "fg" for z in TUMOUR]
+    assert np.array_equal(one.splits["test"].target, np.stack(expected))
+
+
+def test_other_slices_and_other_files_make_other_labels(place: Path) -> None:
+    def targets(slices: str) -> torch.Tensor:
+        return Brats.load(BratsConfig(**{**PLAIN, "eval_slices": slices}), place).splits["val"].target
+
+    every, middle = targets("all"), targets("middle")
+    assert torch.equal(middle, every[[1, 4]])
+    image, label = scan(3)
+    put(place / "valid" / "d.h5", image, np.where(label == 4, 1, label))
+    changed = targets("all")
+    assert torch.equal(changed[:3], torch.where(every[:3] == 3, 1, every[:3]))
+    assert torch.equal(changed[3:], every[3:])
+
+
+def test_more_labels_than_are_copied_at_once(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_scans, "PART", 4)
+    place = put_seven(tmp_path)
+    cases = open_cases("brats", {p.stem: p for p in (place / "train").iterdir()}, MODALITIES)
+    chosen = [(case, row) for case in "cab" for row in (2, 0, 1)]
+    expected = [np.where(scan()[1] == 4, 3, scan()[1])[:, :, z] for _ in "cab" for z in (5, 2, 3)]
+    assert np.array_equal(open_labels("brats", cases, chosen), np.stack(expected))
+
+
+def test_bytes_of_a_case_are_as_stated(tmp_path: Path, cache: Path) -> None:
+    """240 x 240 pixels of four sequences in two bytes and a label in one: 518,400 a slice, beside 16 of its place."""
+    label = np.zeros((240, 240, 3), np.uint8)
+    label[100, 100] = 1
+    put(tmp_path / "a.h5", np.zeros((4, *label.shape), np.float32), label)
+    folder = open_cases("brats", {"a": tmp_path / "a.h5"}, MODALITIES)["a"].folder
+    found = [np.load(path) for path in folder.glob("*.npy")]
+    assert sum(array.nbytes for array in found) == 3 * (518_400 + 16)
+
+
+def test_cases_stored_before_the_disk_was_full_are_not_read_again(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as now:
+        only(place, "a")
+        now.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=100))
+        with pytest.raises(base.DataError, match=r"GiB are needed, 0\.0 GiB are free; TUNE_MM_CACHE names another"):
+            load(place)
+    only(place, "c")
+    monkeypatch.setattr(_scans, "read_case", scarce_memory)
+    assert [only(place, case).bad for case in "ac"] == [{}, {}]

@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -234,10 +234,13 @@ def unread(folder: Path, file: str, error: Exception) -> DataError:
     return damaged(folder, file)
 
 
-def read_array(folder: Path, file: str) -> NDArray[Any]:
-    """A file of the store as a read-only memory map, whose pages all processes share. Raises DataError."""
+def read_array(folder: Path, file: str, mode: Literal["r", "c"] = "r") -> NDArray[Any]:
+    """A file of the store as a memory map, whose pages all processes share. Raises DataError.
+
+    mode: "r" read-only; "c" copy-on-write, for torch, which takes no read-only arrays: nobody must write.
+    """
     try:
-        return np.asarray(np.load(folder / file, mmap_mode="r", allow_pickle=False))
+        return np.asarray(np.load(folder / file, mmap_mode=mode, allow_pickle=False))
     except (OSError, ValueError, EOFError) as error:
         raise unread(folder, file, error) from error
 

@@ -6,10 +6,11 @@ which BraTS does not use). Stored are the slices along D that hold a tumour (a c
 has a store of its own: an interrupted run goes on with the case at which it stopped, and several processes share the
 work.
 
-No file of a store stays open or mapped: a batch reads its planes where they lie, out of the pages that the system keeps
-for all processes. So it is at the 1,251 cases of BraTS 2021 too, of some 65 slices each: a slice of 240 x 240 takes
-240 * 240 * (4 * 2 + 1) = 518,400 bytes, a case 34 MB and all of them 42 GB on disk; what a process holds of them are
-the places, 16 bytes a slice.
+No file of these stores stays open or mapped: a batch reads its planes where they lie, out of the pages that the system
+keeps for all processes. Labels that evaluation sees are stored once more, those of a split together in one file, which
+is mapped. So it is at the 1,251 cases of BraTS 2021 too, of some 65 slices each: a slice of 240 x 240 takes
+240 * 240 * (4 * 2 + 1) = 518,400 bytes, a case 34 MB, all of them 42 GB on disk, and evaluation's labels 57,600 bytes a
+slice. What a process holds in memory are the places, 16 bytes a slice.
 
 Shape legend: M sequences (modalities), S stored slices of a case, N samples.
 """
@@ -17,6 +18,8 @@ Shape legend: M sequences (modalities), S stored slices of a case, N samples.
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -39,6 +42,7 @@ from tune_mm.data._threads import each
 VERSION = 1
 CLASSES = 4
 SIDE, VOXELS = 1024, 2**26  # the most that is read; a scan of BraTS has 240 x 240 x 155 = 9 million voxels
+PART = 64  # slices that are in memory at once while labels are copied
 IMAGES, LABELS, PLACES = "images.npy", "labels.npy", "places.npy"
 
 Index = NDArray[np.int64]
@@ -160,6 +164,32 @@ def open_cases(name: str, files: Mapping[str, Path], modalities: tuple[str, ...]
     found = each(opened, len(ids), f"{name}: tumour slices")
     bad = {case: reason for _, own in found for case, reason in own.items()}
     return Cases({i: case for i, (case, _) in zip(ids, found, strict=True) if case}, bad, len(modalities))
+
+
+def open_labels(name: str, cases: Cases, chosen: Sequence[tuple[str, int]]) -> NDArray[np.uint8]:
+    """Labels of samples [N, H, W], in a store of their own: mapped, so that all processes share their pages.
+
+    name: the data set; chosen: see `Cases.samples`. Never written to. Raises DataError like `open_cases`.
+    """
+    labels = cases.samples(chosen, None)
+    shape = (len(labels), *labels.shape)
+
+    def build(folder: Path, ids: list[str]) -> dict[str, str]:
+        with Writer(folder / LABELS, np.uint8, shape) as out:
+            for start in range(0, len(labels), PART):
+                part = torch.arange(start, min(start + PART, len(labels)))
+                out.put(start * math.prod(shape[1:]), labels.take(part).value.numpy())
+        return {}
+
+    total = hashlib.blake2b(json.dumps(chosen).encode(), digest_size=16).hexdigest()
+    sources = {case: (cases[case].folder / LABELS,) for case, _ in chosen}
+    folder = open_store(
+        Recipe(name, "labels", {"version": VERSION, "samples": total}, sources, quiet=True), build
+    ).folder
+    found = read_array(folder, LABELS, "c")
+    if found.shape != shape or found.dtype != np.uint8:
+        raise damaged(folder, LABELS)
+    return found
 
 
 def _opened(folder: Path, modalities: int) -> Case:
