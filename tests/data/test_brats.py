@@ -1,9 +1,8 @@
-"""BraTS: what is read and stored, which slice comes when, fixed lists, hostile files, and the changes in training."""
+"""BraTS: what is read, which slice comes when, fixed lists, hostile files, and the published configuration."""
 
 from __future__ import annotations
 
-import math
-import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,49 +12,19 @@ import numpy as np
 import pytest
 import torch
 
+from tests.data.scans import PLAIN, SIZE, TUMOUR, load, put, put_seven, scan
 from tune_mm import config as C
 from tune_mm.core import metrics, schedule
 from tune_mm.core.build import check
 from tune_mm.core.run import Run
-from tune_mm.core.types import Dataset, DataSpec, Padded, Task
+from tune_mm.core.types import DataSpec, Task
 from tune_mm.data import base
-from tune_mm.data._scan_changes import ScanChanges
-from tune_mm.data._scans import open_cases
 from tune_mm.data.brats import CLASS_NAMES, MODALITIES, REGIONS, Brats, BratsConfig
-
-PLAIN: dict[str, Any] = {
-    "crop": None, "flip": False, "turn": False, "contrast": 0.0, "brightness": 0.0, "noise": 0.0,
-}  # fmt: skip
-SIZE = (20, 18, 7)
-TUMOUR = {2: 1, 3: 6, 5: 4}  # slice: rows of tumour
-
-
-def scan(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """image[m, y, x, z] = 100 m + 10 z + the case's number + y / 4, exact in float16; label: rows of 1, 2 and 4."""
-    m, y, _, z = np.meshgrid(range(4), *(range(n) for n in SIZE), indexing="ij")
-    label = np.zeros(SIZE, np.uint8)
-    for place, rows in TUMOUR.items():
-        label[:rows, :, place] = np.array([1, 2, 4])[np.arange(SIZE[1]) % 3]
-    return (100.0 * m + 10 * z + seed + y / 4).astype(np.float32), label
-
-
-def put(path: Path, image: Any, label: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with h5py.File(path, "w") as file:
-        file["image"], file["label"] = image, label
 
 
 @pytest.fixture
 def place(tmp_path: Path, cache: Path) -> Path:
-    """Three cases to train on, two each to evaluate."""
-    for number, name in enumerate(("train/a", "train/b", "train/c", "valid/d", "valid/e", "test/f", "test/g")):
-        put(tmp_path / "brats" / f"{name}.h5", *scan(number))
-    return tmp_path / "brats"
-
-
-def load(place: Path, **values: Any) -> Dataset:
-    config = BratsConfig(**{**PLAIN, **values})
-    return base.load(config, base.resolve(config, place.parent))
+    return put_seven(tmp_path)
 
 
 def test_slices_with_a_tumour_in_order_with_4_read_as_3(place: Path) -> None:
@@ -105,6 +74,32 @@ def test_without_valid_whole_cases_of_train_are_held_out(place: Path) -> None:
     assert sorted([*train, *val]) == ["a", "b", "c", "d", "e"]
     assert data.splits["test"].ids == ("f:3", "g:3")
     assert "no valid/: 2 of 5 train cases held out (seed 0)" in data.notes
+
+
+def test_a_case_that_is_left_out_moves_no_other(place: Path) -> None:
+    """The held out cases of 20 are those of 20, whichever of them cannot be read: A without the bad one stays A."""
+    shutil.rmtree(place / "valid")
+    for number in range(3, 20):
+        put(place / "train" / f"x{number:02d}.h5", *scan(number))
+
+    def parts(**values: Any) -> list[set[str]]:
+        data = Brats.load(BratsConfig(**{**PLAIN, "val_fraction": 0.3, **values}), place)
+        return [{i.partition(":")[0] for i in data.splits[s].ids} for s in ("train", "val", "test")]
+
+    whole = parts()
+    train, val = sorted(whole[0]), sorted(whole[1])
+    assert (len(train), len(val)) == (14, 6)
+    for case in (train[0], val[-1], train[7]):
+        text(place / "train" / f"{case}.h5")
+        whole = [own - {case} for own in whole]
+        assert parts(skip_bad=True) == whole
+
+
+def test_a_split_of_bad_cases_alone_is_named(place: Path) -> None:
+    for path in (place / "valid").iterdir():
+        text(path)
+    with pytest.raises(base.DataError, match=r"brats/valid: must hold a case <name>\.h5 that can be read, got none"):
+        load(place, skip_bad=True)
 
 
 def test_a_list_of_slices(place: Path) -> None:
@@ -208,74 +203,6 @@ def test_slices_of_other_sizes_and_cases_in_two_splits_are_named(place: Path) ->
     put(place / "test" / "a.h5", image, label)
     with pytest.raises(base.DataError, match="splits must not share samples, got 'a' in train and test"):
         load(place)
-
-
-def test_the_store_is_built_case_by_case_and_follows_the_files(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    files = {p.stem: p for p in (place / "train").iterdir()}
-    some = open_cases("brats", {c: files[c] for c in ("a", "c")}, MODALITIES)
-    kept = {c: some.folders[some.number[c]] for c in ("a", "c")}
-    written = {c: (f / "images.npy").stat().st_mtime_ns for c, f in kept.items()}
-    put(files["c"], *scan(9))
-    every = open_cases("brats", files, MODALITIES)
-    again = {c: every.folders[every.number[c]] for c in ("a", "c")}
-    assert again["a"] == kept["a"]
-    assert (again["a"] / "images.npy").stat().st_mtime_ns == written["a"]
-    assert again["c"] != kept["c"]
-    chosen = [("c", 1)]
-    assert every.samples(chosen, 0).content != some.samples(chosen, 0).content
-    copied = pickle.loads(pickle.dumps(every.samples(chosen, 0)))
-    index = torch.tensor([0])
-    assert torch.equal(copied.take(index).value, every.samples(chosen, 0).take(index).value)
-    assert float(copied.take(index).value[0, 0, 0, 0]) == 30 + 9
-    assert capsys.readouterr().err == ""
-
-
-def coordinates(count: int, size: int) -> tuple[dict[str, Padded], torch.Tensor]:
-    """Images in which every pixel has a number of its own (not 0), and a target that holds the same."""
-    number = 1 + torch.arange(size * size).view(1, size, size).expand(count, size, size)
-    return {m: Padded(k * number[:, None].float()) for k, m in ((1, "a"), (-1, "b"))}, number
-
-
-def test_geometry_is_the_same_for_all_sequences_and_the_labels() -> None:
-    inputs, target = coordinates(12, 10)
-    change = ScanChanges(crop=6, flip=True, turn=True)
-    found, labels = change(inputs, target, torch.Generator().manual_seed(0))
-    assert torch.equal(found["a"].value[:, 0].long(), labels)
-    assert torch.equal(found["b"].value, -found["a"].value)
-    assert len({tuple(x.flatten().tolist()) for x in labels}) > 6
-    same, middle = change(inputs, target)
-    assert torch.equal(middle, target[:, 2:8, 2:8])
-    assert torch.equal(same["a"].value[:, 0].long(), middle)
-    # As CGGM's code: from the middle in training too; smaller slices are not cut.
-    _, labels = ScanChanges(crop=6, anywhere=False)(inputs, target, torch.Generator().manual_seed(0))
-    assert torch.equal(labels, middle)
-    assert ScanChanges(crop=160, turn=True).shape(24, 30) == (24, 24)
-
-
-def test_jitter_is_affine_on_the_brain_and_noise_comes_with_its_probability() -> None:
-    """Of each image: value -> factor x value + offset, background left at 0."""
-    images = torch.randn(40, 1, 6, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64).float()
-    images[:, :, 0] = 0
-    target = torch.zeros(40, 6, 6)
-    found, _ = ScanChanges(contrast=0.3, brightness=0.2)(
-        {"a": Padded(images)}, target, torch.Generator().manual_seed(2)
-    )
-    out, factors = found["a"].value, []
-    assert not out[:, :, 0].any()
-    for before, after in zip(images[:, 0, 1:].flatten(1), out[:, 0, 1:].flatten(1), strict=True):
-        factor, offset = np.polyfit(before.numpy(), after.numpy(), 1)
-        np.testing.assert_allclose(after, factor * before + offset, atol=1e-5)
-        assert 0.7 <= factor <= 1.3
-        assert abs(offset) <= 0.2
-        factors.append(factor)
-    assert max(factors) - min(factors) > 0.4
-    noisy, _ = ScanChanges(noise=0.3, deviation=0.5)({"a": Padded(images)}, target, torch.Generator().manual_seed(3))
-    differs = (noisy["a"].value != images).flatten(1).any(1)
-    share = float(differs.double().mean())
-    assert abs(share - 0.3) < 3 * math.sqrt(0.3 * 0.7 / 40)
-    spread = (noisy["a"].value - images)[differs].flatten(1).std(1)
-    assert 0.1 < float(spread.mean()) < 0.4
-    assert float(spread.max()) < 0.8
 
 
 def test_the_config_is_as_published_and_fits_every_method() -> None:

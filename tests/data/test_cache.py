@@ -136,6 +136,17 @@ def test_missing_file_is_listed_and_makes_another_store_once_it_is_there(cache: 
     assert second.bad == {}
 
 
+def test_failure_to_read_a_file_is_not_taken_for_its_content(cache: Path, files: Path) -> None:
+    """A loop of links, for what the system cannot open and may open next time: no store is made of it."""
+    path = files / "two.txt"
+    path.unlink()
+    path.symlink_to(path)
+    with pytest.raises(DataError) as error:
+        opened(files)
+    assert str(error.value) == f"{path}: cannot be read: Too many levels of symbolic links"
+    assert [p for p in (cache / "store").iterdir() if p.is_dir()] == []
+
+
 def test_nothing_to_store(cache: Path) -> None:
     with pytest.raises(DataError, match="small: no files to make sizes of"):
         open_store(Recipe("small", "sizes", {}, {}), refuse)
@@ -149,6 +160,24 @@ def test_damaged_store_says_what_to_remove(cache: Path, files: Path, file: str) 
     with pytest.raises(DataError, match=r"damaged .*remove the folder") as error:
         read_array(opened(files).folder, "sizes.npy")
     assert str(store.folder) in str(error.value) and file in str(error.value)
+
+
+@pytest.mark.parametrize("file", ["meta.json", "sizes.npy"])
+def test_healthy_store_that_cannot_be_opened_now_is_not_to_be_removed(cache: Path, files: Path, file: str) -> None:
+    """A loop of links in place of the file: what the system says of it, not that the store is damaged."""
+    path = opened(files).folder / file
+    path.unlink()
+    path.symlink_to(path)
+    with pytest.raises(DataError) as error:
+        read_array(opened(files).folder, "sizes.npy")
+    assert str(error.value) == f"{path}: cannot be read: Too many levels of symbolic links"
+
+
+@pytest.mark.parametrize("file", ["meta.json", "sizes.npy"])
+def test_store_that_lacks_a_file_is_damaged(cache: Path, files: Path, file: str) -> None:
+    (opened(files).folder / file).unlink()
+    with pytest.raises(DataError, match=rf"damaged \({file}\); remove the folder"):
+        read_array(opened(files).folder, "sizes.npy")
 
 
 def test_cache_that_cannot_be_written(files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

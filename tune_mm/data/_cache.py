@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -78,7 +78,8 @@ Build = Callable[[Path, list[str]], Mapping[str, str]]
 def open_store(recipe: Recipe, build: Build) -> Opened:
     """The store of `recipe`, built first if it is not there.
 
-    Raises DataError when there is nothing to store, when the cache cannot be written and when a store is damaged.
+    Raises DataError when there is nothing to store, when the cache cannot be written, when a store is damaged and when
+    the system fails to read a file.
     """
     from tune_mm.data.base import cache_folder  # base imports what imports this module
 
@@ -146,15 +147,17 @@ def _fingerprint(files: Files) -> str:
 
 
 def _digest(files: Files) -> str:
-    """Digest of the content of the files, in order."""
+    """Digest of the content of the files, in order. Raises DataError for a failure that may be gone next time."""
     total = hashlib.blake2b(digest_size=16)
     for path in files:
         try:
             with path.open("rb") as file:
                 total.update(hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest())
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError):
             # Shorter than a digest: no content can look like it.
             total.update(b"unreadable")
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
     return total.hexdigest()
 
 
@@ -215,7 +218,7 @@ def _read(folder: Path) -> Opened:
         meta = json.loads((folder / META).read_bytes())
         return Opened(folder, {name: row for row, name in enumerate(meta["ids"])}, meta["bad"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise damaged(folder, META) from error
+        raise unread(folder, META, error) from error
 
 
 def damaged(folder: Path, file: str) -> DataError:
@@ -223,12 +226,23 @@ def damaged(folder: Path, file: str) -> DataError:
     return DataError(f"{folder}: this store is damaged ({file}); remove the folder and run again")
 
 
-def read_array(folder: Path, file: str) -> NDArray[Any]:
-    """A file of the store as a read-only memory map, whose pages all processes share. Raises DataError."""
+def unread(folder: Path, file: str, error: Exception) -> DataError:
+    """The error for a store whose `file` raised `error` when it was read: the store may be healthy when the system
+    says why (too many open files), unless it says that the file is not there."""
+    if isinstance(error, OSError) and error.errno and not isinstance(error, FileNotFoundError):
+        return DataError(f"{folder / file}: cannot be read: {os.strerror(error.errno)}")
+    return damaged(folder, file)
+
+
+def read_array(folder: Path, file: str, mode: Literal["r", "c"] = "r") -> NDArray[Any]:
+    """A file of the store as a memory map, whose pages all processes share. Raises DataError.
+
+    mode: "r" read-only; "c" copy-on-write, for torch, which takes no read-only arrays: nobody must write.
+    """
     try:
-        return np.asarray(np.load(folder / file, mmap_mode="r", allow_pickle=False))
+        return np.asarray(np.load(folder / file, mmap_mode=mode, allow_pickle=False))
     except (OSError, ValueError, EOFError) as error:
-        raise damaged(folder, file) from error
+        raise unread(folder, file, error) from error
 
 
 class Writer:

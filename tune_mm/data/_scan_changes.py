@@ -22,8 +22,9 @@ class ScanChanges:
 
     crop: side of the square cut out, at most the slice's shorter side (None: the whole slice); anywhere: in training
     not only in the middle; flip, turn: see `Geometry`. Of each sample and modality: contrast: a factor in 1 - contrast
-    to 1 + contrast; brightness: what is added, in -brightness to brightness; noise: probability of Gaussian noise on
-    every pixel, whose standard deviation is drawn from 0 to `deviation`.
+    to 1 + contrast; brightness: what is added, in -brightness to brightness. Of each sample, for all modalities alike:
+    noise: probability of Gaussian noise on every pixel, background too; deviation: its standard deviation is drawn from
+    0 to this.
     """
 
     crop: int | None = None
@@ -49,20 +50,36 @@ class ScanChanges:
         if not self.anywhere:
             inputs, target = cut(inputs, target)
         inputs, target = Geometry(cut.crop, self.flip, self.turn)(inputs, target, generator)
-        return {m: Padded(self._values(x.value, generator), x.mask) for m, x in inputs.items()}, target
+        return self._valued(inputs, generator), target
 
     def _side(self, height: int, width: int) -> int | None:
         return None if self.crop is None else min(self.crop, height, width)
 
-    def _values(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        # Always four draws for each image: one setting does not change what another draws.
-        draws = torch.rand(4, len(images), 1, 1, 1, generator=generator, dtype=torch.float64).float()
-        factor = (1 + self.contrast * (2 * draws[0] - 1)).to(images.device)
-        offset = (self.brightness * (2 * draws[1] - 1)).to(images.device)
-        out = torch.where(images != 0, images * factor + offset, images)
-        noisy = torch.nonzero(draws[2].flatten() < self.noise).flatten()
-        if len(noisy) and self.deviation > 0:
-            shape = (len(noisy), *images.shape[1:])
-            grain = self.deviation * draws[3][noisy] * torch.randn(shape, generator=generator)
-            out = out.index_add(0, noisy.to(out.device), grain.to(out.device, out.dtype))
+    def _valued(self, inputs: Inputs, generator: torch.Generator) -> Inputs:
+        # As many draws whatever the settings, and a generator of its own for the noise, of which more or less is drawn:
+        # one setting does not change what another draws, in this batch or a later one.
+        count = len(next(iter(inputs.values())).value)
+        draws = torch.rand(2 + 2 * len(inputs), count, 1, 1, 1, generator=generator, dtype=torch.float64).float()
+        seed = int(torch.randint(2**62, (), generator=generator))
+        spread = self.deviation * draws[0] * (draws[1] < self.noise)
+        grain = torch.Generator().manual_seed(seed)
+        out = {}
+        for i, (m, x) in enumerate(inputs.items()):
+            factor = 1 + self.contrast * (2 * draws[2 + 2 * i] - 1)
+            offset = self.brightness * (2 * draws[3 + 2 * i] - 1)
+            out[m] = Padded(_noisy(_jittered(x.value, factor, offset), spread, grain), x.mask)
         return out
+
+
+def _jittered(images: Tensor, factor: Tensor, offset: Tensor) -> Tensor:
+    """factor, offset: [B, 1, 1, 1]."""
+    return torch.where(images != 0, images * factor.to(images.device) + offset.to(images.device), images)
+
+
+def _noisy(images: Tensor, spread: Tensor, generator: torch.Generator) -> Tensor:
+    """spread: standard deviation of each sample's noise, [B, 1, 1, 1]; none is drawn where it is 0."""
+    index = torch.nonzero(spread.flatten()).flatten()
+    if not len(index):
+        return images
+    grain = spread[index] * torch.randn((len(index), *images.shape[1:]), generator=generator)
+    return images.index_add(0, index.to(images.device), grain.to(images.device, images.dtype))

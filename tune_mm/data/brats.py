@@ -7,15 +7,24 @@
 A training sample is a case: every epoch sees one of its slices with a tumour, drawn anew, the same of all sequences.
 Validation and test are fixed: `all` slices with a tumour, the `middle` one (of the largest tumour) of each case, or
 those of a `list`. (CGGM's code draws them anew at every evaluation, and its paper does not say.) Without `valid`,
-`val_fraction` of the cases of train is held out under `split_seed`; test is never touched. Slices are read once, into a
-store (`_scans`); a case that cannot be read is an error, or left out with `skip_bad`.
+`val_fraction` of the cases of train is held out under `split_seed`, before bad ones are left out; test is never
+touched. Slices are read once, into a store (`_scans`) that all trials of a node share; a case that cannot be
+read is an error, or left out with `skip_bad`.
+
+Size of the store, in the folder that TUNE_MM_CACHE names: 518,400 bytes a slice of 240 x 240, 34 MB a case of 65 slices
+with a tumour, 42 GB for all 1,251 cases. Where the disk fills up the run ends and says so; cases that are stored stay
+so, and the next run goes on with the others.
 
 Scores: Dice of the nested regions WT (whole tumour: classes 1, 2, 3), TC (core: 1, 3) and ET (enhancing: 3), over all
 pixels of a split, and their mean. Loss: soft Dice and cross-entropy weighted by class, as published.
 
 Changes in training (`_scan_changes`). Paper: "random cropping, random flipping, color jitter, adding noise"; no
-strengths. Public code: the 160 x 160 in the middle (its random crop is not used), flips, quarter turns, noise with
-probability 0.1, no jitter. Here: all of them; the strengths of jitter and noise are ours.
+strengths. Public code: the 160 x 160 in the middle (its random crop is not used); a turn by 0, 90 or 180 degrees, then
+always a flip, along one of the two axes; with probability 0.1 noise on all four sequences of a sample, of one standard
+deviation drawn from 0 to 0.1; no jitter. Here: the crop is random (`random_crop: false` for the middle); a horizontal
+flip with probability 1/2, then a turn by 0 to 270 degrees, which makes all eight positions of a square equally likely,
+the unchanged one among them, where the code's are mirrored ones alone; noise as the code's; jitter, of each sequence by
+itself, of strengths that are ours.
 """
 
 from __future__ import annotations
@@ -35,7 +44,7 @@ from tune_mm.data._arrays import SPLITS
 from tune_mm.data._brats_synthetic import write
 from tune_mm.data._carve import carve
 from tune_mm.data._scan_changes import ScanChanges
-from tune_mm.data._scans import CLASSES, Cases, open_cases
+from tune_mm.data._scans import CLASSES, Cases, open_cases, open_labels
 from tune_mm.data._synthetic import SyntheticOptions
 from tune_mm.data.base import DataError, DataPlugin
 from tune_mm.errors import nearest
@@ -51,9 +60,9 @@ Sample = tuple[str, int]
 
 
 class BratsConfig(Section):
-    """See the module, and `ScanChanges` for the changes. crop, flip, turn and noise are CGGM's; random_crop: false
-    crops the middle in training too, as its code does. weights: of the classes in the cross-entropy; dice: weight of
-    the soft Dice loss."""
+    """See the module, and `ScanChanges` for the changes. The size of the crop, noise and deviation are those of CGGM's
+    code; random_crop: false crops the middle in training too, as that does; its flips and turns are others than flip
+    and turn (see the module). weights: of the classes in the cross-entropy; dice: weight of the soft Dice loss."""
 
     name: Literal["brats"] = "brats"
     eval_slices: Literal["all", "middle", "list"] = "middle"
@@ -105,8 +114,8 @@ class Brats(DataPlugin):
         files = {split: _listing.ending([place / folder], ".h5") for split, folder in FOLDERS.items()}
         _arrays.disjoint({split: tuple(own) for split, own in files.items()}, str(place))
         cases = open_cases("brats", {case: path for own in files.values() for case, path in own.items()}, MODALITIES)
-        split, notes = _split(config, {s: [c for c in own if c not in cases.bad] for s, own in files.items()}, place)
-        notes = [*_bad(config, cases, place), *notes]
+        notes = _bad(config, cases, place)
+        split = _split(config, {s: list(own) for s, own in files.items()}, cases.bad, place, notes)
         size = _size(cases, split, place)
         samples = {"train": [(case, cases.middle(case)) for case in split["train"]]}
         listed = _listed(cases, split, place) if config.eval_slices == "list" else None
@@ -151,9 +160,15 @@ def _bad(config: BratsConfig, cases: Cases, place: Path) -> list[str]:
     return [f"{len(bad)} of {total} cases cannot be read and are left out (skip_bad)"] if bad else []
 
 
-def _split(config: BratsConfig, files: Mapping[str, list[str]], place: Path) -> tuple[dict[str, list[str]], list[str]]:
-    """Cases by split, and a note where validation is carved out of train. Raises DataError for an empty split."""
-    out, notes = dict(files), []
+def _split(
+    config: BratsConfig, files: Mapping[str, list[str]], bad: Mapping[str, str], place: Path, notes: list[str]
+) -> dict[str, list[str]]:
+    """Cases by split, without the bad ones; adds a note where validation is carved out of train.
+
+    Carved are all cases of train, the bad ones too: one that turns bad, or good, moves no other. Raises DataError for
+    an empty split.
+    """
+    out = dict(files)
     if not (place / FOLDERS["val"]).is_dir() and out["train"]:
         train = out["train"]
         try:
@@ -161,24 +176,31 @@ def _split(config: BratsConfig, files: Mapping[str, list[str]], place: Path) -> 
         except ValueError as error:
             raise DataError(f"{place}: no valid/, and none can be carved out of train: {error}") from error
         out |= {"train": [train[i] for i in kept], "val": [train[i] for i in held]}
-        notes = [f"no valid/: {len(held)} of {len(train)} train cases held out (seed {config.split_seed})"]
+        notes.append(f"no valid/: {len(held)} of {len(train)} train cases held out (seed {config.split_seed})")
+    out = {split: [case for case in own if case not in bad] for split, own in out.items()}
     for split, own in out.items():
         if not own:
-            raise DataError(f"{place / FOLDERS[split]}: must hold a case <name>.h5 that can be read, got none")
-    return out, notes
+            raise DataError(f"{_source(place, split)}: must hold a case <name>.h5 that can be read, got none")
+    return out
+
+
+def _source(place: Path, split: str) -> Path:
+    """The folder that the cases of a split come from."""
+    folder = place / FOLDERS[split]
+    return folder if folder.is_dir() else place / FOLDERS["train"]
 
 
 def _size(cases: Cases, split: Mapping[str, Sequence[str]], place: Path) -> tuple[int, int]:
     """H x W of all slices. Raises DataError where cases differ."""
     every = [case for own in split.values() for case in own]
-    first = cases.labels(every[0]).shape[1:]
+    first = cases[every[0]].size
     for case in every:
-        found = cases.labels(case).shape[1:]
+        found = cases[case].size
         if found != first:
             raise DataError(
                 f"{place}: slices must have one size, got {list(first)} ({every[0]}) and {list(found)} ({case})"
             )
-    return int(first[0]), int(first[1])
+    return first
 
 
 def _shape(config: BratsConfig, size: tuple[int, int]) -> tuple[int, int]:
@@ -220,9 +242,9 @@ def _listed(cases: Cases, split: Mapping[str, Sequence[str]], place: Path) -> di
 
 
 def _samples(cases: Cases, chosen: Sequence[Sample], training: bool) -> Split:
-    """Images stay in the store; so do the labels that training draws."""
+    """All stays in stores, from which a batch is read, but for the target: it is mapped."""
     inputs: dict[str, Any] = {m: cases.samples(chosen, i) for i, m in enumerate(MODALITIES)}
-    target = torch.from_numpy(np.stack([cases.labels(case)[row] for case, row in chosen]))
+    target = torch.from_numpy(open_labels("brats", cases, chosen))
     ids = tuple(case if training else f"{case}:{cases.places(case)[row]}" for case, row in chosen)
     return Split(inputs, target, ids, drawn=cases.samples(chosen, None) if training else None)
 
