@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -10,13 +12,13 @@ import matplotlib.colors
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 
 from tune_mm import config as C
 from tune_mm.core.build import check
 from tune_mm.core.run import Run
 from tune_mm.core.types import VOID, Dataset, Padded
-from tune_mm.data import base
+from tune_mm.data import _pictures, base
 from tune_mm.data._colour import Jitter, to_hsv, to_rgb
 from tune_mm.data._zoom import Zoom
 from tune_mm.data.nyuv2 import CLASSES, Nyuv2, Nyuv2Config
@@ -205,6 +207,58 @@ def test_what_is_wrong_is_named(root: Path, spoil: Callable[[Path], object], mes
     spoil(root)
     with pytest.raises(base.DataError, match=message):
         load(root)
+
+
+@pytest.mark.parametrize(
+    ("failure", "why"),
+    [
+        (OSError(errno.EMFILE, os.strerror(errno.EMFILE)), "Too many open files"),
+        (OSError(errno.EIO, os.strerror(errno.EIO)), "Input/output error"),
+        (MemoryError(), "out of memory"),
+        (OSError(f"{ImageFile.ERRORS[-9]} when reading image file"), "out of memory"),  # of Pillow's decoders
+    ],
+)
+@pytest.mark.parametrize("place", ["train/rgb/0003.png", "test/labels_40/0025.png"])
+def test_a_passing_failure_is_not_remembered(
+    root: Path, place: str, failure: Exception, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole files, one of which cannot be read once; the next run must find all of them good."""
+    opened = Image.open
+
+    def failing(path: Path) -> Image.Image:
+        if path == root / place:
+            raise failure
+        return opened(path)
+
+    with monkeypatch.context() as now:
+        now.setattr(Image, "open", failing)
+        with pytest.raises(base.DataError, match=rf"{place}: could not be read: {why}; .* run again"):
+            load(root)
+    assert len(load(root).splits["train"]) == 20
+
+
+def test_a_file_that_is_gone_is_named_and_not_remembered(root: Path, tmp_path: Path) -> None:
+    """The system says so, not Pillow: the store is built once the file is there."""
+    path, away = root / "train" / "depth" / "0002.png", tmp_path / "away.png"
+    path.rename(away)
+    for _ in range(2):
+        with pytest.raises(base.DataError, match=r"0002\.png: could not be read: No such file"):
+            _pictures.open_pictures("own", "depth", {"a": path}, (24, 32), False)
+    away.rename(path)
+    assert _pictures.open_pictures("own", "depth", {"a": path}, (24, 32), False).values.shape == (1, 24, 32)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif"])
+def test_a_file_that_is_cut_off_is_bad_for_good(root: Path, tmp_path: Path, suffix: str, share: float) -> None:
+    path = tmp_path / f"cut.{suffix}"
+    Image.fromarray(picture(root, "rgb", "train/0001")).save(path)
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    for _ in range(2):
+        with pytest.raises(base.DataError, match=rf"cut\.{suffix}: is not a readable picture"):
+            _pictures.open_pictures("own", "rgb", {"a": path}, (24, 32), False)
+    (store,) = base.cache_folder().glob("store/own-rgb-*/")
+    assert "is not a readable picture" in (store / "meta.json").read_text()
 
 
 def test_a_picture_of_both_lists_is_refused(root: Path) -> None:
