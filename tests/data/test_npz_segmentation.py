@@ -106,6 +106,18 @@ def test_weights_are_median_frequencies(tmp_path: Path) -> None:
     assert got == pytest.approx(np.median(frequency) / frequency)
 
 
+def test_frequencies_are_shares_of_all_pixels_unknown_ones_too(tmp_path: Path) -> None:
+    """Of one image, 1/2 is 0, 1/4 is 1 and 1/4 void; of another, 1/2 is 0 and 1/2 is 2; all others are class 0."""
+    raw = arrays()
+    mask = np.zeros((20, SIDE, SIDE), np.uint8)
+    mask[0, :8, :8], mask[0, :8, 8:] = 1, 255
+    mask[1, :8] = 2
+    raw["train"]["mask"] = mask
+    frequency = np.array([(18 + 0.5 + 0.5) / 20, 0.25, 0.5])
+    got = load(tmp_path, raw, weights="median", void=255).spec.task.weights
+    assert got == pytest.approx(0.5 / frequency)
+
+
 def test_the_task_has_names_weights_regions(tmp_path: Path) -> None:
     given = {"class_names": ("dry", "wet", "ice"), "weights": (0.2, 0.3, 0.5), "dice": 0.5, "regions": {"any": (1, 2)}}
     task = load(tmp_path, arrays(), **given).spec.task

@@ -223,7 +223,7 @@ def _task(config: NpzSegmentationConfig, targets: Mapping[str, Pixels]) -> Task:
             raise DataError(f"{where}: regions.{name} must be classes between 0 and {classes - 1}, got {got}")
     weights = config.weights if not isinstance(config.weights, str) else ()
     if config.weights == "median":
-        weights = median_frequency(class_counts(train, classes))
+        weights = median_frequency(class_counts(train, classes), train[0].size)
     return Task("segmentation", classes, config.class_names, weights, config.dice, tuple(config.regions.items()))
 
 
