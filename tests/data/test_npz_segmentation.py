@@ -1,5 +1,6 @@
 """A user's own images and masks: keys, void, scales, weights, changes of image and mask alike, a carved validation."""
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from pydantic import ValidationError
 
 from tune_mm import config as C
 from tune_mm.core.types import VOID, Dataset, Padded
-from tune_mm.data import base
+from tune_mm.data import base, npz_segmentation
 from tune_mm.data._images import Geometry
 from tune_mm.data.npz_segmentation import NpzSegmentation, NpzSegmentationConfig
 
@@ -67,7 +68,12 @@ def test_unit_divides_integers_by_the_largest_of_their_type(tmp_path: Path) -> N
     assert inputs["colour"].value.numpy() == pytest.approx(raw["val"]["colour"], rel=1e-6)
 
 
-def test_channels_are_standardised_by_train_and_constant_ones_are_not_divided(tmp_path: Path) -> None:
+@pytest.mark.parametrize("block", [1, 7 * 3 * SIDE * SIDE, 2**21])
+def test_channels_are_standardised_by_train_and_constant_ones_are_not_divided(
+    tmp_path: Path, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sample at a time, seven (of 20, 6 and 4), all at once."""
+    monkeypatch.setattr(npz_segmentation, "BLOCK", block)
     raw = arrays()
     for own in raw.values():
         own["colour"][:, 1] = 7
@@ -78,6 +84,41 @@ def test_channels_are_standardised_by_train_and_constant_ones_are_not_divided(tm
     for split in SIZES:
         wanted = (raw[split]["colour"] - mean) / std
         assert splits[split].inputs["colour"].value.numpy() == pytest.approx(wanted, abs=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["<f4", ">f4", "<f8", "u1"])
+def test_values_are_those_of_the_file_however_it_has_them(tmp_path: Path, dtype: str) -> None:
+    """float32 in the order of rows is taken as it is; other bytes, precisions and orders are converted."""
+    raw = arrays()
+    for own in raw.values():
+        own["colour"] = np.asfortranarray(np.abs(own["colour"]).astype(dtype))
+        own["radar"] = own["radar"].astype(dtype)
+    for name, split in load(tmp_path, raw, scale="none").splits.items():
+        np.testing.assert_array_equal(split.inputs["colour"].value, raw[name]["colour"].astype(np.float32))
+        np.testing.assert_array_equal(split.inputs["radar"].value[:, 0], raw[name]["radar"].astype(np.float32))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8])
+def test_scaling_by_train_needs_little_memory_beside_the_images(
+    tmp_path: Path, dtype: type[np.generic], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The images once in float32, and what checks them for NaN: a byte per value of the largest array, and its inverse;
+    of uint8 a byte for the file's own. In all less than twice the images."""
+    monkeypatch.setattr(npz_segmentation, "BLOCK", 2**14)
+    values = np.random.default_rng(0).integers(0, 256, (64, 4, 64, 64)).astype(dtype)
+    mask = np.zeros((64, 64, 64), np.uint8)
+    mask[:, :8] = 1
+    for split, n in (("train", 64), ("val", 8), ("test", 8)):
+        np.savez(tmp_path / f"{split}.npz", image=values[:n], mask=mask[:n])
+    size = 4 * 80 * values[0].size
+    tracemalloc.start()
+    try:
+        data = NpzSegmentation.load(NpzSegmentationConfig(), tmp_path)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert [len(split) for split in data.splits.values()] == [64, 8, 8]
+    assert size < peak < 2 * size
 
 
 def test_void_pixels_count_for_nothing(tmp_path: Path) -> None:
@@ -104,6 +145,18 @@ def test_weights_are_median_frequencies(tmp_path: Path) -> None:
     assert mask.reshape(20, -1).sum() == (5 * pixels // 2) + 2 * (2 * pixels // 4)
     got = load(tmp_path, raw, weights="median").spec.task.weights
     assert got == pytest.approx(np.median(frequency) / frequency)
+
+
+def test_frequencies_are_shares_of_all_pixels_unknown_ones_too(tmp_path: Path) -> None:
+    """Of one image, 1/2 is 0, 1/4 is 1 and 1/4 void; of another, 1/2 is 0 and 1/2 is 2; all others are class 0."""
+    raw = arrays()
+    mask = np.zeros((20, SIDE, SIDE), np.uint8)
+    mask[0, :8, :8], mask[0, :8, 8:] = 1, 255
+    mask[1, :8] = 2
+    raw["train"]["mask"] = mask
+    frequency = np.array([(18 + 0.5 + 0.5) / 20, 0.25, 0.5])
+    got = load(tmp_path, raw, weights="median", void=255).spec.task.weights
+    assert got == pytest.approx(0.5 / frequency)
 
 
 def test_the_task_has_names_weights_regions(tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import colorsys
+import errno
+import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -10,13 +13,13 @@ import matplotlib.colors
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 
 from tune_mm import config as C
 from tune_mm.core.build import check
 from tune_mm.core.run import Run
 from tune_mm.core.types import VOID, Dataset, Padded
-from tune_mm.data import base
+from tune_mm.data import _pictures, base
 from tune_mm.data._colour import Jitter, to_hsv, to_rgb
 from tune_mm.data._zoom import Zoom
 from tune_mm.data.nyuv2 import CLASSES, Nyuv2, Nyuv2Config
@@ -80,13 +83,14 @@ def test_a_tenth_of_train_is_held_out(root: Path) -> None:
 
 
 def test_weights_are_median_frequencies_of_train(root: Path) -> None:
-    """Share of a class in the known pixels of the pictures that hold it; the median share over its own."""
+    """Eigen & Fergus: pixels of a class over all pixels, void too, of the pictures that hold it; median over own."""
     data = load(root)
     masks = [picture(root, "labels_40", i) for i in data.splits["train"].ids]
+    assert any((m == 0).any() for m in masks)
     shares = []
     for c in range(1, 41):
         held = [m for m in masks if (m == c).any()]
-        shares.append(sum((m == c).sum() for m in held) / sum((m != 0).sum() for m in held) if held else 0)
+        shares.append(sum(int((m == c).sum()) for m in held) / (24 * 32 * len(held)) if held else 0)
     middle = np.median([s for s in shares if s])
     assert data.spec.task.weights == pytest.approx([middle / s if s else 0 for s in shares])
     assert sum(w > 0 for w in data.spec.task.weights) == 5
@@ -154,9 +158,29 @@ def test_zoom_interpolates_colours() -> None:
     inner = rgb[:, 2:-2, 2:-2]
     torch.testing.assert_close(inner.diff(dim=2), torch.full_like(inner.diff(dim=2), 0.8))
     torch.testing.assert_close(inner.diff(dim=1), torch.full_like(inner.diff(dim=1), 800.0))
-    assert bool(((rgb - depth) % 1000 - 500).abs().min() >= 0)
+    assert bool((depth.diff(dim=2).min() == 0) & (depth.diff(dim=2).max() == 1))
     plain, _, target = zoomed(1.0, False, 2)
     assert torch.equal(plain.long(), target)
+
+
+def test_zoom_cuts_and_mirrors_colours_as_depth_and_target() -> None:
+    """Channels are the pixel's x and y. Enlarged by f, pixel i lies at (i + 1/2) / f - 1/2 of the picture, between the
+    centres of pixels, and its nearest is floor(i / f): the former is from 1/2 - 1/2f (f is 34/24 at most: 0.147) below
+    the latter to 1/2 + 1/2f (at most 1) above it."""
+    count, height, width = 60, 24, 32
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    places = torch.stack([x, y]).double().expand(count, 2, height, width)
+    zoom = Zoom((1.0, 1.4), True, frozenset({"depth"}))
+    inputs = {"rgb": Padded(places), "depth": Padded(places)}
+    out, target = zoom(inputs, (100 * y + x).expand(count, height, width), torch.Generator().manual_seed(0))
+    colours, depth = out["rgb"].value, out["depth"].value
+    assert torch.equal(100 * depth[:, 1] + depth[:, 0], target.double())
+    assert float((colours - depth).min()) >= -0.15
+    assert float((colours - depth).max()) <= 1
+    mirrored = depth[:, 0, 0, -1] < depth[:, 0, 0, 0]
+    assert 15 < int(mirrored.sum()) < 45
+    assert torch.equal(colours[:, 0, 0, -1] < colours[:, 0, 0, 0], mirrored)
+    assert len({tuple(corner) for corner in depth[:, :, 0, 0].tolist()}) > 30
 
 
 def test_zoom_leaves_evaluation_alone() -> None:
@@ -189,6 +213,26 @@ def test_jitter_keeps_within_its_bounds() -> None:
     assert 1.05 < factor.max() <= 1.1 + 1e-9
 
 
+def test_jitter_changes_hue_saturation_and_value_as_colorsys_has_them() -> None:
+    """One factor on the hue, one on the saturation, one number added to the value, of each picture, cut to 0..1."""
+    images = torch.rand(12, 3, 4, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    images[:, :, 0, 0] = torch.tensor([0.3, 0.5, 0.45], dtype=torch.float64)  # not cut: these tell the three numbers
+    images[:, :, 0, 1] = torch.tensor([0.9, 0.1, 0.101], dtype=torch.float64)  # hue 0.9998: cut where the factor is > 1
+    after = Jitter(0.4, 0.3, 0.2)(images, torch.Generator().manual_seed(3))
+    drawn = []
+    for image, changed in zip(images.flatten(2).mT.tolist(), after.flatten(2).mT.tolist(), strict=True):
+        (h, s, v), (h1, s1, v1) = colorsys.rgb_to_hsv(*image[0]), colorsys.rgb_to_hsv(*changed[0])
+        factor, share, more = h1 / h, s1 / s, v1 - v
+        drawn.append((factor - 1, share - 1, more))
+        for pixel, found in zip(image, changed, strict=True):
+            h, s, v = colorsys.rgb_to_hsv(*pixel)
+            wanted = colorsys.hsv_to_rgb(min(h * factor, 1), min(s * share, 1), min(max(v + more, 0), 1))
+            assert found == pytest.approx(wanted, abs=1e-6)  # the numbers are drawn in float32
+    least, most = np.min(drawn, 0), np.max(drawn, 0)
+    assert (np.array([-0.4, -0.3, -0.2]) <= least + 1e-6).all() and (most - 1e-6 <= np.array([0.4, 0.3, 0.2])).all()
+    assert (least < np.array([-0.1, -0.1, -0.05])).all() and (most > np.array([0.1, 0.1, 0.05])).all()
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -205,6 +249,57 @@ def test_what_is_wrong_is_named(root: Path, spoil: Callable[[Path], object], mes
     spoil(root)
     with pytest.raises(base.DataError, match=message):
         load(root)
+
+
+@pytest.mark.parametrize(
+    ("place", "failure", "why"),
+    [
+        ("train/rgb/0003.png", OSError(errno.EMFILE, os.strerror(errno.EMFILE)), "Too many open files"),
+        ("test/depth/0025.png", OSError(errno.EIO, os.strerror(errno.EIO)), "Input/output error"),
+        ("test/labels_40/0025.png", MemoryError(), "out of memory"),
+        # As Pillow's decoders report it.
+        ("train/rgb/0003.png", OSError(f"{ImageFile.ERRORS[-9]} when reading image file"), "out of memory"),
+    ],
+)
+def test_a_passing_failure_is_not_remembered(
+    root: Path, place: str, failure: Exception, why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole files, one of which cannot be read once; the next run must find all of them good."""
+    opened = Image.open
+
+    def failing(path: Path) -> Image.Image:
+        if path == root / place:
+            raise failure
+        return opened(path)
+
+    with monkeypatch.context() as now:
+        now.setattr(Image, "open", failing)
+        with pytest.raises(base.DataError, match=rf"{place}: could not be read: {why}; .* run again"):
+            load(root)
+    assert len(load(root).splits["train"]) == 20
+
+
+def test_a_file_that_is_gone_is_named_and_not_remembered(root: Path, tmp_path: Path) -> None:
+    """The system says so, not Pillow: the store is built once the file is there."""
+    path, away = root / "train" / "depth" / "0002.png", tmp_path / "away.png"
+    path.rename(away)
+    for _ in range(2):
+        with pytest.raises(base.DataError, match=r"0002\.png: could not be read: No such file"):
+            _pictures.open_pictures("own", "depth", {"a": path}, (24, 32), False)
+    away.rename(path)
+    assert _pictures.open_pictures("own", "depth", {"a": path}, (24, 32), False).values.shape == (1, 24, 32)
+
+
+@pytest.mark.parametrize(("suffix", "share"), [("png", 0.02), ("png", 0.5), ("png", 0.9), ("jpg", 0.5), ("tif", 0.5)])
+def test_a_file_that_is_cut_off_is_bad_for_good(tmp_path: Path, suffix: str, share: float) -> None:
+    path = tmp_path / f"cut.{suffix}"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    for _ in range(2):
+        with pytest.raises(base.DataError, match=rf"cut\.{suffix}: is not a readable picture"):
+            _pictures.open_pictures("own", "rgb", {"a": path}, (24, 32), False)
+    (store,) = base.cache_folder().glob("store/own-rgb-*/")
+    assert "is not a readable picture" in (store / "meta.json").read_text()
 
 
 def test_a_picture_of_both_lists_is_refused(root: Path) -> None:

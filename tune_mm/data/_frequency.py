@@ -13,10 +13,13 @@ def class_counts(masks: NDArray[np.uint8], classes: int) -> NDArray[np.int64]:
     return np.stack([np.bincount(mask.ravel(), minlength=classes)[:classes] for mask in masks])
 
 
-def median_frequency(counts: NDArray[Any]) -> tuple[float, ...]:
-    """Weight of each class: the median of the classes' frequencies over its own, which is its share of the known pixels
-    of the images that hold it; 0 for a class that is nowhere. counts: as `class_counts` gives them."""
-    held = np.where(counts > 0, counts.sum(1)[:, None], 0).sum(0)
+def median_frequency(counts: NDArray[Any], pixels: int) -> tuple[float, ...]:
+    """Weight of each class: the median of the classes' frequencies over its own, which is its share of all pixels,
+    unknown ones too, of the images that hold it; 0 for a class that is nowhere.
+
+    counts: as `class_counts` gives them; pixels: of one image, H W.
+    """
+    held = pixels * (counts > 0).sum(0)
     frequency = counts.sum(0) / np.maximum(held, 1)
     middle = float(np.median(frequency[held > 0]))
     return tuple(float(middle / f) if f > 0 else 0.0 for f in frequency)

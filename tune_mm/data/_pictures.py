@@ -35,6 +35,9 @@ VERSION = 1
 VALUES = "values.npy"
 COUNTS = "counts.npy"
 
+# What a picture may raise: the file is bad, or the machine failed.
+FAILURES = (*UNREADABLE, MemoryError)
+
 Kind = Literal["rgb", "depth", "labels"]
 Size = tuple[int, int]
 Array = NDArray[Any]
@@ -112,7 +115,8 @@ def open_pictures(
     """The store of `files` by id, decoded first if it is not there.
 
     name: the data set; size: H x W; resize: whether files may have another one; classes: of labels. Raises DataError
-    for a file that cannot be read, naming it, when the cache cannot be written and when a store is damaged.
+    for a file that cannot be read, naming it, when the cache cannot be written and when a store is damaged. That a file
+    is bad is stored; a failure of the machine (memory, too many open files, the disk) is not: the next run tries again.
     """
     settings = {"version": VERSION, "size": list(size), "resize": resize, "classes": classes,
                 "pillow": version("pillow").partition(".")[0]}  # fmt: skip
@@ -130,8 +134,8 @@ def picture_size(path: Path) -> Size:
     try:
         with Image.open(path) as image:
             return image.height, image.width
-    except UNREADABLE as error:
-        raise DataError(f"{path}: {_reason(error)}") from error
+    except FAILURES as error:
+        raise DataError(f"{path}: {_reason(path, error)}") from error
 
 
 def _shape(kind: Kind, count: int, size: Size) -> tuple[int, ...]:
@@ -149,11 +153,11 @@ def _build(folder: Path, files: list[Path], ids: list[str], recipe: Recipe, size
         def store(row: int) -> str:
             try:
                 values = _decoded(files[row], kind, size, resize, classes)
-            except UNREADABLE as error:
-                return _reason(error)
+                if kind == "labels":
+                    counts[row] = class_counts(values[None], classes)[0]
+            except FAILURES as error:
+                return _reason(files[row], error)
             out.put(row * int(np.prod(shape[1:])), values)
-            if kind == "labels":
-                counts[row] = class_counts(values[None], classes)[0]
             return ""
 
         found = each(store, len(files), f"{recipe.name}: {kind}")
@@ -188,5 +192,12 @@ def _decoded(path: Path, kind: Kind, size: Size, resize: bool, classes: int) -> 
     return values - np.uint8(1)  # 0 wraps around to VOID
 
 
-def _reason(error: Exception) -> str:
-    return f"is not a readable picture: {getattr(error, 'strerror', None) or error}"
+def _reason(path: Path, error: Exception) -> str:
+    """Why the file is bad. Raises DataError where the machine failed, not the file."""
+    # Pillow gives what it finds wrong with a file no errno, and reports a decoder's lack of memory by this text alone.
+    why = error.strerror if isinstance(error, OSError) and error.errno is not None else None
+    if isinstance(error, MemoryError) or "out of memory" in str(error):
+        why = "out of memory"
+    if why is not None:
+        raise DataError(f"{path}: could not be read: {why}; that need not be the file, so run again") from error
+    return f"is not a readable picture: {error}"

@@ -18,7 +18,7 @@ than 0. Test is never touched.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -40,6 +40,8 @@ from tune_mm.data.base import DataError, DataPlugin
 from tune_mm.data.npz import _modality
 
 Pixels = NDArray[Any]
+
+BLOCK = 2**21  # values that are scaled at once: 16 MiB in float64
 
 
 class NpzSegmentationConfig(Section):
@@ -100,9 +102,10 @@ class NpzSegmentation(DataPlugin):
     @classmethod
     def load(cls, config: NpzSegmentationConfig, place: Path) -> Dataset:
         found = [s for s in SPLITS if (place / f"{s}.npz").is_file()]
-        raw = {s: _archive.read(place / f"{s}.npz") for s in found}
-        modalities = config.modalities or _all_images(config, raw["train"], place / "train.npz")
-        parts = {s: _part(config, modalities, raw[s], place / f"{s}.npz") for s in found}
+        modalities, parts = config.modalities, dict[str, _Part]()
+        for s in found:
+            parts[s] = _part(config, modalities, place / f"{s}.npz")
+            modalities = tuple(parts["train"].inputs)  # the first
         shapes = {s: {m: tuple(v.shape[1:]) for m, v in part.inputs.items()} for s, part in parts.items()}
         whole = _arrays.same_shapes(shapes, str(place))
         task = _task(config, {s: part.target for s, part in parts.items()})
@@ -163,24 +166,29 @@ def _all_images(config: NpzSegmentationConfig, raw: Mapping[str, Pixels], path: 
     return tuple(keys)
 
 
-def _part(config: NpzSegmentationConfig, modalities: tuple[str, ...], raw: dict[str, Pixels], path: Path) -> _Part:
+def _part(config: NpzSegmentationConfig, modalities: tuple[str, ...], path: Path) -> _Part:
+    """What a file holds; modalities: () for all."""
+    raw = _archive.read(path)
+    modalities = modalities or _all_images(config, raw, path)
     target = _mask(config, _arrays.entry(raw, config.mask, str(path)), f"{path}: {config.mask}")
-    inputs = {}
+    ids = () if config.id is None else _arrays.names(_arrays.entry(raw, config.id, str(path)), f"{path}: {config.id}")
+    images, inputs = {m: _arrays.entry(raw, m, str(path)) for m in modalities}, {}
+    raw.clear()  # with `pop`: what is converted is let go before the next is
     for m in modalities:
-        inputs[m] = _image(config, _arrays.entry(raw, m, str(path)), f"{path}: {m}")
+        inputs[m] = _image(config, images.pop(m), f"{path}: {m}")
         if inputs[m].shape[2:] != target.shape[1:]:
             sizes = f"{list(inputs[m].shape[2:])} and {list(target.shape[1:])}"
             raise DataError(f"{path}: {m} and {config.mask} must have one size, got {sizes}")
     _arrays.same_length({config.mask: len(target), **{m: len(v) for m, v in inputs.items()}}, str(path))
-    ids = () if config.id is None else _arrays.names(_arrays.entry(raw, config.id, str(path)), f"{path}: {config.id}")
     return _Part(inputs, target, ids)
 
 
 def _image(config: NpzSegmentationConfig, raw: Pixels, where: str) -> Pixels:
+    """float32 [N, C, H, W] that may be written to: `raw` itself where it is that already."""
     if raw.dtype.kind not in "fiu" or raw.ndim not in (3, 4) or 0 in raw.shape:
         got = f"{raw.dtype} {list(raw.shape)}"
         raise DataError(f"{where}: must be numbers [N, C, H, W] or [N, H, W] with no empty axis, got {got}")
-    values = np.array(raw if raw.ndim == 4 else raw[:, None], dtype=np.float32, order="C")
+    values = np.require(raw if raw.ndim == 4 else raw[:, None], np.float32, ("C", "W"))
     _arrays.require_finite(values, where)
     if config.scale == "unit" and raw.dtype.kind in "iu":
         values /= np.iinfo(raw.dtype).max
@@ -223,7 +231,7 @@ def _task(config: NpzSegmentationConfig, targets: Mapping[str, Pixels]) -> Task:
             raise DataError(f"{where}: regions.{name} must be classes between 0 and {classes - 1}, got {got}")
     weights = config.weights if not isinstance(config.weights, str) else ()
     if config.weights == "median":
-        weights = median_frequency(class_counts(train, classes))
+        weights = median_frequency(class_counts(train, classes), train[0].size)
     return Task("segmentation", classes, config.class_names, weights, config.dice, tuple(config.regions.items()))
 
 
@@ -252,11 +260,20 @@ def _scale(config: NpzSegmentationConfig, splits: list[dict[str, Pixels]]) -> No
     if config.scale != "train":
         return
     for m, train in splits[0].items():
-        mean = train.mean((0, 2, 3), dtype=np.float64, keepdims=True)
-        std = np.sqrt(np.square(train - mean).mean((0, 2, 3), dtype=np.float64, keepdims=True))
+        axes, pixels = (0, 2, 3), train.size // train.shape[1]
+        mean = sum(block.sum(axes, np.float64, keepdims=True) for block in _blocks(train)) / pixels
+        square = sum(np.square(block - mean).sum(axes, keepdims=True) for block in _blocks(train)) / pixels
+        std = np.sqrt(square)
         std[std <= 1e-6 * np.maximum(np.abs(mean), 1)] = 1
         for own in splits:
-            own[m] = ((own[m] - mean) / std).astype(np.float32)
+            for block in _blocks(own[m]):
+                block[:] = (block - mean) / std  # in float64, as `mean` is
+
+
+def _blocks(values: Pixels) -> Iterator[Pixels]:
+    """Views of some samples each, so that what is computed of them is small beside all."""
+    step = max(1, BLOCK // values[0].size)
+    return (values[i : i + step] for i in range(0, len(values), step))
 
 
 plugin = NpzSegmentation

@@ -14,7 +14,8 @@ size: H x W of what a batch holds; null: as the files are, which must then have 
 a store. Training batches: enlarged by a factor within `scale` and cut back, mirrored (`flip`), the same for colours,
 depth and labels; `hue`, `saturation` and `value`: see `_colour.Jitter`, for colours alone. rgb is normalised by
 ImageNet's mean and standard deviation, depth by those of train as published, 2841.95 and 1417.26 mm.
-weights: of the classes in the cross-entropy, `median`: median-frequency balancing over train.
+weights: of the classes in the cross-entropy, `median`: median-frequency balancing over train (all 795 pictures in
+ESANet's code, here those that are not held out), void pixels counted in the pictures' sizes as there.
 
 Shapes: rgb (3, 480, 640), depth (1, 480, 640).
 """
@@ -119,7 +120,7 @@ class Nyuv2(DataPlugin):
             masks = {i: found[name]["labels"][i] for i in ids}
             labels = _pictures.open_pictures("nyuv2", "labels", masks, size, resize, len(CLASSES))
             if split == "train" and config.weights == "median":
-                weights = median_frequency(labels.counts)
+                weights = median_frequency(labels.counts, size[0] * size[1])
             splits[split] = Split({m: s.stored(ids) for m, s in stores.items()}, torch.from_numpy(labels.values), ids)
         task = Task("segmentation", len(CLASSES), CLASSES, weights)
         shapes = {m: (channels, *size) for m, channels in CHANNELS.items()}
