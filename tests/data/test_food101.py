@@ -165,6 +165,24 @@ def test_features_may_lie_elsewhere(tmp_path: Path) -> None:
     assert len(load(place, features=str(tmp_path / "fast")).splits["train"]) == 40
 
 
+def test_a_copy_in_the_folder_that_is_named_goes_before_the_original(tmp_path: Path) -> None:
+    place, fast = make(tmp_path / "data"), tmp_path / "fast"
+    key = store_of(place).name
+    shutil.copytree(store_of(place), fast / key)
+    # Twice the original's values tell which of the two is read.
+    np.save(fast / key / "visual.npy", 2 * np.load(store_of(place) / "visual.npy"))
+    some = torch.arange(8)
+    original = load(place).splits["val"].batch(some).inputs["visual"].value
+    for chosen in ("", key, key[:5]):
+        data = load(place, features=str(fast), store=chosen)
+        torch.testing.assert_close(data.splits["val"].batch(some).inputs["visual"].value, 2 * original)
+    # A second store beside the original is none to choose from while the named folder has one.
+    shutil.copytree(store_of(place), place / "features" / ("00ff" * 4))
+    assert load(place, features=str(fast)).notes[0].startswith(f"features {key}: ")
+    with pytest.raises(DataError, match=f"{place / 'features'}: several stores of features fit"):
+        load(place, features=str(tmp_path / "empty"))
+
+
 def test_what_could_not_be_read_is_left_out_and_listed(tmp_path: Path) -> None:
     place = make(tmp_path)
     name = load(place).splits["val"].ids[2]

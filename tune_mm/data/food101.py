@@ -14,8 +14,9 @@ Trials train on last hidden states of frozen models (ViT-B/16 and BERT in CGGM),
 
     python -m tune_mm.data extract food101 --root DIR --image-model VIT --text-model BERT --views 4
 
-The store lies in `features` (below the data's folder, or an absolute path); `store` is the start of its key where there
-are several; augment: training batches draw one of the views per image, evaluation takes the plain one. Images are
+The store lies in `features` (below the data's folder, or an absolute path, such as that of a copy on a faster disk);
+where none there fits, one of `<root>/food101/features` is taken. `store` is the start of its key where several fit;
+augment: training batches draw one of the views per image, evaluation takes the plain one. Images are
 prepared by the model's own rules (CGGM's public code normalises none, and blurs all of training's).
 
 The visual modality comes first because a transformer fusion reads its first position, the class token of ViT.
