@@ -69,6 +69,31 @@ def test_every_layout_gives_the_same_samples(tmp_path: Path, layout: Layout) -> 
             assert torch.equal(x.value, b.batch(torch.arange(count)).inputs[m].value)
 
 
+@pytest.mark.parametrize(("start", "end"), [("", "\n"), ("\ufeff", "\r\n")])
+def test_titles_without_headings_are_read_in_the_order_of_their_columns(tmp_path: Path, start: str, end: str) -> None:
+    place = make(tmp_path, "balancemm")
+    whole = load(place, "balancemm")
+    for path in (place / "texts").iterdir():
+        heading, *lines = path.read_text().splitlines()
+        assert heading == "Image_path,text,label"
+        path.write_text(start + "".join(f"{line}{end}" for line in lines), newline="")
+    data = load(place, "balancemm")
+    for name, split in whole.splits.items():
+        assert data.splits[name].ids == split.ids
+        assert torch.equal(data.splits[name].target, split.target)
+
+
+def test_a_text_between_quotes_holds_commas_without_headings_too(tmp_path: Path) -> None:
+    place = make(tmp_path, "balancemm")
+    titles = '"a.JPG","rice, fish, ""nori""",sushi\nb.jpg,Tacos al pastor,tacos\n'
+    (place / "texts" / "train_titles.csv").write_text(titles)
+    train = Food101.samples(Food101Config(layout="balancemm"), place)["train"]
+    assert [(s.id, s.text, s.label) for s in train] == [
+        ("images/train/sushi/a.JPG", 'rice, fish, "nori"', "sushi"),
+        ("images/train/tacos/b.jpg", "Tacos al pastor", "tacos"),
+    ]
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_without_a_dev_list_validation_is_a_stratified_part_of_train(tmp_path: Path, layout: Layout) -> None:
     place = make(tmp_path, layout, train=60)
@@ -234,6 +259,8 @@ DISH = {"id": "a", "text_tokens": ["a"], "img_path": "a.jpg", "label": "sushi"}
         ("balancemm", "image,text,label\na.jpg,a,sushi\n", "line 2: no field 'Image_path'; it has image, text, label"),
         ("balancemm", "Image_path,text,label\na.jpg,a\n", "line 2: 'label' must be str, got NoneType"),
         ("balancemm", 'Image_path,text,label\na.jpg,"a,sushi\n', "is not a readable row"),
+        ("balancemm", "a.jpg,a,sushi\nb.jpg,b\n", "line 2: 'label' must be str, got NoneType"),
+        ("balancemm", "a.jpg,one, two,sushi\n", "line 1: no class ' two'"),
         ("mla", "a.jpg,sushi\n", "line 1: must be name.jpg label, got 'a.jpg,sushi'"),
     ],
 )
