@@ -45,6 +45,12 @@ def rows_of(place: Path, ids: tuple[str, ...]) -> list[int]:
     return [known.index(name) for name in ids]
 
 
+def without(place: Path, *names: str) -> None:
+    """Make the store say that the images of these samples could not be read."""
+    path = store_of(place) / "meta.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "bad": dict.fromkeys(names, "is no image")}))
+
+
 def test_101_classes_in_alphabetical_order(tmp_path: Path) -> None:
     task = load(make(tmp_path)).spec.task
     assert (task.kind, task.outputs) == ("classification", 101)
@@ -211,12 +217,32 @@ def test_a_copy_in_the_folder_that_is_named_goes_before_the_original(tmp_path: P
 def test_what_could_not_be_read_is_left_out_and_listed(tmp_path: Path) -> None:
     place = make(tmp_path)
     name = load(place).splits["val"].ids[2]
-    path = store_of(place) / "meta.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "bad": {name: "is no image"}}))
+    without(place, name)
     data = load(place)
     assert data.dropped == {name: "is no image"}
     assert len(data.splits["val"]) == 23 and name not in data.splits["val"].ids
     assert "1 of 80 samples could not be read and are left out" in data.notes
+
+
+def test_who_is_held_out_does_not_depend_on_what_could_be_read(tmp_path: Path) -> None:
+    place = make(tmp_path, train=60)
+    (place / LISTS["cggm"].format("dev")).unlink()
+    whole = load(place).splits
+    for names in ([whole["train"].ids[0]], [whole["val"].ids[1], *whole["train"].ids[5:9]]):
+        without(place, *names)
+        data = load(place)
+        for split in ("train", "val", "test"):
+            assert data.splits[split].ids == tuple(i for i in whole[split].ids if i not in names)
+        assert (
+            "no published validation split: 6 of 60 train samples held out (stratified by label, seed 0)" in data.notes
+        )
+
+
+def test_a_split_of_which_nothing_could_be_read_is_named(tmp_path: Path) -> None:
+    place = make(tmp_path)
+    without(place, *load(place).splits["val"].ids)
+    with pytest.raises(DataError, match=f"{store_of(place).name}: no sample of val could be read"):
+        load(place)
 
 
 @pytest.mark.parametrize("file", ["visual.npy", "views.npy", "text.npy", "mask.npy", "texts.npy", "meta.json"])
