@@ -16,8 +16,10 @@ Trials train on last hidden states of frozen models (ViT-B/16 and BERT in CGGM),
 
 The store lies in `features` (below the data's folder, or an absolute path, such as that of a copy on a faster disk);
 where none there fits, one of `<root>/food101/features` is taken. `store` is the start of its key where several fit;
-augment: training batches draw one of the views per image, evaluation takes the plain one. Images are
-prepared by the model's own rules (CGGM's public code normalises none, and blurs all of training's).
+augment: training batches draw one of the views per image, evaluation takes the plain one. Images are prepared by the
+model's own rules (CGGM's public code normalises none, and blurs all of training's). A view is a random resized crop
+(at least 8 % of the area) and a flip; published augmentations beyond these are left out: colour jitter and noise of
+CGGM's paper, colour jitter, grayscale and blur of its public code.
 
 The visual modality comes first because a transformer fusion reads its first position, the class token of ViT.
 
