@@ -14,7 +14,7 @@ from filelock import FileLock
 from tests.data.pretrained import ALL, TRAIN, argv, array, make, pair, samples, store
 from tune_mm.data import _pretrained, base
 from tune_mm.data.__main__ import main
-from tune_mm.data._food_lists import LISTS
+from tune_mm.data._food_lists import LISTS, Layout
 from tune_mm.data.food101 import Food101Config
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -119,6 +119,29 @@ def test_a_missing_image_is_named_before_anything_is_computed(
     assert not (place / "features").exists()
     assert main(argv(place, models, "--skip-bad")) == 0
     assert f"left out: {gone.id}: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("layout", ["cggm", "mmbt"])
+def test_half_a_character_in_a_text_is_read_as_a_question_mark(
+    tmp_path: Path, models: dict[str, Path], layout: Layout
+) -> None:
+    place = make(tmp_path, layout)
+    first = samples(place, layout)[0]
+    path = place / LISTS[layout].format("train")
+
+    def extracted(said: str, folder: str) -> Any:
+        """The first text's features when the list says `said`, written as JSON writes it."""
+        path.write_text(whole.replace(word, json.dumps(said)[1:-1], 1))
+        assert main(argv(place, models, "--set", f"layout={layout}", "--set", f"features={folder}")) == 0
+        config = Food101Config(layout=layout, features=folder)
+        base.load(config, base.resolve(config, place))  # raises where a run does not find these texts
+        return array(place, "text", folder)[0]
+
+    assert isinstance(first.text, str)
+    whole, word = path.read_text(), first.text.split()[0]
+    half, mark, none = extracted("\ud83d", "half"), extracted("?", "mark"), extracted("pan", "none")
+    np.testing.assert_array_equal(half, mark)
+    assert not np.array_equal(half, none)
 
 
 @pytest.mark.parametrize(

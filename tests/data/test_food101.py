@@ -271,6 +271,8 @@ DISH = {"id": "a", "text_tokens": ["a"], "img_path": "a.jpg", "label": "sushi"}
         ("cggm", json.dumps([DISH, DISH]), "every image must be listed once, got 'a.jpg' twice"),
         ("cggm", json.dumps([{**DISH, "img_path": "../a.jpg"}]), "entry 0: an image must be a path below"),
         ("cggm", json.dumps([{**DISH, "img_path": "/etc/a.jpg"}]), "entry 0: an image must be a path below"),
+        ("cggm", json.dumps([{**DISH, "img_path": "\ud83d.jpg"}]), r", got '\ud83d.jpg'"),
+        ("cggm", json.dumps([{**DISH, "img_path": "a\0.jpg"}]), r", got 'a\x00.jpg'"),
         ("cggm", json.dumps([{**DISH, "img_path": 3}]), "entry 0: 'img_path' must be str, got int"),
         ("cggm", json.dumps([{**DISH, "text_tokens": [1]}]), "entry 0: 'text_tokens' must be a list of words"),
         ("cggm", json.dumps({"a": 1}), "must be a list of objects, got dict"),

@@ -194,9 +194,12 @@ class _Extraction:
             yield rows.stop
 
     def _tokens(self, part: Part, sample: Sample) -> str | NDArray[np.int64]:
-        """The text, or its token numbers [n]; "" where they cannot be read, which is written down."""
+        """The text, or its token numbers [n]; "" where they cannot be read, which is written down.
+
+        JSON can hold half characters (a lone surrogate, "\\ud83d"), which no tokenizer takes: they become "?".
+        """
         if isinstance(sample.text, str):
-            return sample.text
+            return sample.text.encode("utf-8", "replace").decode()
         try:
             raw = np.load(sample.text, allow_pickle=False)
             if raw.dtype.kind not in "iu":

@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
+from tune_mm._yaml import is_utf8
 from tune_mm.data._arrays import DataError
 from tune_mm.data._features import Sample
 from tune_mm.data._listing import IMAGES, known, rows, text
@@ -87,7 +88,7 @@ def _require_distinct(samples: list[Sample], path: Path) -> None:
 
 def _sample(place: Path, image: str, label: str, said: str | Path, where: str) -> Sample:
     below = PurePosixPath(image)
-    if not image or below.is_absolute() or ".." in below.parts:
+    if not image or below.is_absolute() or ".." in below.parts or "\0" in image or not is_utf8(image):
         raise DataError(f"{where}: an image must be a path below {place}, got {image!r}")
     return Sample(str(below), known(label, CLASSES, where), place / below, said)
 
