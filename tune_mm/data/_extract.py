@@ -6,6 +6,8 @@ The store (see `_features`) is made in a hidden folder beside it, `.<key>.part`.
 the number of finished rows, `progress.json`, are put on disk: what is killed goes on where it was, by the same command,
 and does at most one batch twice. When all is there the folder gets its name.
 
+A file that is no image is bad; one that cannot be read now stops the extraction (see `_contents`).
+
 The key is a digest of the content of all images and texts, of both models' files and of the settings. View k of an
 image is drawn from a stream of its own, so that neither the batch size nor a kill changes it.
 """
@@ -25,16 +27,13 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
-from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tune_mm.data import _features, _pretrained
+from tune_mm.data import _contents, _features, _pretrained
 from tune_mm.data._arrays import DataError
 from tune_mm.data._features import FORMAT, Sample
-from tune_mm.data._frames import UNREADABLE
 from tune_mm.data._part import Part
-from tune_mm.data._threads import each
 
 # Raise it when the same files and settings would give other values.
 VERSION = 1
@@ -68,24 +67,27 @@ def extract(
     """The store of all samples in `folder`, made or finished if need be, and what was left out, with the reason.
 
     splits: train first. Raises DataError when a model or, without `skip_bad`, an image cannot be read, when another
-    process makes the same store, and when the folder cannot be written.
+    process makes the same store, when the folder cannot be written and when memory does not suffice.
     """
     samples = [sample for own in splits.values() for sample in own]
     train = len(next(iter(splits.values())))
-    digests, bad = _digests(name, samples)
-    _refuse(bad, settings, len(samples), "")
-    chosen = _chosen(models, settings)
-    text = json.dumps([FORMAT, chosen, train, [(s.id, d) for s, d in zip(samples, digests, strict=True)]])
-    final = folder / hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
     try:
+        digests, missing = _contents.digests(name, samples)
+        _refuse(missing, settings, len(samples), "")
+        chosen = _chosen(models, settings)
+        text = json.dumps([FORMAT, chosen, train, [(s.id, d) for s, d in zip(samples, digests, strict=True)]])
+        final = folder / hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / f"{final.name}.lock", blocking=False):
             if not final.is_dir():
-                _Extraction(name, samples, train, final, models, settings).run(bad)
+                _Extraction(name, samples, train, final, models, settings, missing).run()
     except Timeout:
         raise DataError(f"{final}: another process is extracting these features; wait for it") from None
     except OSError as error:
         raise DataError(f"{folder}: cannot be written: {error.strerror or error}; what is done is kept") from error
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        advice = f"a smaller --batch than {settings.batch} needs less"
+        raise DataError(f"{name}: too little memory for extracting features ({advice}); {_contents.GOES_ON}") from error
     return final, _features.open_features(final).bad
 
 
@@ -108,23 +110,6 @@ def _chosen(models: Models, settings: Settings) -> dict[str, Any]:
     }
 
 
-def _digests(name: str, samples: Sequence[Sample]) -> tuple[list[str], dict[str, str]]:
-    """Digest of each sample's content, and the samples whose files are not there, with the reason."""
-
-    def digest(number: int) -> tuple[str, str]:
-        sample, total = samples[number], hashlib.blake2b(digest_size=16)
-        total.update(_features.text_digest(sample).to_bytes(8, "big"))
-        for path in (sample.image, *([sample.text] if isinstance(sample.text, Path) else [])):
-            try:
-                total.update(hashlib.blake2b(path.read_bytes(), digest_size=16).digest())
-            except OSError as error:
-                return "unreadable", f"{path}: {error.strerror or error}"
-        return total.hexdigest(), ""
-
-    found = each(digest, len(samples), f"{name}: reading files")
-    return [d for d, _ in found], {s.id: why for s, (_, why) in zip(samples, found, strict=True) if why}
-
-
 def _refuse(bad: Mapping[str, str], settings: Settings, count: int, kept: str) -> None:
     """Raises DataError naming the first of what cannot be read, unless it is to be left out."""
     if bad and not settings.skip_bad:
@@ -133,18 +118,26 @@ def _refuse(bad: Mapping[str, str], settings: Settings, count: int, kept: str) -
 
 
 class _Extraction:
-    """One store in the making."""
+    """One store in the making. missing: samples whose files are not there, with the reason."""
 
     def __init__(
-        self, name: str, samples: Sequence[Sample], train: int, final: Path, models: Models, settings: Settings
+        self,
+        name: str,
+        samples: Sequence[Sample],
+        train: int,
+        final: Path,
+        models: Models,
+        settings: Settings,
+        missing: Mapping[str, str],
     ) -> None:
+        self.missing = missing
         self.name, self.samples, self.train, self.final, self.settings = name, samples, train, final, settings
         self.about = f"{models.image.resolve().name} and {models.text.resolve().name}, {_views(settings.views)}"
         self.image = _pretrained.ImageModel(models.image, models.device)
         self.text = _pretrained.TextModel(models.text, settings.text_tokens, models.device)
 
-    def run(self, missing: Mapping[str, str]) -> None:
-        """missing: samples whose files are not there."""
+    def run(self) -> None:
+        """Makes the store, or what an earlier call left to do. Raises DataError and OSError."""
         count, views = len(self.samples), self.settings.views
         arrays: dict[str, tuple[Any, tuple[int, ...]]] = {
             _features.VISUAL: (np.float16, (count, *self.image.shape)),
@@ -154,7 +147,7 @@ class _Extraction:
         }
         if views > 1:
             arrays[_features.VIEWS] = (np.float16, (views - 1, self.train, *self.image.shape))
-        with Part(self.final.with_name(f".{self.final.name}.part"), arrays, missing) as part:
+        with Part(self.final.with_name(f".{self.final.name}.part"), arrays, self.missing) as part:
             self._fill(part)
             _refuse(part.bad, self.settings, count, "; all others are done and kept")
             ids = [sample.id for sample in self.samples]
@@ -200,13 +193,14 @@ class _Extraction:
         """
         if isinstance(sample.text, str):
             return sample.text.encode("utf-8", "replace").decode()
+        if sample.id in self.missing:
+            return ""
+        numbers = _contents.token_numbers(sample.text)
         try:
-            raw = np.load(sample.text, allow_pickle=False)
-            if raw.dtype.kind not in "iu":
-                raise ValueError(f"must hold integers, got {raw.dtype}")
-            numbers: NDArray[np.int64] = raw.reshape(-1).astype(np.int64)
+            if isinstance(numbers, str):
+                raise ValueError(numbers)
             self.text.tokens([numbers])
-        except (OSError, ValueError, EOFError) as error:
+        except ValueError as error:
             part.bad.setdefault(sample.id, f"{sample.text}: are no readable token numbers: {error}")
             return ""
         return numbers
@@ -235,11 +229,11 @@ class _Extraction:
 
     def _pixels(self, sample: Sample, view: int) -> NDArray[np.float32] | str:
         """[3, H, W] of view `view` of an image, or why it cannot be read."""
-        try:
-            with Image.open(sample.image) as image:
-                plain = image.convert("RGB")
-        except UNREADABLE as error:
-            return f"{sample.image}: is not a readable image: {getattr(error, 'strerror', None) or error}"
+        if sample.id in self.missing:
+            return self.missing[sample.id]
+        plain = _contents.picture(sample.image)
+        if isinstance(plain, str):
+            return plain
         return (
             self.image.plain(plain)
             if view == 0
