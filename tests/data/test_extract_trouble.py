@@ -97,7 +97,7 @@ def test_a_damaged_image_is_named_and_what_was_done_is_kept(
     error = capsys.readouterr().err
     assert error.startswith(f"2 of {ALL} samples cannot be read: {cut.image}: is not a readable image: ")
     assert f"{text.image}: is not a readable image: of no known kind; " in error
-    assert "--skip-bad leaves them out; all others are done and kept" in error
+    assert "--skip-bad leaves them out; all others are done and kept, also when these are mended\n" in error
     calls = counted(monkeypatch)
     assert main(argv(place, models, "--skip-bad")) == 0
     assert calls == [1]

@@ -8,7 +8,9 @@ and does at most one batch twice. When all is there the folder gets its name.
 
 A file that is no image is bad; one that cannot be read now stops the extraction (see `_contents`).
 
-The key is a digest of the content of all images and texts, of both models' files and of the settings. View k of an
+The key is a digest of the content of all images and texts, of both models' files and of the settings. When a few files
+are replaced before all is there, what was made of the others is taken over under the new key; a finished store is left
+as it is, and another one is made. View k of an
 image is drawn from a stream of its own, so that neither the batch size nor a kill changes it.
 """
 
@@ -25,7 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -33,7 +35,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tune_mm.data import _contents, _features, _pretrained
 from tune_mm.data._arrays import DataError
 from tune_mm.data._features import FORMAT, Sample
-from tune_mm.data._part import Part
+from tune_mm.data._part import Part, Sources, adopt, lock_of, place_of
 
 # Raise it when the same files and settings would give other values.
 VERSION = 1
@@ -75,12 +77,14 @@ def extract(
         digests, missing = _contents.digests(name, samples)
         _refuse(missing, settings, len(samples), "")
         chosen = _chosen(models, settings)
-        text = json.dumps([FORMAT, chosen, train, [(s.id, d) for s, d in zip(samples, digests, strict=True)]])
-        final = folder / hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+        ids = [sample.id for sample in samples]
+        final = folder / _key([FORMAT, chosen, train, list(zip(ids, digests, strict=True))])
+        sources = Sources(_key([FORMAT, chosen, train, ids]), ids, digests)
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / f"{final.name}.lock", blocking=False):
+        with lock_of(final):
             if not final.is_dir():
-                _Extraction(name, samples, train, final, models, settings, missing).run()
+                adopt(final, sources)
+                _Extraction(name, samples, train, models, settings, missing).run(final, sources)
     except Timeout:
         raise DataError(f"{final}: another process is extracting these features; wait for it") from None
     except OSError as error:
@@ -89,6 +93,11 @@ def extract(
         advice = f"a smaller --batch than {settings.batch} needs less"
         raise DataError(f"{name}: too little memory for extracting features ({advice}); {_contents.GOES_ON}") from error
     return final, _features.open_features(final).bad
+
+
+def _key(values: Any) -> str:
+    """16 hexadecimal digits of JSON values."""
+    return hashlib.blake2b(json.dumps(values).encode(), digest_size=8).hexdigest()
 
 
 def _chosen(models: Models, settings: Settings) -> dict[str, Any]:
@@ -125,19 +134,18 @@ class _Extraction:
         name: str,
         samples: Sequence[Sample],
         train: int,
-        final: Path,
         models: Models,
         settings: Settings,
         missing: Mapping[str, str],
     ) -> None:
-        self.missing = missing
-        self.name, self.samples, self.train, self.final, self.settings = name, samples, train, final, settings
+        self.name, self.samples, self.train = name, samples, train
+        self.settings, self.missing = settings, missing
         self.about = f"{models.image.resolve().name} and {models.text.resolve().name}, {_views(settings.views)}"
         self.image = _pretrained.ImageModel(models.image, models.device)
         self.text = _pretrained.TextModel(models.text, settings.text_tokens, models.device)
 
-    def run(self) -> None:
-        """Makes the store, or what an earlier call left to do. Raises DataError and OSError."""
+    def run(self, final: Path, sources: Sources) -> None:
+        """Makes the store `final`, or what an earlier call left to do. Raises DataError and OSError."""
         count, views = len(self.samples), self.settings.views
         arrays: dict[str, tuple[Any, tuple[int, ...]]] = {
             _features.VISUAL: (np.float16, (count, *self.image.shape)),
@@ -147,11 +155,10 @@ class _Extraction:
         }
         if views > 1:
             arrays[_features.VIEWS] = (np.float16, (views - 1, self.train, *self.image.shape))
-        with Part(self.final.with_name(f".{self.final.name}.part"), arrays, self.missing) as part:
+        with Part(place_of(final), arrays, sources, self.missing) as part:
             self._fill(part)
-            _refuse(part.bad, self.settings, count, "; all others are done and kept")
-            ids = [sample.id for sample in self.samples]
-            part.finish(self.final, _features.meta(ids, self.train, views, part.bad, self.about))
+            _refuse(part.bad, self.settings, count, "; all others are done and kept, also when these are mended")
+            part.finish(final, _features.meta(sources.ids, self.train, views, part.bad, self.about))
 
     def _fill(self, part: Part) -> None:
         """All stages from where an earlier call was: texts, plain views of all images, other views of train's."""
@@ -164,27 +171,24 @@ class _Extraction:
             Progress(*columns, console=console, disable=not console.is_terminal) as progress,
         ):
             for stage, (title, size) in enumerate(sizes.items()):
-                task = progress.add_task(f"{self.name}: {title}", total=size, completed=part.done(stage))
-                batches = self._texts(part) if stage == 0 else self._images(part, stage, size, pool)
-                for end in batches:
-                    part.commit(stage, end)
-                    progress.update(task, completed=end)
+                left = part.left(stage, size, self.settings.batch)
+                task = progress.add_task(
+                    f"{self.name}: {title}", total=size, completed=size - sum(len(rows) for rows in left)
+                )
+                for rows in self._texts(part, left) if stage == 0 else self._images(part, stage, left, pool):
+                    part.commit(stage, rows)
+                    progress.advance(task, len(rows))
 
-    def _starts(self, part: Part, stage: int, size: int) -> list[range]:
-        """The batches that are not done."""
-        step = self.settings.batch
-        return [range(start, min(start + step, size)) for start in range(part.done(stage), size, step)]
-
-    def _texts(self, part: Part) -> Iterator[int]:
-        """Yields the number of rows whose values have been written."""
-        for rows in self._starts(part, 0, len(self.samples)):
+    def _texts(self, part: Part, left: list[list[int]]) -> Iterator[list[int]]:
+        """Yields the rows of each batch when their values have been written."""
+        for rows in left:
             texts = [self._tokens(part, self.samples[row]) for row in rows]
             values, mask = self.text.features(*self.text.tokens(texts))
-            part.put(_features.TEXT, rows.start, values)
-            part.put(_features.MASK, rows.start, mask)
+            part.put(_features.TEXT, rows, values)
+            part.put(_features.MASK, rows, mask)
             said = [_features.text_digest(self.samples[row]) for row in rows]
-            part.put(_features.TEXTS, rows.start, np.array(said, dtype=np.uint64))
-            yield rows.stop
+            part.put(_features.TEXTS, rows, np.array(said, dtype=np.uint64))
+            yield rows
 
     def _tokens(self, part: Part, sample: Sample) -> str | NDArray[np.int64]:
         """The text, or its token numbers [n]; "" where they cannot be read, which is written down.
@@ -205,11 +209,10 @@ class _Extraction:
             return ""
         return numbers
 
-    def _images(self, part: Part, view: int, size: int, pool: ThreadPoolExecutor) -> Iterator[int]:
-        """View `view` - 1 of the first `size` images; the next batch is decoded while the model has this one."""
-        left = self._starts(part, view, size)
+    def _images(self, part: Part, view: int, left: list[list[int]], pool: ThreadPoolExecutor) -> Iterator[list[int]]:
+        """View `view` - 1 of the images; the next batch is decoded while the model has this one."""
 
-        def decoded(rows: range) -> list[Future[NDArray[np.float32] | str]]:
+        def decoded(rows: list[int]) -> list[Future[NDArray[np.float32] | str]]:
             return [pool.submit(self._pixels, self.samples[row], view - 1) for row in rows]
 
         coming = decoded(left[0]) if left else []
@@ -224,8 +227,8 @@ class _Extraction:
                 if isinstance(own, str):
                     part.bad.setdefault(self.samples[row].id, own)
             file, place = (_features.VISUAL, 0) if view == 1 else (_features.VIEWS, (view - 2) * self.train)
-            part.put(file, place + rows.start, values)
-            yield rows.stop
+            part.put(file, [place + row for row in rows], values)
+            yield rows
 
     def _pixels(self, sample: Sample, view: int) -> NDArray[np.float32] | str:
         """[3, H, W] of view `view` of an image, or why it cannot be read."""
