@@ -3,6 +3,7 @@
 The expected features are computed by transformers itself, sample by sample.
 """
 
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from tune_mm.data import _pretrained, base
 from tune_mm.data.__main__ import main
 from tune_mm.data._extract import stream
 from tune_mm.data._features import Sample
-from tune_mm.data._food_lists import Layout
+from tune_mm.data._food_lists import LISTS, Layout
 from tune_mm.data.food101 import Food101Config
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -83,6 +84,29 @@ def test_every_layout_gives_the_same_features(tmp_path: Path, models: dict[str, 
     for name in ("visual", "text", "mask"):
         np.testing.assert_array_equal(array(one, name), array(other, name))
     assert (array(other, "texts") == 0).all() == (layout == "mla")
+
+
+@pytest.mark.parametrize("layout", ["cggm", "mmbt"])
+def test_half_a_character_in_a_text_is_read_as_a_question_mark(
+    tmp_path: Path, models: dict[str, Path], layout: Layout
+) -> None:
+    place = make(tmp_path, layout)
+    first = samples(place, layout)[0]
+    path = place / LISTS[layout].format("train")
+
+    def extracted(said: str, folder: str) -> Any:
+        """The first text's features when the list says `said`, written as JSON writes it."""
+        path.write_text(whole.replace(word, json.dumps(said)[1:-1], 1))
+        assert main(argv(place, models, "--set", f"layout={layout}", "--set", f"features={folder}")) == 0
+        config = Food101Config(layout=layout, features=folder)
+        base.load(config, base.resolve(config, place))  # raises where a run does not find these texts
+        return array(place, "text", folder)[0]
+
+    assert isinstance(first.text, str)
+    whole, word = path.read_text(), first.text.split()[0]
+    half, mark, none = extracted("\ud83d", "half"), extracted("?", "mark"), extracted("pan", "none")
+    np.testing.assert_array_equal(half, mark)
+    assert not np.array_equal(half, none)
 
 
 def test_views_of_training_images_are_seeded_crops(place: Path, models: dict[str, Path]) -> None:

@@ -1,5 +1,6 @@
 """`python -m tune_mm.data extract`: kept through kills, and what cannot be read, loaded or asked for is named."""
 
+import errno
 import json
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from filelock import FileLock
 
 from tests.data.pretrained import ALL, TRAIN, argv, array, make, pair, samples, store
@@ -94,7 +96,8 @@ def test_a_damaged_image_is_named_and_what_was_done_is_kept(
     assert main(argv(place, models)) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"2 of {ALL} samples cannot be read: {cut.image}: is not a readable image: ")
-    assert str(text.image) in error and "--skip-bad leaves them out; all others are done and kept" in error
+    assert f"{text.image}: is not a readable image: of no known kind; " in error
+    assert "--skip-bad leaves them out; all others are done and kept, also when these are mended\n" in error
     calls = counted(monkeypatch)
     assert main(argv(place, models, "--skip-bad")) == 0
     assert calls == [1]
@@ -119,6 +122,88 @@ def test_a_missing_image_is_named_before_anything_is_computed(
     assert not (place / "features").exists()
     assert main(argv(place, models, "--skip-bad")) == 0
     assert f"left out: {gone.id}: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("failure", "reason"),
+    [
+        (MemoryError(), "too little memory"),
+        (OSError(errno.EMFILE, "Too many open files"), "Too many open files"),
+        (OSError(errno.EIO, "Input/output error"), "Input/output error"),
+    ],
+)
+def test_a_failure_that_passes_makes_no_bad_image(
+    place: Path,
+    models: dict[str, Path],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    failure: Exception,
+    reason: str,
+) -> None:
+    picture, reads, whole = samples(place)[7].image, list[Path](), Path.read_bytes
+
+    def read_bytes(path: Path) -> bytes:
+        reads.extend([path] if path == picture else [])
+        if path == picture and len(reads) == 2:  # the first is for the key
+            raise failure
+        return whole(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", read_bytes)
+        assert main(argv(place, models, "--skip-bad")) == 2
+    message = f"{picture}: cannot be read now: {reason}; what is done is kept, and the same command goes on\n"
+    assert capsys.readouterr().err == message
+    (part,) = (place / "features").glob(".*.part")
+    left = json.loads((part / "progress.json").read_text())
+    assert left["rows"] == {"0": ALL, "1": 6} and left["bad"] == {}  # 6: two batches before that of row 7
+
+    calls = counted(monkeypatch)
+    assert main(argv(place, models)) == 0
+    assert calls == [1, 3, 3, 3, 1]
+    assert "left out" not in capsys.readouterr().out
+    assert main(argv(place, models, "--set", "features=whole")) == 0
+    np.testing.assert_array_equal(array(place, "visual"), array(place, "visual", "whole"))
+
+
+def test_a_file_that_the_disk_does_not_give_stops_before_anything_is_computed(
+    place: Path, models: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = samples(place)[3].image
+    picture.unlink()
+    picture.symlink_to("/proc/self/mem")  # whose first page no process has: an input/output error
+    assert main(argv(place, models, "--skip-bad")) == 2
+    assert capsys.readouterr().err.startswith(f"{picture}: cannot be read now: Input/output error; ")
+    assert not (place / "features").exists()
+
+
+def test_too_little_memory_for_a_batch_is_told_with_what_needs_less(
+    place: Path, models: dict[str, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = _pretrained.ImageModel.features
+
+    def features(self: Any, pixels: Any) -> Any:
+        if len(pixels) > 2:
+            raise torch.OutOfMemoryError("out of memory")
+        return whole(self, pixels)
+
+    monkeypatch.setattr(_pretrained.ImageModel, "features", features)
+    assert main(argv(place, models)) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(
+        "food101: too little memory for extracting features (a smaller --batch than 3 needs less); "
+    )
+    assert main([*argv(place, models), "--batch", "2"]) == 0
+    assert len(array(place, "visual")) == ALL
+
+
+def test_a_folder_in_the_place_of_an_image_is_left_out(
+    place: Path, models: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = samples(place)[3].image
+    picture.unlink()
+    picture.mkdir()
+    assert main(argv(place, models, "--skip-bad")) == 0
+    assert f"{picture}: Is a directory\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

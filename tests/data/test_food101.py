@@ -45,6 +45,12 @@ def rows_of(place: Path, ids: tuple[str, ...]) -> list[int]:
     return [known.index(name) for name in ids]
 
 
+def without(place: Path, *names: str) -> None:
+    """Make the store say that the images of these samples could not be read."""
+    path = store_of(place) / "meta.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "bad": dict.fromkeys(names, "is no image")}))
+
+
 def test_101_classes_in_alphabetical_order(tmp_path: Path) -> None:
     task = load(make(tmp_path)).spec.task
     assert (task.kind, task.outputs) == ("classification", 101)
@@ -67,6 +73,31 @@ def test_every_layout_gives_the_same_samples(tmp_path: Path, layout: Layout) -> 
         assert [CLASSES[k] for k in b.target.tolist()] == [Path(i).stem[:-6] for i in b.ids]
         for m, x in a.batch(torch.arange(count)).inputs.items():
             assert torch.equal(x.value, b.batch(torch.arange(count)).inputs[m].value)
+
+
+@pytest.mark.parametrize(("start", "end"), [("", "\n"), ("\ufeff", "\r\n")])
+def test_titles_without_headings_are_read_in_the_order_of_their_columns(tmp_path: Path, start: str, end: str) -> None:
+    place = make(tmp_path, "balancemm")
+    whole = load(place, "balancemm")
+    for path in (place / "texts").iterdir():
+        heading, *lines = path.read_text().splitlines()
+        assert heading == "Image_path,text,label"
+        path.write_text(start + "".join(f"{line}{end}" for line in lines), newline="")
+    data = load(place, "balancemm")
+    for name, split in whole.splits.items():
+        assert data.splits[name].ids == split.ids
+        assert torch.equal(data.splits[name].target, split.target)
+
+
+def test_a_text_between_quotes_holds_commas_without_headings_too(tmp_path: Path) -> None:
+    place = make(tmp_path, "balancemm")
+    titles = '"a.JPG","rice, fish, ""nori""",sushi\nb.jpg,Tacos al pastor,tacos\n'
+    (place / "texts" / "train_titles.csv").write_text(titles)
+    train = Food101.samples(Food101Config(layout="balancemm"), place)["train"]
+    assert [(s.id, s.text, s.label) for s in train] == [
+        ("images/train/sushi/a.JPG", 'rice, fish, "nori"', "sushi"),
+        ("images/train/tacos/b.jpg", "Tacos al pastor", "tacos"),
+    ]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -165,15 +196,53 @@ def test_features_may_lie_elsewhere(tmp_path: Path) -> None:
     assert len(load(place, features=str(tmp_path / "fast")).splits["train"]) == 40
 
 
+def test_a_copy_in_the_folder_that_is_named_goes_before_the_original(tmp_path: Path) -> None:
+    place, fast = make(tmp_path / "data"), tmp_path / "fast"
+    key = store_of(place).name
+    shutil.copytree(store_of(place), fast / key)
+    # Twice the original's values tell which of the two is read.
+    np.save(fast / key / "visual.npy", 2 * np.load(store_of(place) / "visual.npy"))
+    some = torch.arange(8)
+    original = load(place).splits["val"].batch(some).inputs["visual"].value
+    for chosen in ("", key, key[:5]):
+        data = load(place, features=str(fast), store=chosen)
+        torch.testing.assert_close(data.splits["val"].batch(some).inputs["visual"].value, 2 * original)
+    # A second store beside the original is none to choose from while the named folder has one.
+    shutil.copytree(store_of(place), place / "features" / ("00ff" * 4))
+    assert load(place, features=str(fast)).notes[0].startswith(f"features {key}: ")
+    with pytest.raises(DataError, match=f"{place / 'features'}: several stores of features fit"):
+        load(place, features=str(tmp_path / "empty"))
+
+
 def test_what_could_not_be_read_is_left_out_and_listed(tmp_path: Path) -> None:
     place = make(tmp_path)
     name = load(place).splits["val"].ids[2]
-    path = store_of(place) / "meta.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "bad": {name: "is no image"}}))
+    without(place, name)
     data = load(place)
     assert data.dropped == {name: "is no image"}
     assert len(data.splits["val"]) == 23 and name not in data.splits["val"].ids
     assert "1 of 80 samples could not be read and are left out" in data.notes
+
+
+def test_who_is_held_out_does_not_depend_on_what_could_be_read(tmp_path: Path) -> None:
+    place = make(tmp_path, train=60)
+    (place / LISTS["cggm"].format("dev")).unlink()
+    whole = load(place).splits
+    for names in ([whole["train"].ids[0]], [whole["val"].ids[1], *whole["train"].ids[5:9]]):
+        without(place, *names)
+        data = load(place)
+        for split in ("train", "val", "test"):
+            assert data.splits[split].ids == tuple(i for i in whole[split].ids if i not in names)
+        assert (
+            "no published validation split: 6 of 60 train samples held out (stratified by label, seed 0)" in data.notes
+        )
+
+
+def test_a_split_of_which_nothing_could_be_read_is_named(tmp_path: Path) -> None:
+    place = make(tmp_path)
+    without(place, *load(place).splits["val"].ids)
+    with pytest.raises(DataError, match=f"{store_of(place).name}: no sample of val could be read"):
+        load(place)
 
 
 @pytest.mark.parametrize("file", ["visual.npy", "views.npy", "text.npy", "mask.npy", "texts.npy", "meta.json"])
@@ -202,6 +271,8 @@ DISH = {"id": "a", "text_tokens": ["a"], "img_path": "a.jpg", "label": "sushi"}
         ("cggm", json.dumps([DISH, DISH]), "every image must be listed once, got 'a.jpg' twice"),
         ("cggm", json.dumps([{**DISH, "img_path": "../a.jpg"}]), "entry 0: an image must be a path below"),
         ("cggm", json.dumps([{**DISH, "img_path": "/etc/a.jpg"}]), "entry 0: an image must be a path below"),
+        ("cggm", json.dumps([{**DISH, "img_path": "\ud83d.jpg"}]), r", got '\ud83d.jpg'"),
+        ("cggm", json.dumps([{**DISH, "img_path": "a\0.jpg"}]), r", got 'a\x00.jpg'"),
         ("cggm", json.dumps([{**DISH, "img_path": 3}]), "entry 0: 'img_path' must be str, got int"),
         ("cggm", json.dumps([{**DISH, "text_tokens": [1]}]), "entry 0: 'text_tokens' must be a list of words"),
         ("cggm", json.dumps({"a": 1}), "must be a list of objects, got dict"),
@@ -216,6 +287,8 @@ DISH = {"id": "a", "text_tokens": ["a"], "img_path": "a.jpg", "label": "sushi"}
         ("balancemm", "image,text,label\na.jpg,a,sushi\n", "line 2: no field 'Image_path'; it has image, text, label"),
         ("balancemm", "Image_path,text,label\na.jpg,a\n", "line 2: 'label' must be str, got NoneType"),
         ("balancemm", 'Image_path,text,label\na.jpg,"a,sushi\n', "is not a readable row"),
+        ("balancemm", "a.jpg,a,sushi\nb.jpg,b\n", "line 2: 'label' must be str, got NoneType"),
+        ("balancemm", "a.jpg,one, two,sushi\n", "line 1: no class ' two'"),
         ("mla", "a.jpg,sushi\n", "line 1: must be name.jpg label, got 'a.jpg,sushi'"),
     ],
 )

@@ -6,7 +6,11 @@ The store (see `_features`) is made in a hidden folder beside it, `.<key>.part`.
 the number of finished rows, `progress.json`, are put on disk: what is killed goes on where it was, by the same command,
 and does at most one batch twice. When all is there the folder gets its name.
 
-The key is a digest of the content of all images and texts, of both models' files and of the settings. View k of an
+A file that is no image is bad; one that cannot be read now stops the extraction (see `_contents`).
+
+The key is a digest of the content of all images and texts, of both models' files and of the settings. When a few files
+are replaced before all is there, what was made of the others is taken over under the new key; a finished store is left
+as it is, and another one is made. View k of an
 image is drawn from a stream of its own, so that neither the batch size nor a kill changes it.
 """
 
@@ -23,18 +27,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from numpy.typing import NDArray
-from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tune_mm.data import _features, _pretrained
+from tune_mm.data import _contents, _features, _pretrained
 from tune_mm.data._arrays import DataError
 from tune_mm.data._features import FORMAT, Sample
-from tune_mm.data._frames import UNREADABLE
-from tune_mm.data._part import Part
-from tune_mm.data._threads import each
+from tune_mm.data._part import Part, Sources, adopt, lock_of, place_of
 
 # Raise it when the same files and settings would give other values.
 VERSION = 1
@@ -68,25 +69,35 @@ def extract(
     """The store of all samples in `folder`, made or finished if need be, and what was left out, with the reason.
 
     splits: train first. Raises DataError when a model or, without `skip_bad`, an image cannot be read, when another
-    process makes the same store, and when the folder cannot be written.
+    process makes the same store, when the folder cannot be written and when memory does not suffice.
     """
     samples = [sample for own in splits.values() for sample in own]
     train = len(next(iter(splits.values())))
-    digests, bad = _digests(name, samples)
-    _refuse(bad, settings, len(samples), "")
-    chosen = _chosen(models, settings)
-    text = json.dumps([FORMAT, chosen, train, [(s.id, d) for s, d in zip(samples, digests, strict=True)]])
-    final = folder / hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
     try:
+        digests, missing = _contents.digests(name, samples)
+        _refuse(missing, settings, len(samples), "")
+        chosen = _chosen(models, settings)
+        ids = [sample.id for sample in samples]
+        final = folder / _key([FORMAT, chosen, train, list(zip(ids, digests, strict=True))])
+        sources = Sources(_key([FORMAT, chosen, train, ids]), ids, digests)
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / f"{final.name}.lock", blocking=False):
+        with lock_of(final):
             if not final.is_dir():
-                _Extraction(name, samples, train, final, models, settings).run(bad)
+                adopt(final, sources)
+                _Extraction(name, samples, train, models, settings, missing).run(final, sources)
     except Timeout:
         raise DataError(f"{final}: another process is extracting these features; wait for it") from None
     except OSError as error:
         raise DataError(f"{folder}: cannot be written: {error.strerror or error}; what is done is kept") from error
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        advice = f"a smaller --batch than {settings.batch} needs less"
+        raise DataError(f"{name}: too little memory for extracting features ({advice}); {_contents.GOES_ON}") from error
     return final, _features.open_features(final).bad
+
+
+def _key(values: Any) -> str:
+    """16 hexadecimal digits of JSON values."""
+    return hashlib.blake2b(json.dumps(values).encode(), digest_size=8).hexdigest()
 
 
 def _chosen(models: Models, settings: Settings) -> dict[str, Any]:
@@ -108,23 +119,6 @@ def _chosen(models: Models, settings: Settings) -> dict[str, Any]:
     }
 
 
-def _digests(name: str, samples: Sequence[Sample]) -> tuple[list[str], dict[str, str]]:
-    """Digest of each sample's content, and the samples whose files are not there, with the reason."""
-
-    def digest(number: int) -> tuple[str, str]:
-        sample, total = samples[number], hashlib.blake2b(digest_size=16)
-        total.update(_features.text_digest(sample).to_bytes(8, "big"))
-        for path in (sample.image, *([sample.text] if isinstance(sample.text, Path) else [])):
-            try:
-                total.update(hashlib.blake2b(path.read_bytes(), digest_size=16).digest())
-            except OSError as error:
-                return "unreadable", f"{path}: {error.strerror or error}"
-        return total.hexdigest(), ""
-
-    found = each(digest, len(samples), f"{name}: reading files")
-    return [d for d, _ in found], {s.id: why for s, (_, why) in zip(samples, found, strict=True) if why}
-
-
 def _refuse(bad: Mapping[str, str], settings: Settings, count: int, kept: str) -> None:
     """Raises DataError naming the first of what cannot be read, unless it is to be left out."""
     if bad and not settings.skip_bad:
@@ -133,18 +127,25 @@ def _refuse(bad: Mapping[str, str], settings: Settings, count: int, kept: str) -
 
 
 class _Extraction:
-    """One store in the making."""
+    """One store in the making. missing: samples whose files are not there, with the reason."""
 
     def __init__(
-        self, name: str, samples: Sequence[Sample], train: int, final: Path, models: Models, settings: Settings
+        self,
+        name: str,
+        samples: Sequence[Sample],
+        train: int,
+        models: Models,
+        settings: Settings,
+        missing: Mapping[str, str],
     ) -> None:
-        self.name, self.samples, self.train, self.final, self.settings = name, samples, train, final, settings
+        self.name, self.samples, self.train = name, samples, train
+        self.settings, self.missing = settings, missing
         self.about = f"{models.image.resolve().name} and {models.text.resolve().name}, {_views(settings.views)}"
         self.image = _pretrained.ImageModel(models.image, models.device)
         self.text = _pretrained.TextModel(models.text, settings.text_tokens, models.device)
 
-    def run(self, missing: Mapping[str, str]) -> None:
-        """missing: samples whose files are not there."""
+    def run(self, final: Path, sources: Sources) -> None:
+        """Makes the store `final`, or what an earlier call left to do. Raises DataError and OSError."""
         count, views = len(self.samples), self.settings.views
         arrays: dict[str, tuple[Any, tuple[int, ...]]] = {
             _features.VISUAL: (np.float16, (count, *self.image.shape)),
@@ -154,11 +155,10 @@ class _Extraction:
         }
         if views > 1:
             arrays[_features.VIEWS] = (np.float16, (views - 1, self.train, *self.image.shape))
-        with Part(self.final.with_name(f".{self.final.name}.part"), arrays, missing) as part:
+        with Part(place_of(final), arrays, sources, self.missing) as part:
             self._fill(part)
-            _refuse(part.bad, self.settings, count, "; all others are done and kept")
-            ids = [sample.id for sample in self.samples]
-            part.finish(self.final, _features.meta(ids, self.train, views, part.bad, self.about))
+            _refuse(part.bad, self.settings, count, "; all others are done and kept, also when these are mended")
+            part.finish(final, _features.meta(sources.ids, self.train, views, part.bad, self.about))
 
     def _fill(self, part: Part) -> None:
         """All stages from where an earlier call was: texts, plain views of all images, other views of train's."""
@@ -171,48 +171,48 @@ class _Extraction:
             Progress(*columns, console=console, disable=not console.is_terminal) as progress,
         ):
             for stage, (title, size) in enumerate(sizes.items()):
-                task = progress.add_task(f"{self.name}: {title}", total=size, completed=part.done(stage))
-                batches = self._texts(part) if stage == 0 else self._images(part, stage, size, pool)
-                for end in batches:
-                    part.commit(stage, end)
-                    progress.update(task, completed=end)
+                left = part.left(stage, size, self.settings.batch)
+                task = progress.add_task(
+                    f"{self.name}: {title}", total=size, completed=size - sum(len(rows) for rows in left)
+                )
+                for rows in self._texts(part, left) if stage == 0 else self._images(part, stage, left, pool):
+                    part.commit(stage, rows)
+                    progress.advance(task, len(rows))
 
-    def _starts(self, part: Part, stage: int, size: int) -> list[range]:
-        """The batches that are not done."""
-        step = self.settings.batch
-        return [range(start, min(start + step, size)) for start in range(part.done(stage), size, step)]
-
-    def _texts(self, part: Part) -> Iterator[int]:
-        """Yields the number of rows whose values have been written."""
-        for rows in self._starts(part, 0, len(self.samples)):
+    def _texts(self, part: Part, left: list[list[int]]) -> Iterator[list[int]]:
+        """Yields the rows of each batch when their values have been written."""
+        for rows in left:
             texts = [self._tokens(part, self.samples[row]) for row in rows]
             values, mask = self.text.features(*self.text.tokens(texts))
-            part.put(_features.TEXT, rows.start, values)
-            part.put(_features.MASK, rows.start, mask)
+            part.put(_features.TEXT, rows, values)
+            part.put(_features.MASK, rows, mask)
             said = [_features.text_digest(self.samples[row]) for row in rows]
-            part.put(_features.TEXTS, rows.start, np.array(said, dtype=np.uint64))
-            yield rows.stop
+            part.put(_features.TEXTS, rows, np.array(said, dtype=np.uint64))
+            yield rows
 
     def _tokens(self, part: Part, sample: Sample) -> str | NDArray[np.int64]:
-        """The text, or its token numbers [n]; "" where they cannot be read, which is written down."""
+        """The text, or its token numbers [n]; "" where they cannot be read, which is written down.
+
+        JSON can hold half characters (a lone surrogate, "\\ud83d"), which no tokenizer takes: they become "?".
+        """
         if isinstance(sample.text, str):
-            return sample.text
+            return sample.text.encode("utf-8", "replace").decode()
+        if sample.id in self.missing:
+            return ""
+        numbers = _contents.token_numbers(sample.text)
         try:
-            raw = np.load(sample.text, allow_pickle=False)
-            if raw.dtype.kind not in "iu":
-                raise ValueError(f"must hold integers, got {raw.dtype}")
-            numbers: NDArray[np.int64] = raw.reshape(-1).astype(np.int64)
+            if isinstance(numbers, str):
+                raise ValueError(numbers)
             self.text.tokens([numbers])
-        except (OSError, ValueError, EOFError) as error:
+        except ValueError as error:
             part.bad.setdefault(sample.id, f"{sample.text}: are no readable token numbers: {error}")
             return ""
         return numbers
 
-    def _images(self, part: Part, view: int, size: int, pool: ThreadPoolExecutor) -> Iterator[int]:
-        """View `view` - 1 of the first `size` images; the next batch is decoded while the model has this one."""
-        left = self._starts(part, view, size)
+    def _images(self, part: Part, view: int, left: list[list[int]], pool: ThreadPoolExecutor) -> Iterator[list[int]]:
+        """View `view` - 1 of the images; the next batch is decoded while the model has this one."""
 
-        def decoded(rows: range) -> list[Future[NDArray[np.float32] | str]]:
+        def decoded(rows: list[int]) -> list[Future[NDArray[np.float32] | str]]:
             return [pool.submit(self._pixels, self.samples[row], view - 1) for row in rows]
 
         coming = decoded(left[0]) if left else []
@@ -227,16 +227,16 @@ class _Extraction:
                 if isinstance(own, str):
                     part.bad.setdefault(self.samples[row].id, own)
             file, place = (_features.VISUAL, 0) if view == 1 else (_features.VIEWS, (view - 2) * self.train)
-            part.put(file, place + rows.start, values)
-            yield rows.stop
+            part.put(file, [place + row for row in rows], values)
+            yield rows
 
     def _pixels(self, sample: Sample, view: int) -> NDArray[np.float32] | str:
         """[3, H, W] of view `view` of an image, or why it cannot be read."""
-        try:
-            with Image.open(sample.image) as image:
-                plain = image.convert("RGB")
-        except UNREADABLE as error:
-            return f"{sample.image}: is not a readable image: {getattr(error, 'strerror', None) or error}"
+        if sample.id in self.missing:
+            return self.missing[sample.id]
+        plain = _contents.picture(sample.image)
+        if isinstance(plain, str):
+            return plain
         return (
             self.image.plain(plain)
             if view == 0

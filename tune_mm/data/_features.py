@@ -67,7 +67,7 @@ class FeaturePlugin(DataPlugin):
     @classmethod
     @abstractmethod
     def stores(cls, config: Any, place: Path) -> tuple[Path, ...]:
-        """The folders in which stores are looked for; the first is where a new one is put."""
+        """The folders in which stores are looked for, in this order; the first is where a new one is put."""
 
 
 @dataclass(frozen=True)
@@ -192,30 +192,39 @@ def open_features(folder: Path) -> FeatureStore:
 
 
 def find(folders: Iterable[Path], samples: Sequence[Sample], wanted: str, command: str) -> FeatureStore:
-    """The store of all `samples` in one of the folders.
+    """The store of all `samples` in the first of the folders that has one; later folders are not looked at then.
 
     wanted: the start of its key, "" for any; command: what makes it. Raises DataError when there is none, naming the
-    command and why others do not fit, and when several fit.
+    command and why others do not fit, and when several in one folder fit.
     """
-    looked, fitting, others = list(folders), list[FeatureStore](), list[str]()
-    keys = sorted(p for f in looked if f.is_dir() for p in f.iterdir() if KEY.fullmatch(p.name) and p.is_dir())
-    for path in keys:
-        if path.name.startswith(wanted):
-            store = open_features(path)
-            why = _misfit(store, samples)
-            others += [f"{path.name} is {why}"] if why else []
-            fitting += [] if why else [store]
-    if len(fitting) == 1:
-        return fitting[0]
-    if fitting:
-        several = "; ".join(f"{s.opened.folder.name} ({s.about})" for s in fitting)
-        raise DataError(f"{looked[0]}: several stores of features fit, choose with data.store=KEY: {several}")
+    looked, others = list(folders), list[str]()
+    for folder in looked:
+        fitting, misfits = _fitting(folder, samples, wanted)
+        others += misfits
+        if len(fitting) == 1:
+            return fitting[0]
+        if fitting:
+            several = "; ".join(f"{s.opened.folder.name} ({s.about})" for s in fitting)
+            raise DataError(f"{folder}: several stores of features fit, choose with data.store=KEY: {several}")
     asked = f" whose key starts with '{wanted}'" if wanted else ""
     others += [f"{p.name} is unfinished: the same command goes on" for f in looked for p in sorted(f.glob(".*.part"))]
     reason = f" ({'; '.join(others)})" if others else ""
     raise DataError(
         f"{looked[0]}: no features{asked} of these {len(samples)} samples{reason}; make them once: {command}"
     )
+
+
+def _fitting(folder: Path, samples: Sequence[Sample], wanted: str) -> tuple[list[FeatureStore], list[str]]:
+    """The stores of `samples` in a folder, by key, and why each other whose key starts with `wanted` is none."""
+    fitting, misfits = list[FeatureStore](), list[str]()
+    keys = sorted(p for p in folder.iterdir() if KEY.fullmatch(p.name) and p.is_dir()) if folder.is_dir() else []
+    for path in keys:
+        if path.name.startswith(wanted):
+            store = open_features(path)
+            why = _misfit(store, samples)
+            misfits += [f"{path.name} is {why}"] if why else []
+            fitting += [] if why else [store]
+    return fitting, misfits
 
 
 def _misfit(store: FeatureStore, samples: Sequence[Sample]) -> str:

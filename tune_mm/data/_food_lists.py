@@ -6,12 +6,14 @@
     mmbt        <split>.jsonl, an object a line          img (images/<split>/<class>/...)        text
                 {id, label, text, img}
     balancemm   texts/<split>_titles.csv with headings   images/<split>/<label>/<Image_path>     text
-                Image_path, text, label
+                Image_path, text, label, or without
+                any and these columns in this order
     mla         my_<split>_food.txt, `name.jpg label`    visual/<split>_imgs/<name>.jpg          BERT token numbers:
                                                          text_token/<split>_token/<name>_token.npy
 
 Splits are train, test and, where its list is there, dev. A sample is named by the path of its image below the data's
-folder, which no two splits share. Other fields and columns are ignored.
+folder, which no two splits share. Other fields and columns are ignored. A .csv whose first
+field is the name of an image (.jpg, .jpeg, .png) has no headings.
 """
 
 from __future__ import annotations
@@ -23,9 +25,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
+from tune_mm._yaml import is_utf8
 from tune_mm.data._arrays import DataError
 from tune_mm.data._features import Sample
-from tune_mm.data._listing import known, rows, text
+from tune_mm.data._listing import IMAGES, known, rows, text
 from tune_mm.errors import nearest
 
 Layout = Literal["cggm", "mmbt", "balancemm", "mla"]
@@ -36,6 +39,7 @@ LISTS: dict[Layout, str] = {
     "balancemm": "texts/{}_titles.csv",
     "mla": "my_{}_food.txt",
 }
+COLUMNS = ("Image_path", "text", "label")  # of the lists of balancemm
 PUBLISHED = {"train": "train", "val": "dev", "test": "test"}
 
 _NAMES = """
@@ -84,7 +88,7 @@ def _require_distinct(samples: list[Sample], path: Path) -> None:
 
 def _sample(place: Path, image: str, label: str, said: str | Path, where: str) -> Sample:
     below = PurePosixPath(image)
-    if not image or below.is_absolute() or ".." in below.parts:
+    if not image or below.is_absolute() or ".." in below.parts or "\0" in image or not is_utf8(image):
         raise DataError(f"{where}: an image must be a path below {place}, got {image!r}")
     return Sample(str(below), known(label, CLASSES, where), place / below, said)
 
@@ -132,11 +136,14 @@ def _mmbt(path: Path, split: str, place: Path) -> Iterator[Sample]:
 
 
 def _balancemm(path: Path, split: str, place: Path) -> Iterator[Sample]:
-    reader = csv.DictReader(io.StringIO(text(path), newline=""), strict=True)
+    content = text(path)
+    first = content.partition(",")[0].strip().strip('"')
+    columns = COLUMNS if first.lower().endswith(IMAGES) else None
+    reader = csv.DictReader(io.StringIO(content, newline=""), columns, strict=True)
     try:
         for row in reader:
             where = f"{path} line {reader.line_num}"
-            image, said, label = (_field(row, key, where) for key in ("Image_path", "text", "label"))
+            image, said, label = (_field(row, key, where) for key in COLUMNS)
             yield _sample(place, f"images/{split}/{label}/{image}", label, said, where)
     except csv.Error as error:
         raise DataError(f"{path} line {reader.line_num}: is not a readable row: {error}") from error

@@ -126,7 +126,10 @@ class ImageModel:
         return self._processed(image)
 
     def view(self, image: Image.Image, generator: torch.Generator) -> Pixels:
-        """[3, H, W] of a random resized crop, mirrored or not, with the model's own normalisation."""
+        """[3, H, W] of a random resized crop, mirrored or not, with the model's own normalisation.
+
+        Colours stay as they are: CGGM's colour jitter, noise, grayscale and blur are left out.
+        """
         sizes = torch.tensor([[image.height, image.width]])
         top, left, height, width = _augment.crop_boxes(sizes, SCALE_MIN, generator)[0].tolist()
         resample = Image.Resampling(getattr(self.processor, "resample", None) or Image.Resampling.BILINEAR)

@@ -8,15 +8,18 @@ Train, dev and test (62,971, 5,000 and 22,715 in MMBT's lists) in one of four la
     layout: mla         my_train_food.txt, my_test_food.txt, perhaps my_dev_food.txt
 
 dev is the validation split. Where there is no list of it, `val_fraction` of train is held out, stratified by class,
-under `split_seed`. (CGGM's public code leaves dev unused and validates on test.)
+under `split_seed`, whatever of train can be read. (CGGM's public code leaves dev unused and validates on test.)
 
 Trials train on last hidden states of frozen models (ViT-B/16 and BERT in CGGM), which are extracted once:
 
     python -m tune_mm.data extract food101 --root DIR --image-model VIT --text-model BERT --views 4
 
-The store lies in `features` (below the data's folder, or an absolute path); `store` is the start of its key where there
-are several; augment: training batches draw one of the views per image, evaluation takes the plain one. Images are
-prepared by the model's own rules (CGGM's public code normalises none, and blurs all of training's).
+The store lies in `features` (below the data's folder, or an absolute path, such as that of a copy on a faster disk);
+where none there fits, one of `<root>/food101/features` is taken. `store` is the start of its key where several fit;
+augment: training batches draw one of the views per image, evaluation takes the plain one. Images are prepared by the
+model's own rules (CGGM's public code normalises none, and blurs all of training's). A view is a random resized crop
+(at least 8 % of the area) and a flip; published augmentations beyond these are left out: colour jitter and noise of
+CGGM's paper, colour jitter, grayscale and blur of its public code.
 
 The visual modality comes first because a transformer fusion reads its first position, the class token of ViT.
 
@@ -101,14 +104,20 @@ class Food101(FeaturePlugin):
         published = cls.samples(config, place)
         every = [sample for own in published.values() for sample in own]
         store = _features.find(cls.stores(config, place), every, config.store, _command(config, place))
-        kept = {split: [s for s in own if s.id not in store.bad] for split, own in published.items()}
         notes = [f"features {store.opened.folder.name}: {store.about}"]
         dropped = {s.id: store.bad[s.id] for s in every if s.id in store.bad}
         if dropped:
             notes.append(f"{len(dropped)} of {len(every)} samples could not be read and are left out")
-        if "val" not in kept:
-            kept, note = _carved(kept, config, place)
+        if "val" not in published:
+            # Before bad samples are dropped, so that what can be read does not decide who is held out.
+            published, note = _carved(published, config, place)
             notes.append(note)
+        kept = {split: [s for s in own if s.id not in store.bad] for split, own in published.items()}
+        for split, own in kept.items():
+            if not own:
+                raise DataError(
+                    f"{store.opened.folder}: no sample of {split} could be read; mend the images, then extract"
+                )
         unseen = sorted(set(CLASSES) - {s.label for s in kept["train"]})
         if unseen:
             notes.append(f"no sample in train of {len(unseen)} classes: {', '.join(unseen[:5])} ...")
@@ -136,15 +145,17 @@ def _command(config: Food101Config, place: Path) -> str:
     return f"{shlex.join(words)} --image-model PATH --text-model PATH"
 
 
-def _carved(kept: dict[str, list[Sample]], config: Food101Config, place: Path) -> tuple[dict[str, list[Sample]], str]:
+def _carved(
+    published: dict[str, list[Sample]], config: Food101Config, place: Path
+) -> tuple[dict[str, list[Sample]], str]:
     """The samples with a validation split out of train, and a note that says so. Raises DataError."""
-    train = kept["train"]
+    train = published["train"]
     try:
         rest, held = carve(np.array([s.label for s in train]), None, config.val_fraction, config.split_seed)
     except ValueError as error:
         raise DataError(f"{place}: no dev list, and no validation split can be carved out of train: {error}") from error
     note = f"no published validation split: {len(held)} of {len(train)} train samples held out"
-    splits = {"train": [train[i] for i in rest], "val": [train[i] for i in held], "test": kept["test"]}
+    splits = {"train": [train[i] for i in rest], "val": [train[i] for i in held], "test": published["test"]}
     return splits, f"{note} (stratified by label, seed {config.split_seed})"
 
 
