@@ -1,6 +1,8 @@
 """Frames on disk -> store -> batches."""
 
 import copy
+import errno
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -229,6 +231,27 @@ def test_unreadable_clips_are_listed_and_the_others_stored(cache: Path, tmp_path
     value = store.stored(["good", "cut", "text"]).take(torch.arange(3)).value
     assert number(value[0, 0], good) == 1
     assert value[1:].abs().max() == 0
+
+
+@pytest.mark.parametrize("failure", [OSError(errno.EMFILE, os.strerror(errno.EMFILE)), MemoryError()])
+@pytest.mark.parametrize("at", [1, 2, 3], ids=["header", "first frame", "last frame"])
+def test_a_failure_of_the_machine_is_not_remembered(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: Exception, at: int
+) -> None:
+    """It ends the run, naming the file; the next run finds the clip good."""
+    files, opened, calls = clip(tmp_path, "good", 2), Image.open, list[Path]()
+
+    def failing(path: Path) -> Image.Image:
+        calls.append(path)
+        if len(calls) == at:
+            raise failure
+        return opened(path)
+
+    with monkeypatch.context() as now:
+        now.setattr(Image, "open", failing)
+        with pytest.raises(DataError, match=r"good/0000\d\.png: cannot be read now: .*again$"):
+            open_frames("small", {"good": files}, FramesConfig(size=16, **PLAIN))
+    assert open_frames("small", {"good": files}, FramesConfig(size=16, **PLAIN)).bad == {}
 
 
 def test_options_of_batches_share_a_store(cache: Path, clips: dict[str, Files]) -> None:

@@ -256,9 +256,9 @@ def test_what_is_wrong_is_named(root: Path, spoil: Callable[[Path], object], mes
     [
         ("train/rgb/0003.png", OSError(errno.EMFILE, os.strerror(errno.EMFILE)), "Too many open files"),
         ("test/depth/0025.png", OSError(errno.EIO, os.strerror(errno.EIO)), "Input/output error"),
-        ("test/labels_40/0025.png", MemoryError(), "out of memory"),
+        ("test/labels_40/0025.png", MemoryError(), "too little memory"),
         # As Pillow's decoders report it.
-        ("train/rgb/0003.png", OSError(f"{ImageFile.ERRORS[-9]} when reading image file"), "out of memory"),
+        ("train/rgb/0003.png", OSError(f"{ImageFile.ERRORS[-9]} when reading image file"), "too little memory"),
     ],
 )
 def test_a_passing_failure_is_not_remembered(
@@ -274,7 +274,7 @@ def test_a_passing_failure_is_not_remembered(
 
     with monkeypatch.context() as now:
         now.setattr(Image, "open", failing)
-        with pytest.raises(base.DataError, match=rf"{place}: could not be read: {why}; .* run again"):
+        with pytest.raises(base.DataError, match=rf"{place}: cannot be read now: {why}; run the same"):
             load(root)
     assert len(load(root).splits["train"]) == 20
 
@@ -284,7 +284,7 @@ def test_a_file_that_is_gone_is_named_and_not_remembered(root: Path, tmp_path: P
     path, away = root / "train" / "depth" / "0002.png", tmp_path / "away.png"
     path.rename(away)
     for _ in range(2):
-        with pytest.raises(base.DataError, match=r"0002\.png: could not be read: No such file"):
+        with pytest.raises(base.DataError, match=r"0002\.png: is not a readable picture: No such file"):
             _pictures.open_pictures("own", "depth", {"a": path}, (24, 32), False)
     away.rename(path)
     assert _pictures.open_pictures("own", "depth", {"a": path}, (24, 32), False).values.shape == (1, 24, 32)

@@ -83,7 +83,7 @@ def test_a_store_that_cannot_be_opened_now_is_not_said_to_be_damaged(
 ) -> None:
     train = load(place).splits["train"]
     most_files(3)  # those of input and output
-    with pytest.raises(base.DataError, match=r"images\.npy: cannot be read: Too many open files$"):
+    with pytest.raises(base.DataError, match=r"images\.npy: cannot be read now: Too many open files; "):
         train.batch(torch.arange(3))
 
 
@@ -114,7 +114,7 @@ def lost_disk(*_: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("failure", "message"), [(scarce_memory, "too little memory is free"), (lost_disk, "Input/output error")]
+    ("failure", "message"), [(scarce_memory, "too little memory"), (lost_disk, "Input/output error")]
 )
 def test_a_passing_failure_stops_and_is_not_stored(
     place: Path, monkeypatch: pytest.MonkeyPatch, failure: Callable[..., None], message: str
@@ -122,7 +122,7 @@ def test_a_passing_failure_stops_and_is_not_stored(
     """The file is healthy: the same call succeeds once the failure has passed."""
     with monkeypatch.context() as now:
         now.setattr(_scans, "_classes", failure)
-        with pytest.raises(base.DataError, match=rf"train/a\.h5: cannot be read: {message}; run again"):
+        with pytest.raises(base.DataError, match=rf"train/a\.h5: cannot be read now: {message}; run the same"):
             load(place, skip_bad=True)
     data = load(place, skip_bad=True)
     assert data.splits["train"].ids == ("a", "b", "c")
@@ -143,7 +143,7 @@ def test_too_many_open_files_stop_and_are_not_stored(place: Path, most_files: Ca
 
     with pytest.MonkeyPatch.context() as now:
         now.setattr(_scans, "read_case", refused)
-        with pytest.raises(base.DataError, match=r"b\.h5: cannot be read: Too many open files; run again"):
+        with pytest.raises(base.DataError, match=r"b\.h5: cannot be read now: Too many open files; run the same"):
             only(place, "b")
     assert only(place, "b").bad == {}
 

@@ -1,10 +1,13 @@
 """Audio files on disk -> store -> batches of crops."""
 
 import copy
+import errno
+import os
 import pickle
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -185,6 +188,26 @@ def test_unreadable_clips_are_listed_and_the_others_stored(cache: Path, folder: 
     value = made.stored(["good", "text", "silent"]).take(torch.arange(3)).value
     np.testing.assert_allclose(value[0, 0].numpy(), expected(wave).T[:, 22:42], rtol=1e-6)
     assert value[1:].abs().max() == 0
+
+
+def test_a_failure_of_the_machine_is_not_remembered(
+    cache: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends the run, naming the file; the next run finds the clip good."""
+    sound(tmp_path / "good.wav", 0)
+    clips, opened, seen = {"good": tmp_path / "good.wav"}, Path.open, list[Path]()
+
+    def failing(path: Path, *given: Any, **named: Any) -> Any:
+        seen.extend([path] if path == clips["good"] else [])
+        if path == clips["good"] and len(seen) == 2:  # the first is for the store's key
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return opened(path, *given, **named)
+
+    with monkeypatch.context() as now:
+        now.setattr(Path, "open", failing)
+        with pytest.raises(DataError, match=r"good\.wav: cannot be read now: Input/output error; run the same"):
+            open_spectrograms("small", clips, config("toy_columns"))
+    assert open_spectrograms("small", clips, config("toy_columns")).bad == {}
 
 
 def test_split_moves_and_batches_it(store: SpectrogramStore) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tune_mm.data import _failures
 from tune_mm.data._arrays import DataError
 from tune_mm.data.frontends.base import Wave
 
@@ -18,7 +19,8 @@ def read(path: Path, rate: int) -> Wave:
 
     Formats are those of libsndfile (WAV of 8, 16, 24, 32 bit or float, FLAC, OGG, MP3 ...), read through librosa.load
     and resampled by soxr (its high quality). A WAV that is cut off gives the samples that are there.
-    Raises DataError naming the file when it cannot be read, has no samples, or holds NaN or infinity.
+    Raises DataError naming the file when it cannot be read (MachineError: now), has no samples, or holds NaN or
+    infinity.
     """
     # Slow to import, and not needed where a store exists already.
     import librosa
@@ -33,9 +35,11 @@ def read(path: Path, rate: int) -> Wave:
                 raise DataError(f"{path}: sampling rate must be between {RATES[0]} and {RATES[1]} Hz, got {native}")
             wave, _ = librosa.load(sound, sr=None, mono=False)
     except OSError as error:
+        _failures.refuse(path, error)
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
     except (soundfile.SoundFileError, TypeError, MemoryError) as error:
-        # TypeError: a file named as headerless audio (.raw), whose format only its maker knows.
+        # TypeError: a file named as headerless audio (.raw), whose format only its maker knows. MemoryError: a damaged
+        # header that claims any length; a clip alone does not take much.
         reason = getattr(error, "error_string", str(error)) or type(error).__name__
         raise DataError(f"{path}: is not a readable audio file: {reason}") from error
     if not wave.size:

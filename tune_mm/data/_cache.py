@@ -30,6 +30,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import DTypeLike, NDArray
 
 from tune_mm._disk import fsync
+from tune_mm.data import _failures
 from tune_mm.data._arrays import DataError
 from tune_mm.data._threads import each
 
@@ -147,17 +148,16 @@ def _fingerprint(files: Files) -> str:
 
 
 def _digest(files: Files) -> str:
-    """Digest of the content of the files, in order. Raises DataError for a failure that may be gone next time."""
+    """Digest of the content of the files, in order. Raises MachineError."""
     total = hashlib.blake2b(digest_size=16)
     for path in files:
         try:
             with path.open("rb") as file:
                 total.update(hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest())
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError):
+        except OSError as error:
+            _failures.refuse(path, error)
             # Shorter than a digest: no content can look like it.
             total.update(b"unreadable")
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
     return total.hexdigest()
 
 
@@ -230,7 +230,7 @@ def unread(folder: Path, file: str, error: Exception) -> DataError:
     """The error for a store whose `file` raised `error` when it was read: the store may be healthy when the system
     says why (too many open files), unless it says that the file is not there."""
     if isinstance(error, OSError) and error.errno and not isinstance(error, FileNotFoundError):
-        return DataError(f"{folder / file}: cannot be read: {os.strerror(error.errno)}")
+        return _failures.failed(folder / file, error)
     return damaged(folder, file)
 
 

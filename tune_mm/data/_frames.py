@@ -26,7 +26,7 @@ from torch import Tensor
 
 from tune_mm.config import Section
 from tune_mm.core.types import Padded, Stored
-from tune_mm.data import _augment
+from tune_mm.data import _augment, _failures
 from tune_mm.data._cache import Files, Recipe, Writer, damaged, open_store, read_array
 from tune_mm.data._rows import ClipStore, Rows
 from tune_mm.data._threads import each
@@ -40,6 +40,8 @@ Pixels = NDArray[np.uint8]
 Index = NDArray[np.int64]
 # What Pillow raises for files that are no images, are cut off or are too large to be honest.
 UNREADABLE = (OSError, ValueError, SyntaxError, IndexError, TypeError, struct.error, Image.DecompressionBombError)
+# Whether the file is bad or the machine failed.
+FAILURES = (*UNREADABLE, MemoryError)
 # The black frame that stands for a clip that cannot be read.
 NOTHING = (1, 1, 1)
 
@@ -218,7 +220,7 @@ class _Builder:
         try:
             with Image.open(files[0]) as image:
                 return len(files), *_reduced(image.height, image.width, self.config.stored_size)
-        except UNREADABLE as error:
+        except FAILURES as error:
             return _reason(files[0], error)
 
     def _decode(self, out: Writer, files: Files, place: Index) -> str:
@@ -228,15 +230,18 @@ class _Builder:
         for number, path in enumerate(files):
             try:
                 frame = decode(path, height, width, self.config.color)
-            except UNREADABLE as error:
+            except FAILURES as error:
+                reason = _reason(path, error)
                 for before in range(number):
                     out.put(offset + before * size, np.zeros(size, dtype=np.uint8))
-                return _reason(path, error)
+                return reason
             out.put(offset + number * size, frame)
         return ""
 
 
 def _reason(path: Path, error: Exception) -> str:
+    """Why the file is bad. Raises MachineError where the machine failed."""
+    _failures.refuse(path, error)
     text = (getattr(error, "strerror", None) or str(error)).removesuffix(f" {str(path)!r}")
     return f"{path}: is not a readable image: {text}"
 

@@ -22,10 +22,11 @@ from PIL import Image
 from torch import Tensor
 
 from tune_mm.core.types import Padded, Stored
+from tune_mm.data import _failures
 from tune_mm.data._arrays import DataError
 from tune_mm.data._cache import Recipe, Writer, damaged, open_store, read_array
 from tune_mm.data._colour import Jitter
-from tune_mm.data._frames import UNREADABLE
+from tune_mm.data._frames import FAILURES
 from tune_mm.data._frequency import class_counts
 from tune_mm.data._rows import ClipStore, Rows
 from tune_mm.data._threads import each
@@ -34,9 +35,6 @@ from tune_mm.data._threads import each
 VERSION = 1
 VALUES = "values.npy"
 COUNTS = "counts.npy"
-
-# What a picture may raise: the file is bad, or the machine failed.
-FAILURES = (*UNREADABLE, MemoryError)
 
 Kind = Literal["rgb", "depth", "labels"]
 Size = tuple[int, int]
@@ -193,11 +191,6 @@ def _decoded(path: Path, kind: Kind, size: Size, resize: bool, classes: int) -> 
 
 
 def _reason(path: Path, error: Exception) -> str:
-    """Why the file is bad. Raises DataError where the machine failed, not the file."""
-    # Pillow gives what it finds wrong with a file no errno, and reports a decoder's lack of memory by this text alone.
-    why = error.strerror if isinstance(error, OSError) and error.errno is not None else None
-    if isinstance(error, MemoryError) or "out of memory" in str(error):
-        why = "out of memory"
-    if why is not None:
-        raise DataError(f"{path}: could not be read: {why}; that need not be the file, so run again") from error
-    return f"is not a readable picture: {error}"
+    """Why the file is bad. Raises MachineError where the machine failed."""
+    _failures.refuse(path, error)
+    return f"is not a readable picture: {getattr(error, 'strerror', None) or error}"

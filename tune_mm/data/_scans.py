@@ -20,7 +20,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -34,7 +33,7 @@ from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
 from tune_mm.core.types import Padded, Stored
-from tune_mm.data._arrays import DataError
+from tune_mm.data import _failures
 from tune_mm.data._cache import Recipe, Writer, damaged, open_store, read_array, unread
 from tune_mm.data._threads import each
 
@@ -211,18 +210,12 @@ def _opened(folder: Path, modalities: int) -> Case:
 def _build(path: Path, modalities: int, folder: Path, ids: list[str]) -> dict[str, str]:
     """Fills the folder of a case's store; returns why the case cannot be read.
 
-    Raises DataError for what is no fault of the file and may be gone next time: what is returned is stored for good.
+    Raises MachineError for what is no fault of the file: what is returned is stored for good.
     """
     try:
         images, labels, places = read_case(path, modalities)
-    except MemoryError as error:
-        raise DataError(f"{path}: cannot be read: too little memory is free; run again to go on with it") from error
-    except (ValueError, OSError, RuntimeError, LookupError) as error:
-        # Only of what the operating system refused h5py tells a number; of what a file holds it has none.
-        if isinstance(error, OSError) and error.errno:
-            raise DataError(
-                f"{path}: cannot be read: {os.strerror(error.errno)}; run again to go on with it"
-            ) from error
+    except (ValueError, OSError, RuntimeError, LookupError, MemoryError) as error:
+        _failures.refuse(path, error)
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         return {ids[0]: f"{path}: {reason if isinstance(error, ValueError) else f'cannot be read: {reason}'}"}
     for file, values in ((IMAGES, images), (LABELS, labels), (PLACES, places)):

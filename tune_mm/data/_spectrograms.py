@@ -24,6 +24,7 @@ from tune_mm.core.types import Padded, Stored
 from tune_mm.data import _audio
 from tune_mm.data._arrays import DataError
 from tune_mm.data._cache import Recipe, Writer, damaged, open_store, read_array
+from tune_mm.data._failures import MachineError
 from tune_mm.data._rows import ClipStore, Rows
 from tune_mm.data._threads import each
 from tune_mm.data.frontends.base import Frontend
@@ -114,6 +115,8 @@ def _build(folder: Path, files: list[Path], ids: list[str], frontend: Frontend, 
         def store(row: int) -> str:
             try:
                 spectrogram = compute(files[row], frontend)
+            except MachineError:
+                raise
             except DataError as error:
                 return str(error)
             out.put(row * size, spectrogram)
