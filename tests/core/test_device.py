@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from tests import support
+from tests.methods import dense
+from tune_mm import config as C
 from tune_mm.core.build import device_of
 from tune_mm.core.run import Run
 
@@ -37,3 +39,18 @@ def test_cuda_agrees_with_cpu_and_resumes_bit_for_bit(method, tmp_path):
 def test_amp_on_cuda():
     config = support.config("cggm", overrides={"train.device": "cuda", "train.amp": "bf16"})
     assert not Run(config, support.dataset()).epoch().diverged
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, needs_cuda])])
+@pytest.mark.parametrize("network", dense.NETWORKS)
+@pytest.mark.parametrize("method", ["joint", "dgl", "cggm", "ogm", "mmpareto"])
+def test_methods_that_predict_pixels_in_half_precision(method, network, device):
+    """An epoch's loss is that of float32, within what eight bits of mantissa do to sums of pixels."""
+    guards = {"variant": "stable"} if method == "cggm" else {}  # its coefficients divide by what passes through 0
+    config = C.replace(dense.config(method, network, **guards), {"train.device": device, "train.epochs": 1})
+    data = dense.dataset(2, size=32)
+    plain, half = (
+        Run(C.replace(config, {"train.amp": amp}), data).epoch().metrics["train/loss"] for amp in ("none", "bf16")
+    )
+    assert half == pytest.approx(plain, rel=0.05)
+    assert half != plain

@@ -103,7 +103,8 @@ class DenseHead(nn.Conv2d):
         self.size = size
 
     def forward(self, hidden: Tensor) -> Tensor:
-        out = super().forward(hidden)
+        # The softmax over classes wants them apart; before the interpolation that is a smaller copy.
+        out = super().forward(hidden).contiguous()
         return out if out.shape[2:] == self.size else F.interpolate(out, self.size, mode="bilinear")
 
 
