@@ -17,3 +17,11 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv(base.ENV_ROOT, raising=False)
     monkeypatch.chdir(work)
     return folder
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders of a tiny BERT and a tiny ViT."""
+    from tests.data.pretrained import pair  # skips where transformers is not installed
+
+    return pair(tmp_path_factory.mktemp("models"))

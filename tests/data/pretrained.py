@@ -80,3 +80,16 @@ def array(place: Path, name: str, folder: str = "features") -> Any:
 
 def samples(place: Path, layout: Layout = "cggm") -> list[Sample]:
     return [sample for own in read(layout, place).values() for sample in own]
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Sizes of the batches that the image model gets from now on; the first tells its shape."""
+    sizes: list[int] = []
+    whole = _pretrained.ImageModel.features
+
+    def features(self: Any, pixels: Any) -> Any:
+        sizes.append(len(pixels))
+        return whole(self, pixels)
+
+    monkeypatch.setattr(_pretrained.ImageModel, "features", features)
+    return sizes

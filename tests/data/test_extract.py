@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.data.pretrained import ALL, LENGTH, TRAIN, argv, array, bert, library, make, pair, samples, store, vit
+from tests.data.pretrained import ALL, LENGTH, TRAIN, argv, array, bert, library, make, samples, store, vit
 from tune_mm.data import _pretrained, base
 from tune_mm.data.__main__ import main
 from tune_mm.data._extract import stream
@@ -23,11 +23,6 @@ from tune_mm.data._food_lists import LISTS, Layout
 from tune_mm.data.food101 import Food101Config
 
 pytestmark = pytest.mark.usefixtures("cache")
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return pair(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture

@@ -11,18 +11,12 @@ import numpy as np
 import pytest
 from filelock import FileLock
 
-from tests.data.pretrained import ALL, TRAIN, argv, array, make, pair, samples, store
-from tests.data.test_extract_trouble import counted
+from tests.data.pretrained import ALL, TRAIN, argv, array, counted, make, samples, store
 from tune_mm.data.__main__ import main
 from tune_mm.data._food_lists import LISTS
 from tune_mm.data._part import Sources
 
 pytestmark = pytest.mark.usefixtures("cache")
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return pair(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture

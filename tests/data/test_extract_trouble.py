@@ -13,7 +13,7 @@ import pytest
 import torch
 from filelock import FileLock
 
-from tests.data.pretrained import ALL, TRAIN, argv, array, make, pair, samples, store
+from tests.data.pretrained import ALL, TRAIN, argv, array, counted, make, samples, store
 from tune_mm.data import _pretrained, base
 from tune_mm.data.__main__ import main
 from tune_mm.data._food_lists import LISTS
@@ -24,27 +24,9 @@ pytestmark = pytest.mark.usefixtures("cache")
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return pair(tmp_path_factory.mktemp("models"))
-
-
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
     return make(tmp_path)
-
-
-def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Sizes of the batches that the image model gets from now on; the first tells its shape."""
-    sizes: list[int] = []
-    whole = _pretrained.ImageModel.features
-
-    def features(self: Any, pixels: Any) -> Any:
-        sizes.append(len(pixels))
-        return whole(self, pixels)
-
-    monkeypatch.setattr(_pretrained.ImageModel, "features", features)
-    return sizes
 
 
 KILLED = """
