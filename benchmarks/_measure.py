@@ -1,4 +1,6 @@
-"""What the benchmarks share: interleaved medians, random data of given shapes, the machine, results on disk."""
+"""What the benchmarks share: interleaved medians, random data of given shapes, the machine, results
+on disk.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from tune_mm import config
+from tune_mm.config import load_config
 from tune_mm.core.run import Run
 from tune_mm.core.types import Batch, Clock, Dataset, DataSpec, Padded, Split, Task
 
@@ -36,8 +38,12 @@ class Timing:
     cpu: float
 
 
-def interleave(cases: Mapping[str, Callable[[], Any]], rounds: int, warm: int = 1) -> dict[str, Timing]:
-    """Run the cases in turn, A B A B ..., so that what else the machine does hits all of them alike."""
+def interleave(
+    cases: Mapping[str, Callable[[], Any]], rounds: int, warm: int = 1
+) -> dict[str, Timing]:
+    """Run the cases in turn, A B A B ..., so that what else the machine does hits all of them
+    alike.
+    """
     seen: dict[str, list[tuple[float, float]]] = {name: [] for name in cases}
     for i in range(warm + rounds):
         for name, case in cases.items():
@@ -46,7 +52,8 @@ def interleave(cases: Mapping[str, Callable[[], Any]], rounds: int, warm: int = 
             if i >= warm:
                 seen[name].append((time.perf_counter() - wall, time.process_time() - cpu))
     return {
-        name: Timing(*(statistics.median(column) for column in zip(*rows, strict=True))) for name, rows in seen.items()
+        name: Timing(*(statistics.median(column) for column in zip(*rows, strict=True)))
+        for name, rows in seen.items()
     }
 
 
@@ -68,7 +75,9 @@ def split(shapes: Mapping[str, tuple[int, int]], count: int, classes: int, maske
     return Split(inputs, torch.randint(0, classes, (count,)), tuple(map(str, range(count))))
 
 
-def dataset(shapes: Mapping[str, tuple[int, int]], count: int, classes: int, masked: bool) -> Dataset:
+def dataset(
+    shapes: Mapping[str, tuple[int, int]], count: int, classes: int, masked: bool
+) -> Dataset:
     """Random train, val and test splits; val and test are a sixth of train."""
     torch.manual_seed(0)
     sizes = {"train": count, "val": max(count // 6, 1), "test": max(count // 6, 1)}
@@ -78,7 +87,7 @@ def dataset(shapes: Mapping[str, tuple[int, int]], count: int, classes: int, mas
 
 def run(name: str, data: Dataset, *overrides: str) -> Run:
     """A Run of the named config, in training mode."""
-    made = Run(config.load(name, ["train.device=cpu", *overrides]), data)
+    made = Run(load_config(name, ["train.device=cpu", *overrides]), data)
     made.model.train()
     return made
 

@@ -13,7 +13,10 @@ from typing import Any
 from mlflow.tracking import MlflowClient
 
 SHIPPED = Path(__file__).resolve().parent / "scale_curves.json.gz"
-SEARCHED = {"method.rho": ("uniform", 0.8, 2.0), "method.lam": ("loguniform", 0.01, 0.3)}  # what curves differ by
+SEARCHED = {
+    "method.rho": ("uniform", 0.8, 2.0),
+    "method.lam": ("loguniform", 0.01, 0.3),
+}  # what curves differ by
 OBJECTIVE, SECONDS = "val/accuracy", "time/epoch"
 DERIVED = "objective"  # the search's own metric, which the driver logs anew
 DIGITS = 4  # significant
@@ -29,7 +32,9 @@ class Curve:
 
 
 class Curves:
-    """A surrogate of training: a trial with any settings replays the run whose settings are nearest."""
+    """A surrogate of training: a trial with any settings replays the run whose settings are
+    nearest.
+    """
 
     def __init__(self, runs: Sequence[Curve]) -> None:
         self._groups: dict[tuple[float, ...], list[Curve]] = {}
@@ -56,21 +61,29 @@ def _place(settings: Mapping[str, Any]) -> tuple[float, ...]:
 
 
 def load(path: Path = SHIPPED, keep: int | None = None) -> Curves:
-    """Curves that `record` wrote, with all of their metrics or as many as `keep` says, the objective among them."""
+    """Curves that `record` wrote, with all of their metrics or as many as `keep` says, the
+    objective among them.
+    """
     found = json.loads(gzip.decompress(path.read_bytes()))
     places = sorted(enumerate(found["metrics"]), key=lambda place: place[1] != OBJECTIVE)[:keep]
     return Curves(
         [
-            Curve(run["settings"], run["seconds"], [{name: row[i] for i, name in places} for row in run["values"]])
+            Curve(
+                run["settings"],
+                run["seconds"],
+                [{name: row[i] for i, name in places} for row in run["values"]],
+            )
             for run in found["runs"]
         ]
     )
 
 
 def record(uri: str, wanted: str, path: Path) -> int:
-    """Write the curves of the runs in the MLflow store `uri` that the filter `wanted` finds; how many there are.
+    """Write the curves of the runs in the MLflow store `uri` that the filter `wanted` finds; how
+    many there are.
 
-    Only metrics that all of them have, to four significant digits, as many epochs as the shortest has.
+    Only metrics that all of them have, to four significant digits, as many epochs as the shortest
+    has.
     """
     client = MlflowClient(tracking_uri=uri)
     experiments = [e.experiment_id for e in client.search_experiments()]
@@ -94,10 +107,15 @@ def _run(client: MlflowClient, run: Any) -> tuple[dict[str, float], dict[str, li
     if run.info.status != "FINISHED":
         return settings, {}
     found = {
-        name: [m.value for m in sorted(client.get_metric_history(run.info.run_id, name), key=lambda m: m.step)]
+        name: [
+            m.value
+            for m in sorted(client.get_metric_history(run.info.run_id, name), key=lambda m: m.step)
+        ]
         for name in run.data.metrics
     }
-    return settings, {name: values for name, values in found.items() if len(values) == len(found[OBJECTIVE])}
+    return settings, {
+        name: values for name, values in found.items() if len(values) == len(found[OBJECTIVE])
+    }
 
 
 def _short(value: float) -> float:

@@ -1,9 +1,11 @@
-"""A driver in virtual time: recorded epochs go through the searcher, scheduler, callback and tracking of a search.
+"""A driver in virtual time: recorded epochs go through the searcher, scheduler, callback and
+tracking of a search.
 
-What is real: `AskTell` over a `Ledger` on a journal file, the scheduler that `schedulers.make` builds, `Watch`, and a
-`Tracker` on a sqlite store, called in the order in which Ray's controller calls them. What is left out: Ray's own
-controller and its actors, which a real search measures, and the training, which takes its recorded time on a virtual
-clock. The tracking thread's rounds are made on that clock too: a round, its CPU time, a pause of a second, the next.
+What is real: `AskTell` over a `Ledger` on a journal file, the scheduler that `schedulers.make`
+builds, `Watch`, and a `Tracker` on a sqlite store, called in the order in which Ray's controller
+calls them. What is left out: Ray's own controller and its actors, which a real search measures, and
+the training, which takes its recorded time on a virtual clock. The tracking thread's rounds are
+made on that clock too: a round, its CPU time, a pause of a second, the next.
 """
 
 from __future__ import annotations
@@ -27,16 +29,22 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.utils import flatten_dict
 from rich.console import Console
 
-from tune_mm import config as C
+from tune_mm.config import Config, flatten, with_overrides
 from tune_mm.track.tags import Stage
 from tune_mm.track.writer import INTERVAL
-from tune_mm.tune import plan, schedulers, searchers, stages
-from tune_mm.tune.display import Board
-from tune_mm.tune.driver import Halt, Watch
-from tune_mm.tune.ledger import Ledger, Values, open_storage
-from tune_mm.tune.plan import Options
-from tune_mm.tune.searchers import AskTell
+from tune_mm.tune import stages
+from tune_mm.tune.execute.callback import Halt, Watch
+from tune_mm.tune.keys import DIVERGED_KEY, FINISHED_KEY, NOTES_KEY, OBJECTIVE_KEY, PASSES_KEY
+from tune_mm.tune.output.display import Board
+from tune_mm.tune.plan import plan
+from tune_mm.tune.plan.plan import Options
+from tune_mm.tune.propose.ledger import Ledger, open_storage
+from tune_mm.tune.propose.samplers import make_sampler
+from tune_mm.tune.propose.searcher import AskTell
+from tune_mm.tune.space.domains import Values
+from tune_mm.tune.space.drawing import draw
 from tune_mm.tune.stages import StagePlan
+from tune_mm.tune.stop import schedulers
 from tune_mm.tune.tracking import Tracker
 
 EPOCHS = 27
@@ -64,9 +72,9 @@ finals: {{top: 0}}
 class Case:
     """trials in all, slots at once, full budget of a trial.
 
-    every: only one trial in so many is tracked, and what that costs counts so many times, on the virtual clock too:
-    with every trial tracked the store takes most of a run's time. metrics: of an epoch; None: all that were recorded.
-    store: URI of an MLflow server; None: a sqlite file.
+    every: only one trial in so many is tracked, and what that costs counts so many times, on the
+    virtual clock too: with every trial tracked the store takes most of a run's time. metrics: of an
+    epoch; None: all that were recorded. store: URI of an MLflow server; None: a sqlite file.
     """
 
     trials: int
@@ -79,7 +87,9 @@ class Case:
 
 @dataclass
 class Running:
-    """A trial on a slot. epoch: how many it has done; saved: when it wrote its last checkpoint (virtual s)."""
+    """A trial on a slot. epoch: how many it has done; saved: when it wrote its last checkpoint
+    (virtual s).
+    """
 
     trial: Trial
     curve: Curve
@@ -99,16 +109,16 @@ class Running:
         best = self.curve.metrics[self.best_epoch - 1]
         return {
             "training_iteration": self.epoch,
-            searchers.PASSES_KEY: float(self.epoch),
-            searchers.OBJECTIVE_KEY: self.best,
+            PASSES_KEY: float(self.epoch),
+            OBJECTIVE_KEY: self.best,
             "best_epoch": self.best_epoch,
-            searchers.FINISHED_KEY: done,
-            searchers.DIVERGED_KEY: False,
+            FINISHED_KEY: done,
+            DIVERGED_KEY: False,
             "done": done,
             "metrics": metrics,
             "best_metrics": {k: v for k, v in best.items() if k.startswith("val/")},
             "seconds": now - self.began,
-            searchers.NOTES_KEY: [],
+            NOTES_KEY: [],
         }
 
 
@@ -118,7 +128,7 @@ class Some:
     def __init__(self, tracker: Tracker, every: int) -> None:
         self._tracker, self._every = tracker, every
 
-    def start(self, stage: Stage, number: int, config: C.Config, facts: Mapping[str, Any]) -> None:
+    def start(self, stage: Stage, number: int, config: Config, facts: Mapping[str, Any]) -> None:
         if number % self._every == 0:
             self._tracker.start(stage, number, config, facts)
 
@@ -151,7 +161,9 @@ class Driver:
         self.case, self.curves, self.meter = case, curves, Meter()
         (root / "scale.yaml").write_text(SPACE.format(**vars(case)))
         self.plan = plan.resolve(
-            Options(root=root, space=str(root / "scale.yaml"), name="scale", tracking_uri=case.store)
+            Options(
+                root=root, space=str(root / "scale.yaml"), name="scale", tracking_uri=case.store
+            )
         )
         self.journal = root / "journal"
         self.stage = stages.tuning(self.plan, "search")
@@ -159,8 +171,10 @@ class Driver:
         self.ledger, self.searcher, self.scheduler = self.open()
         board = Board(Console(file=io.StringIO()), OBJECTIVE, "max", case.epochs)
         board.begin("search", 0, case.trials)
-        config_of = partial(C.replace, self.stage.base)
-        self.watch = Watch("search", self.searcher, config_of, Some(self.tracker, case.every), board, Halt())
+        config_of = partial(with_overrides, self.stage.base)
+        self.watch = Watch(
+            "search", self.searcher, config_of, Some(self.tracker, case.every), board, Halt()
+        )
         self._measure()
         self.now = self.trained = 0.0
         self.reports = self.rounds = 0
@@ -169,7 +183,9 @@ class Driver:
         self._events: list[tuple[float, int, Running | None]] = []
         self._pushed = 0
         self._busy = 0.0  # CPU seconds of tracking up to the last round
-        self._round_ends = self.behind = 0.0  # when (virtual s); how long the store takes after the last trial
+        self._round_ends = self.behind = (
+            0.0  # when (virtual s); how long the store takes after the last trial
+        )
 
     def open(self) -> tuple[Ledger, AskTell, TrialScheduler]:
         """Ledger, searcher and scheduler as `stages.run` makes them, from what the journal has."""
@@ -185,8 +201,12 @@ class Driver:
         hooks = ("on_trial_start", "on_trial_result", "on_trial_complete", "on_checkpoint")
         told = ("report", "note", "complete", "prune", "fail")
         self.meter.watch("ledger", self.ledger, "frozen", *told)
-        self.meter.watch("searcher", self.searcher, "suggest", "on_trial_result", "on_trial_complete")
-        self.meter.watch("scheduler", self.scheduler, "on_trial_add", "on_trial_result", "on_trial_complete")
+        self.meter.watch(
+            "searcher", self.searcher, "suggest", "on_trial_result", "on_trial_complete"
+        )
+        self.meter.watch(
+            "scheduler", self.scheduler, "on_trial_add", "on_trial_result", "on_trial_complete"
+        )
         self.meter.watch("tracking", self.tracker, "start", "log", "finish")
         self.meter.watch("callback", self.watch, *hooks)
         self.meter.watch("store", self.tracker, "flush", "close")
@@ -232,12 +252,20 @@ class Driver:
             self._push(self.now + curve.seconds[0], Running(trial, curve, self.now, self.now))
 
     def _epoch(self, running: Running) -> bool:
-        """An epoch has ended: what Ray's controller does with its result. Whether the trial has ended with it."""
+        """An epoch has ended: what Ray's controller does with its result. Whether the trial has
+        ended with it.
+        """
         self.meter.occasion = "report"
         trial, result = running.trial, running.step(self.now, self.case.epochs)
         flat = flatten_dict(result)
-        self.reports, self.trained = self.reports + 1, self.trained + running.curve.seconds[running.epoch - 1]
-        stop = result["done"] or self.scheduler.on_trial_result(NOBODY, trial, flat) == TrialScheduler.STOP
+        self.reports, self.trained = (
+            self.reports + 1,
+            self.trained + running.curve.seconds[running.epoch - 1],
+        )
+        stop = (
+            result["done"]
+            or self.scheduler.on_trial_result(NOBODY, trial, flat) == TrialScheduler.STOP
+        )
         if not stop:
             self.searcher.on_trial_result(trial.trial_id, flat)
         self.watch.on_trial_result(0, [], trial, result)
@@ -266,21 +294,28 @@ class Driver:
         self._push(self._round_ends + INTERVAL, None)
 
     def _written(self) -> float:
-        """CPU seconds of tracking since the last call, those of its thread too: a thousand values start a round."""
-        busy, before = time.process_time() - time.thread_time() + self.meter.seconds["store", "store"], self._busy
+        """CPU seconds of tracking since the last call, those of its thread too: a thousand values
+        start a round.
+        """
+        busy, before = (
+            time.process_time() - time.thread_time() + self.meter.seconds["store", "store"],
+            self._busy,
+        )
         self._busy = busy
         return self.case.every * (busy - before)
 
 
 def ledger(plan: plan.Plan, stage: StagePlan, journal: Path) -> Ledger:
     """The ledger of the stage on a journal file."""
-    space, flat = stage.space, C.flatten(stage.base)
+    space, flat = stage.space, flatten(stage.base)
     spec = space.spec.searcher
 
     def suggest(trial: Any) -> Values:
-        return searchers.suggest(space.domains, flat, trial)
+        return draw(space.domains, flat, trial)
 
     def sampler(number: int) -> Any:
-        return searchers.sampler(spec.name, plan.seed, number, spec.startup, space.conditional)
+        return make_sampler(spec.name, plan.seed, number, spec.startup, space.conditional)
 
-    return Ledger(open_storage(journal), "scale/search", "max", suggest, sampler, lambda number: None)
+    return Ledger(
+        open_storage(journal), "scale/search", "max", suggest, sampler, lambda number: None
+    )

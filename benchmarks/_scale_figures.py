@@ -30,11 +30,15 @@ def simulate(case: Case, curves: Curves, root: Path) -> dict[str, Any]:
     return _figures(driver, writes, cpu, cpu - own, base)
 
 
-def _figures(driver: Driver, writes: Writes, cpu: float, background: float, base: float) -> dict[str, Any]:
+def _figures(
+    driver: Driver, writes: Writes, cpu: float, background: float, base: float
+) -> dict[str, Any]:
     case, spent, span = driver.case, dict(driver.meter.seconds), driver.now
     spent["store", "store"] = spent.get(("store", "store"), 0.0) + background
     simulated = cpu - sum(spent.values())
-    seconds = {k: v * (case.every if k[1] in ("tracking", "store") else 1) for k, v in spent.items()}
+    seconds = {
+        k: v * (case.every if k[1] in ("tracking", "store") else 1) for k, v in spent.items()
+    }
     driven = sum(seconds.values())
     trials = driver.ledger.trials()
     tenth = max(1, case.trials // 10)
@@ -72,7 +76,9 @@ def _figures(driver: Driver, writes: Writes, cpu: float, background: float, base
         "journal_mib": driver.journal.stat().st_size / 2**20,
         "peak_mib": _peak(),
         "memory_kib_per_trial": 1024 * (_peak() - base) / case.trials,
-        "load_average": os.getloadavg()[0],  # of the machine: other work on it makes CPU times longer
+        "load_average": os.getloadavg()[
+            0
+        ],  # of the machine: other work on it makes CPU times longer
     }
 
 

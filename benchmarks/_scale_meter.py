@@ -12,7 +12,9 @@ from sqlalchemy import Engine, event
 
 
 class Meter:
-    """CPU seconds of the calling thread by (occasion, part); what is nested counts for the inner part alone."""
+    """CPU seconds of the calling thread by (occasion, part); what is nested counts for the inner
+    part alone.
+    """
 
     def __init__(self) -> None:
         self.seconds: dict[tuple[str, str], float] = defaultdict(float)
@@ -51,7 +53,9 @@ class Meter:
 
 
 class Writes:
-    """Statements that change a database, and the transactions that had any, of all engines of this process."""
+    """Statements that change a database, and the transactions that had any, of all engines of this
+    process.
+    """
 
     def __init__(self) -> None:
         self.statements = self.transactions = 0

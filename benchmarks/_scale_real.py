@@ -1,4 +1,6 @@
-"""Many short trials through Ray Tune itself: wall time against the ideal, as Ray's scalability page reports it."""
+"""Many short trials through Ray Tune itself: wall time against the ideal, as Ray's scalability page
+reports it.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +15,8 @@ from typing import Any
 from rich.console import Console
 from scheduling import SPACE, Waiting
 
-from tune_mm.tune import main as search
-from tune_mm.tune.plan import Options
+from tune_mm.tune import search
+from tune_mm.tune.plan.plan import Options
 
 
 def measure(trials: int, seconds: float, slots: int) -> dict[str, Any]:
@@ -27,7 +29,9 @@ def measure(trials: int, seconds: float, slots: int) -> dict[str, Any]:
         (root / "marks").mkdir()
         (root / "waiting.yaml").write_text(SPACE.format(trials=trials, epochs=1))
         share = min(1.0, len(os.sched_getaffinity(0)) / slots)
-        options = Options(root=root, space=str(root / "waiting.yaml"), concurrency=slots, cpus=share)
+        options = Options(
+            root=root, space=str(root / "waiting.yaml"), concurrency=slots, cpus=share
+        )
         start, cpu = time.time(), time.process_time()
         with open(os.devnull, "w") as nowhere:
             build = partial(Waiting, seconds=seconds, folder=str(root / "marks"))
@@ -44,7 +48,8 @@ def figures(
 ) -> dict[str, Any]:
     """marks: began and ended of every trial. cpu: of the driver's process, start-up included.
 
-    overhead: as a share of the ideal, trials x seconds / slots. load_average: of the machine, whatever else runs on it.
+    overhead: as a share of the ideal, trials x seconds / slots. load_average: of the machine,
+    whatever else runs on it.
     """
     first, last = min(m["began"] for m in marks), max(m["ended"] for m in marks)
     ideal = len(marks) * seconds / slots

@@ -1,7 +1,9 @@
-"""CGGM's step transcribed plainly: attention written out, every layer in full, two backward passes, reads on the host.
+"""CGGM's step transcribed plainly: attention written out, every layer in full, two backward passes,
+reads on the host.
 
-It computes what `tune_mm.methods.cggm` computes (a check in step.py holds the two equal without dropout) from the same
-parameters under the same names. Sequences are time-major [T, B, W] as in the public code.
+It computes what `tune_mm.methods.cggm` computes (a check in step.py holds the two equal without
+dropout) from the same parameters under the same names. Sequences are time-major [T, B, W] as in the
+public code.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ def attention(p: Params, name: str, x: Tensor, heads: int, drop: float) -> Tenso
     steps, batch, width = x.shape
     q, k, v = F.linear(x, p[f"{name}.qkv.weight"], p[f"{name}.qkv.bias"]).chunk(3, -1)
     q = q * (width // heads) ** -0.5
-    q, k, v = (t.contiguous().view(steps, batch * heads, width // heads).transpose(0, 1) for t in (q, k, v))
+    q, k, v = (
+        t.contiguous().view(steps, batch * heads, width // heads).transpose(0, 1) for t in (q, k, v)
+    )
     weights = F.dropout(torch.softmax(torch.bmm(q, k.transpose(1, 2)), -1), drop)
     mixed = torch.bmm(weights, v).transpose(0, 1).contiguous().view(steps, batch, width)
     return F.linear(mixed, p[f"{name}.out.weight"], p[f"{name}.out.bias"])
@@ -53,15 +57,21 @@ def transformer(p: Params, name: str, x: Tensor, heads: int, layers: int, rates:
         at = f"{name}.layers.{i}"
         branch = attention(p, at, norm(p, f"{at}.norm_attention", x), heads, rates.attention)
         x = x + F.dropout(branch, rates.residual)
-        inner = F.relu(F.linear(norm(p, f"{at}.norm_ffn", x), p[f"{at}.up.weight"], p[f"{at}.up.bias"]))
-        branch = F.linear(F.dropout(inner, rates.relu), p[f"{at}.down.weight"], p[f"{at}.down.bias"])
+        inner = F.relu(
+            F.linear(norm(p, f"{at}.norm_ffn", x), p[f"{at}.up.weight"], p[f"{at}.up.bias"])
+        )
+        branch = F.linear(
+            F.dropout(inner, rates.relu), p[f"{at}.down.weight"], p[f"{at}.down.bias"]
+        )
         x = x + F.dropout(branch, rates.residual)
     return norm(p, f"{name}.norm", x)
 
 
 @dataclass
 class Plain:
-    """A training state: parameters by tune_mm's names, two optimizers, the metrics of the step before."""
+    """A training state: parameters by tune_mm's names, two optimizers, the metrics of the step
+    before.
+    """
 
     config: Config
     params: Params
@@ -88,31 +98,43 @@ class Plain:
     def fuse(self, features: dict[str, Tensor]) -> Tensor:
         f, p = self.config.model.fusion, self.params
         rates = Rates(f.dropout_attention, f.dropout_relu, f.dropout_embed, f.dropout_residual)
-        x = transformer(p, "fusion.body", torch.cat(list(features.values())), f.heads, f.layers, rates)[0]
-        inner = F.dropout(F.relu(F.linear(x, p["fusion.inner.weight"], p["fusion.inner.bias"])), f.dropout_output)
+        x = transformer(
+            p, "fusion.body", torch.cat(list(features.values())), f.heads, f.layers, rates
+        )[0]
+        inner = F.dropout(
+            F.relu(F.linear(x, p["fusion.inner.weight"], p["fusion.inner.bias"])), f.dropout_output
+        )
         hidden = x + F.linear(inner, p["fusion.outer.weight"], p["fusion.outer.bias"])
         return F.linear(hidden, p["fusion.head.weight"], p["fusion.head.bias"])
 
     def classify(self, m: str, feature: Tensor) -> Tensor:
         c = self.config.method
         rates = Rates(*[c.classifier_dropout] * 4)
-        x = transformer(self.params, f"aux.{m}.body", feature, c.classifier_heads, c.classifier_layers, rates)[0]
+        x = transformer(
+            self.params, f"aux.{m}.body", feature, c.classifier_heads, c.classifier_layers, rates
+        )[0]
         return F.linear(x, self.params[f"aux.{m}.head.weight"], self.params[f"aux.{m}.head.bias"])
 
     def step(self, batch: Batch) -> float:
-        """One step of Algorithm 1 with the direction loss of the current step; returns the task loss."""
+        """One step of Algorithm 1 with the direction loss of the current step; returns the task
+        loss.
+        """
         method, y = self.config.method, batch.target
         features = self.encode(batch)
         task = F.cross_entropy(self.fuse(features), y)
         own = [self.classify(m, f.clone().detach()) for m, f in features.items()]
         losses = [F.cross_entropy(z, y) for z in own]
         metrics = [(z.argmax(-1) == y).double().mean().item() for z in own]
-        balance = self._balance([now - old for now, old in zip(metrics, self.previous, strict=True)], method.rho)
+        balance = self._balance(
+            [now - old for now, old in zip(metrics, self.previous, strict=True)], method.rho
+        )
         self.previous = metrics
         direction = torch.zeros(())
         (fused,) = torch.autograd.grad(task, self.params["fusion.head.weight"], create_graph=True)
         for m, loss, b in zip(self.modalities, losses, balance, strict=True):
-            (theirs,) = torch.autograd.grad(loss, self.params[f"aux.{m}.head.weight"], retain_graph=True)
+            (theirs,) = torch.autograd.grad(
+                loss, self.params[f"aux.{m}.head.weight"], retain_graph=True
+            )
             cosine = torch.cosine_similarity(fused.flatten(), theirs.flatten(), 0)
             direction = direction + (abs(b) - b * cosine) / len(self.modalities)
         self._descend(task + method.lam * direction, balance)

@@ -1,17 +1,21 @@
-"""What the store of spectrograms and frames saves: samples per second and memory, on files like CREMA-D's.
+"""What the store of spectrograms and frames saves: samples per second and memory, on files like
+CREMA-D's.
 
     python benchmarks/data.py [--clips 256] [--frames 1] [--rounds 3]
 
-Files: per clip a WAV of 2.5 s at 16 kHz and three JPEGs of 480 x 360, written to a temporary folder. Cases, interleaved
-in one process: `plain` reads, decodes and transforms every sample in every epoch, as public code does (librosa at 22.05
-kHz, STFT of 512 with hop 353; Pillow, torchvision's random resized crop and flip); `first` builds the stores in an
-empty cache and takes an epoch of training batches of 64; `later` takes such an epoch from stores that are there. Files
-are in the page cache in all cases; batches stay on the CPU. torch has one thread, as in a trial with one CPU.
+Files: per clip a WAV of 2.5 s at 16 kHz and three JPEGs of 480 x 360, written to a temporary
+folder. Cases, interleaved in one process: `plain` reads, decodes and transforms every sample in
+every epoch, as public code does (librosa at 22.05 kHz, STFT of 512 with hop 353; Pillow,
+torchvision's random resized crop and flip); `first` builds the stores in an empty cache and takes
+an epoch of training batches of 64; `later` takes such an epoch from stores that are there. Files
+are in the page cache in all cases; batches stay on the CPU. torch has one thread, as in a trial
+with one CPU.
 
-Memory: one against four processes that each take an epoch from the same stores. Data memory is the proportional set
-size (Pss, which divides a shared page among those who map it) of the mapped files, summed over the processes while all
-are alive; and their whole Pss minus that of as many processes that import the same and open no data. Linux only.
-Prints tables and writes benchmarks/results/data.json.
+Memory: one against four processes that each take an epoch from the same stores. Data memory is the
+proportional set size (Pss, which divides a shared page among those who map it) of the mapped files,
+summed over the processes while all are alive; and their whole Pss minus that of as many processes
+that import the same and open no data. Linux only. Prints tables and writes
+benchmarks/results/data.json.
 """
 
 from __future__ import annotations
@@ -37,9 +41,9 @@ from torch import Tensor
 from tune_mm import plugins
 from tune_mm._vision import torchvision
 from tune_mm.core.types import Split
-from tune_mm.data._augment import IMAGENET_MEAN, IMAGENET_STD
-from tune_mm.data._frames import FramesConfig, open_frames
-from tune_mm.data._spectrograms import open_spectrograms
+from tune_mm.data.audio.spectrograms import open_spectrograms
+from tune_mm.data.images.augment import IMAGENET_MEAN, IMAGENET_STD
+from tune_mm.data.video.frames import FramesConfig, open_frames
 
 BATCH, RATE, SECONDS, LENGTH = 64, 16_000, 2.5, 66_150  # LENGTH: 3 s at 22.05 kHz
 FASTER, SHARED = 20.0, 1.2
@@ -47,7 +51,9 @@ PROCESSES = (1, 4)
 
 
 def write(folder: Path, clips: int) -> None:
-    """Files of smooth random sounds and pictures: JPEGs of pure noise would decode more slowly than photographs."""
+    """Files of smooth random sounds and pictures: JPEGs of pure noise would decode more slowly than
+    photographs.
+    """
     draw = np.random.default_rng(0)
     for i in range(clips):
         place = folder / "Image-01-FPS" / f"{i:05d}"
@@ -57,7 +63,9 @@ def write(folder: Path, clips: int) -> None:
         soundfile.write(folder / "AudioWAV" / f"{i:05d}.wav", wave.clip(-1, 1), RATE)
         for number in range(3):
             small = Image.fromarray(draw.integers(0, 256, (45, 60, 3), dtype=np.uint8))
-            small.resize((480, 360), Image.Resampling.BICUBIC).save(place / f"{number:05d}.jpg", quality=90)
+            small.resize((480, 360), Image.Resampling.BICUBIC).save(
+                place / f"{number:05d}.jpg", quality=90
+            )
 
 
 def sounds(folder: Path) -> dict[str, Path]:
@@ -67,7 +75,10 @@ def sounds(folder: Path) -> dict[str, Path]:
 
 def pictures(folder: Path) -> dict[str, tuple[Path, ...]]:
     """Image files by id."""
-    return {place.name: tuple(sorted(place.iterdir())) for place in sorted((folder / "Image-01-FPS").iterdir())}
+    return {
+        place.name: tuple(sorted(place.iterdir()))
+        for place in sorted((folder / "Image-01-FPS").iterdir())
+    }
 
 
 def sample_maker(frames: int) -> Callable[[Path, tuple[Path, ...]], tuple[Tensor, Tensor]]:
@@ -111,7 +122,9 @@ def plain_epoch(folder: Path, frames: int) -> Callable[[], None]:
 def stored(folder: Path, frames: int) -> Split:
     """The clips from the stores, which are built if they are not there."""
     audio, visual = sounds(folder), pictures(folder)
-    spectrograms = open_spectrograms("benchmark", audio, plugins.load("frontends", "stft_22k").Config())
+    spectrograms = open_spectrograms(
+        "benchmark", audio, plugins.load("frontends", "stft_22k").Config()
+    )
     images = open_frames("benchmark", visual, FramesConfig(frames=frames))
     ids = list(audio)
     inputs = {"audio": spectrograms.stored(ids), "visual": images.stored(ids)}
@@ -135,11 +148,18 @@ def speed(folder: Path, work: Path, clips: int, frames: int, rounds: int) -> dic
 
     first()
     later = stored(folder, frames)
-    cases = {"plain": plain_epoch(folder, frames), "first": first, "later": lambda: stored_epoch(later)}
+    cases = {
+        "plain": plain_epoch(folder, frames),
+        "first": first,
+        "later": lambda: stored_epoch(later),
+    }
     times = interleave(cases, rounds)
     rates = {case: clips / time.wall for case, time in times.items()}
     faster = {case: rate / rates["plain"] for case, rate in rates.items()}
-    rows = [[case, f"{times[case].wall:.2f}", f"{rates[case]:.0f}", f"{faster[case]:.1f}"] for case in cases]
+    rows = [
+        [case, f"{times[case].wall:.2f}", f"{rates[case]:.0f}", f"{faster[case]:.1f}"]
+        for case in cases
+    ]
     table(f"An epoch of {clips} clips", ("", "wall s", "samples/s", "times plain"), rows)
     reached = "reached" if faster["later"] >= FASTER else "MISSED"
     print(f"later epochs: {faster['later']:.1f} times plain, goal {FASTER:g} or more: {reached}")
@@ -147,7 +167,9 @@ def speed(folder: Path, work: Path, clips: int, frames: int, rounds: int) -> dic
 
 
 def proportional(process: int, below: str = "") -> int:
-    """Pss of a process in bytes, of mapped files whose path holds `below` (all mappings when empty)."""
+    """Pss of a process in bytes, of mapped files whose path holds `below` (all mappings when
+    empty).
+    """
     total, counts = 0, False
     for line in Path(f"/proc/{process}/smaps").read_text().splitlines():
         key, _, rest = line.partition(" ")
@@ -159,15 +181,23 @@ def proportional(process: int, below: str = "") -> int:
 
 
 def readers(count: int, folder: Path, frames: int, mode: str) -> dict[str, int]:
-    """Pss of `count` processes that have taken an epoch (mode "read") or only imported everything ("idle")."""
+    """Pss of `count` processes that have taken an epoch (mode "read") or only imported everything
+    ("idle").
+    """
     command = [sys.executable, __file__, "--reader", mode, str(folder), "--frames", str(frames)]
-    started = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(count)]
+    started = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        for _ in range(count)
+    ]
     try:
         for process in started:
             if process.stdout is None or process.stdout.readline() != b"ready\n":
                 raise RuntimeError(f"a reader ended: {' '.join(command)}")
         total = sum(proportional(p.pid) for p in started)
-        return {"total": total, "mapped": sum(proportional(p.pid, "/store/benchmark-") for p in started)}
+        return {
+            "total": total,
+            "mapped": sum(proportional(p.pid, "/store/benchmark-") for p in started),
+        }
     finally:
         for process in started:
             process.communicate()
@@ -191,13 +221,21 @@ def memory(folder: Path, frames: int) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for count in PROCESSES:
         read, idle = (readers(count, folder, frames, mode) for mode in ("read", "idle"))
-        out[str(count)] = {"mapped": read["mapped"], "total_less_idle": read["total"] - idle["total"]}
+        out[str(count)] = {
+            "mapped": read["mapped"],
+            "total_less_idle": read["total"] - idle["total"],
+        }
     one, more = (out[str(count)] for count in PROCESSES)
     ratios = {key: more[key] / one[key] for key in one}
-    rows = [[f"{n} processes", *(f"{found[key] / 2**20:.1f}" for key in one)] for n, found in out.items()]
+    rows = [
+        [f"{n} processes", *(f"{found[key] / 2**20:.1f}" for key in one)]
+        for n, found in out.items()
+    ]
     table("Memory of the data", ("", "mapped store MiB", "all, less idle MiB"), rows)
     print(verdict("mapped store, 4 processes to 1", ratios["mapped"], SHARED))
-    print(f"all memory less idle, 4 processes to 1: {ratios['total_less_idle']:.2f} (buffers of batches included)")
+    print(
+        f"all memory less idle, 4 processes to 1: {ratios['total_less_idle']:.2f} (buffers of batches included)"
+    )
     return {"bytes": out, "ratios": ratios}
 
 
@@ -213,11 +251,18 @@ def report(given: Mapping[str, int]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--clips", type=int, default=256)
     parser.add_argument("--frames", type=int, default=1, help="frames of a sample")
     parser.add_argument("--rounds", type=int, default=3, help="timed epochs of each case")
-    parser.add_argument("--reader", nargs=2, metavar=("MODE", "FOLDER"), help="one process of the memory measurement")
+    parser.add_argument(
+        "--reader",
+        nargs=2,
+        metavar=("MODE", "FOLDER"),
+        help="one process of the memory measurement",
+    )
     given = parser.parse_args()
     if given.reader:
         reader(given.reader[0], Path(given.reader[1]), given.frames)

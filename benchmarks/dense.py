@@ -1,15 +1,17 @@
-"""What a training step of dense predictions costs in memory and time: joint training, DGL, CGGM, and what saves it.
+"""What a training step of dense predictions costs in memory and time: joint training, DGL, CGGM,
+and what saves it.
 
     python benchmarks/dense.py [--rounds 3] [--threads 2] [--only brats] [--batch 8]
 
-Full sizes: BraTS (four DeepLab v3+ of ResNet-101, 160 x 160) and NYUv2 (two ResNet-34 of ESANet, 480 x 640), batches of
-8 random images. Every case takes its steps (one that does not count, then one that does) in a process of its own, and
-the cases take turns `rounds` times. Ratios are of medians of processor time, and of peak memory above that of a process
-which holds the same model and has taken no step (so: of what a step keeps, gradients and optimizer included). CGGM has
-its published settings for BraTS. Floating-point operations (products and convolutions, what is computed again included)
-do not depend on the machine. Options: activation checkpointing in the encoders, and bfloat16 under autocast. With
---device cuda time is the clock's with the device waited for, and memory what was allocated there. Prints tables and
-writes benchmarks/results/dense.json.
+Full sizes: BraTS (four DeepLab v3+ of ResNet-101, 160 x 160) and NYUv2 (two ResNet-34 of ESANet,
+480 x 640), batches of 8 random images. Every case takes its steps (one that does not count, then
+one that does) in a process of its own, and the cases take turns `rounds` times. Ratios are of
+medians of processor time, and of peak memory above that of a process which holds the same model and
+has taken no step (so: of what a step keeps, gradients and optimizer included). CGGM has its
+published settings for BraTS. Floating-point operations (products and convolutions, what is computed
+again included) do not depend on the machine. Options: activation checkpointing in the encoders, and
+bfloat16 under autocast. With --device cuda time is the clock's with the device waited for, and
+memory what was allocated there. Prints tables and writes benchmarks/results/dense.json.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ import torch
 from _measure import CLOCK, first, high_water, save, table, verdict
 from torch.utils.flop_counter import FlopCounterMode
 
-from tune_mm import config as C
+from tune_mm.config import load_config, with_overrides
 from tune_mm.core.run import Run
 from tune_mm.core.types import Dataset, DataSpec, Padded, Split, Task
 
@@ -44,7 +46,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "dgl": {"method.alpha": 1.0},
     "cggm": {"method.rho": 1.0, "method.lam": 0.1, "method.classifier_lr": 6e-3},
 }
-# ESANet's head reads more channels than a decoder of the first stage's maps: there is no direction to compare.
+# ESANet's head reads more channels than a decoder of the first stage's maps: there is no direction
+# to compare.
 OWN = {("nyuv2", "cggm"): {"method.direction": "off", "method.lam": 0.0}}
 OPTIONS: dict[str, dict[str, Any]] = {
     "": {},
@@ -67,15 +70,22 @@ def images(name: str, count: int) -> Dataset:
         mask = torch.randint(0, task.outputs, (n, *size)).to(torch.uint8)
         return Split(inputs, mask, tuple(map(str, range(n))))
 
-    return Dataset(name, DataSpec(shapes, task), {s: split(n) for s, n in (("train", count), ("val", 1), ("test", 1))})
+    return Dataset(
+        name,
+        DataSpec(shapes, task),
+        {s: split(n) for s, n in (("train", count), ("val", 1), ("test", 1))},
+    )
 
 
 def prepared(name: str, method: str, option: str, batch: int, device: str) -> Run:
     """A run of the config as it is, with one method and one way to save."""
-    config = C.load(name, [f"train.device={device}", f"train.batch_size={batch}"])
+    config = load_config(name, [f"train.device={device}", f"train.batch_size={batch}"])
     settings = {**METHODS[method], **OWN.get((name, method), {}), **OPTIONS[option]}
     made = Run(
-        C.replace(C.replace(config, {"method": {"name": method, **_own(settings)}}), _shared(settings)),
+        with_overrides(
+            with_overrides(config, {"method": {"name": method, **_own(settings)}}),
+            _shared(settings),
+        ),
         images(name, batch),
     )
     made.model.train()
@@ -91,7 +101,9 @@ def _shared(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def case(name: str, method: str, option: str, batch: int, device: str, threads: int) -> None:
-    """Print a step's seconds, its operations, and the peak memory in GB, whole and above that of the model, as JSON."""
+    """Print a step's seconds, its operations, and the peak memory in GB, whole and above that of
+    the model, as JSON.
+    """
     torch.set_num_threads(threads)
     made = prepared(name, method, option, batch, device)
     samples = first(Dataset("", made.spec, made.splits), batch)
@@ -110,7 +122,13 @@ def case(name: str, method: str, option: str, batch: int, device: str, threads: 
     with FlopCounterMode(display=False) as counter:
         made.step(first(Dataset("", made.spec, made.splits), few), CLOCK)
     flops = counter.get_total_flops() * batch / few
-    found = {"wall": wall, "cpu": wall if cuda else cpu, "tflop": flops / 1e12, "gb": peak - before, "whole_gb": peak}
+    found = {
+        "wall": wall,
+        "cpu": wall if cuda else cpu,
+        "tflop": flops / 1e12,
+        "gb": peak - before,
+        "whole_gb": peak,
+    }
     print(json.dumps(found))
 
 
@@ -125,10 +143,15 @@ def measured(
             command = [sys.executable, __file__, "--case", *c, *shared]
             done = subprocess.run(command, check=True, capture_output=True, text=True)
             found[c].append(json.loads(done.stdout.splitlines()[-1]))
-    return {c: {k: statistics.median(row[k] for row in rows) for k in rows[0]} for c, rows in found.items()}
+    return {
+        c: {k: statistics.median(row[k] for row in rows) for k in rows[0]}
+        for c, rows in found.items()
+    }
 
 
-def report(name: str, found: Mapping[tuple[str, str, str], Mapping[str, float]], batch: int) -> dict[str, Any]:
+def report(
+    name: str, found: Mapping[tuple[str, str, str], Mapping[str, float]], batch: int
+) -> dict[str, Any]:
     """Print a table of one data set's cases, each against joint training as it is."""
     base = found[name, "joint", ""]
     rows, out = [], dict[str, Any]()
@@ -136,7 +159,14 @@ def report(name: str, found: Mapping[tuple[str, str, str], Mapping[str, float]],
         ratios = {f"{k}_ratio": got[k] / base[k] for k in ("cpu", "tflop", "gb")}
         label = f"{method}, {option}" if option else method
         out[label] = {**got, **ratios}
-        figures = (got["wall"], got["cpu"], ratios["cpu_ratio"], ratios["tflop_ratio"], got["gb"], ratios["gb_ratio"])
+        figures = (
+            got["wall"],
+            got["cpu"],
+            ratios["cpu_ratio"],
+            ratios["tflop_ratio"],
+            got["gb"],
+            ratios["gb_ratio"],
+        )
         rows.append([label, *(f"{x:.2f}" for x in figures)])
     columns = ("", "wall s", "cpu s", "/ joint", "FLOPs / joint", "step GB", "/ joint")
     table(f"{name}, batch {batch}, full size", columns, rows)
@@ -146,7 +176,9 @@ def report(name: str, found: Mapping[tuple[str, str, str], Mapping[str, float]],
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batch", type=int, default=8)
@@ -158,7 +190,11 @@ def main() -> None:
         name, method, option, batch, device, threads = asked.case
         case(name, method, option, int(batch), device, int(threads))
         return
-    results: dict[str, Any] = {"batch": asked.batch, "rounds": asked.rounds, "threads": asked.threads}
+    results: dict[str, Any] = {
+        "batch": asked.batch,
+        "rounds": asked.rounds,
+        "threads": asked.threads,
+    }
     for name in [asked.only] if asked.only else SHAPES:
         cases = [(name, method, "") for method in METHODS]
         cases += [(name, "joint", option) for option in OPTIONS if option]

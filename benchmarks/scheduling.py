@@ -1,10 +1,12 @@
-"""What a search costs beside training: 32 trials of 1 s on 2 slots, ledger and tracking included, against the ideal.
+"""What a search costs beside training: 32 trials of 1 s on 2 slots, ledger and tracking included,
+against the ideal.
 
     python benchmarks/scheduling.py [--trials 32] [--seconds 1.0] [--slots 2]
 
-The trials wait instead of training, so that what is left is Ray Tune, Optuna's journal and MLflow. Every trial writes
-when it began and ended; per slot (worker) the gaps between trials are the overhead. Start-up (Ray, workers, imports) is
-told apart. Prints a table and writes benchmarks/results/scheduling.json.
+The trials wait instead of training, so that what is left is Ray Tune, Optuna's journal and MLflow.
+Every trial writes when it began and ended; per slot (worker) the gaps between trials are the
+overhead. Start-up (Ray, workers, imports) is told apart. Prints a table and writes
+benchmarks/results/scheduling.json.
 """
 
 from __future__ import annotations
@@ -27,8 +29,8 @@ from rich.console import Console
 from rich.table import Table
 
 from tune_mm.config import Config
-from tune_mm.tune import main as search
-from tune_mm.tune.plan import Options
+from tune_mm.tune import search
+from tune_mm.tune.plan.plan import Options
 
 RESULTS = Path(__file__).resolve().parent / "results"
 METRICS = 12  # values reported per epoch, about what a run with three modalities has
@@ -115,7 +117,9 @@ def measure(trials: int, seconds: float, slots: int, epochs: int) -> dict[str, A
     return _figures(marks, seconds, slots, total, start)
 
 
-def _figures(marks: list[dict[str, Any]], seconds: float, slots: int, total: float, start: float) -> dict[str, Any]:
+def _figures(
+    marks: list[dict[str, Any]], seconds: float, slots: int, total: float, start: float
+) -> dict[str, Any]:
     workers: dict[int, list[tuple[float, float]]] = {}
     for mark in sorted(marks, key=lambda m: m["began"]):
         workers.setdefault(mark["pid"], []).append((mark["began"], mark["ended"]))
@@ -142,27 +146,45 @@ def _figures(marks: list[dict[str, Any]], seconds: float, slots: int, total: flo
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--trials", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=1.0)
     parser.add_argument("--slots", type=int, default=2)
     given = parser.parse_args()
-    cases = {f"{epochs} epochs": measure(given.trials, given.seconds, given.slots, epochs) for epochs in (1, 10)}
+    cases = {
+        f"{epochs} epochs": measure(given.trials, given.seconds, given.slots, epochs)
+        for epochs in (1, 10)
+    }
     console = Console(width=120)
-    table = Table(title=f"{given.trials} trials of {given.seconds:g} s on {given.slots} slots", title_justify="left")
+    table = Table(
+        title=f"{given.trials} trials of {given.seconds:g} s on {given.slots} slots",
+        title_justify="left",
+    )
     table.add_column("")
     for name in cases:
         table.add_column(name, justify="right")
     for key in next(iter(cases.values())):
         table.add_row(
-            key, *(f"{case[key]:.3f}" if isinstance(case[key], float) else str(case[key]) for case in cases.values())
+            key,
+            *(
+                f"{case[key]:.3f}" if isinstance(case[key], float) else str(case[key])
+                for case in cases.values()
+            ),
         )
     console.print(table)
     for key, goal in GOALS.items():
         worst = max(case[key] for case in cases.values())
-        console.print(f"{key}: {worst:.3f}, goal {goal:g} or less: {'reached' if worst <= goal else 'MISSED'}")
+        console.print(
+            f"{key}: {worst:.3f}, goal {goal:g} or less: {'reached' if worst <= goal else 'MISSED'}"
+        )
     versions = {p: metadata.version(p) for p in ("ray", "optuna", "mlflow", "torch")}
-    machine = {"cpus": os.cpu_count(), "platform": platform.platform(), "python": platform.python_version()}
+    machine = {
+        "cpus": os.cpu_count(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+    }
     RESULTS.mkdir(exist_ok=True)
     out = {"machine": machine, "versions": versions, "goals": GOALS, "cases": cases}
     (RESULTS / "scheduling.json").write_text(json.dumps(out, indent=1) + "\n")

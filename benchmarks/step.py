@@ -1,11 +1,13 @@
-"""What a training step costs: CGGM against a transcription, `Run` against a plain loop, statistics on against off.
+"""What a training step costs: CGGM against a transcription, `Run` against a plain loop, statistics
+on against off.
 
     python benchmarks/step.py [--rounds 5]
 
-Shapes are IEMOCAP's (batch 64; text 22x1024, audio 350x130, visual 50x342; width 40, 5 heads; 4 encoder, 2 fusion, 2
-classifier layers; no padding mask) and MOSI's (8 steps of 100/73/100; 5 encoder, 3 fusion layers; masks). Ratios are of
-medians of interleaved steps of one process; peak memory is that of a process of its own, interpreter included. Prints
-tables and writes benchmarks/results/step.json.
+Shapes are IEMOCAP's (batch 64; text 22x1024, audio 350x130, visual 50x342; width 40, 5 heads; 4
+encoder, 2 fusion, 2 classifier layers; no padding mask) and MOSI's (8 steps of 100/73/100; 5
+encoder, 3 fusion layers; masks). Ratios are of medians of interleaved steps of one process; peak
+memory is that of a process of its own, interpreter included. Prints tables and writes
+benchmarks/results/step.json.
 """
 
 from __future__ import annotations
@@ -48,7 +50,15 @@ AUTHORS = {"0.0": (5.6, 3.1), "0.15": (10.4, 5.0)}
 GROUPS = {
     "attention: products and softmax": ("bmm", "_softmax", "softmax", "_softmax_backward_data"),
     "linear layers": ("addmm", "mm", "linear"),
-    "dropout: drawing and applying": ("random_", "ge", "clamp", "threshold_backward", "addcmul", "mul", "mul_"),
+    "dropout: drawing and applying": (
+        "random_",
+        "ge",
+        "clamp",
+        "threshold_backward",
+        "addcmul",
+        "mul",
+        "mul_",
+    ),
     "layer norm": ("native_layer_norm", "native_layer_norm_backward"),
     "copies between layouts": ("copy_", "cat", "clone", "contiguous", "stack"),
 }
@@ -68,7 +78,9 @@ def cggm(attention: str, *more: str, shapes: Any = IEMOCAP) -> tuple[Run, Batch]
 
 
 def same_numbers(steps: int = 3) -> float:
-    """Largest difference of any parameter after steps without dropout, in float64, on shorter sequences."""
+    """Largest difference of any parameter after steps without dropout, in float64, on shorter
+    sequences.
+    """
     rates = ("attention", "relu", "embed", "residual")
     off = [f"model.{part}.dropout_{r}=0.0" for part in ("encoder", "fusion") for r in rates]
     shapes = {"text": (5, 24), "audio": (70, 13), "visual": (11, 30)}
@@ -94,7 +106,9 @@ def steps_of(attention: str) -> dict[str, Callable[[], Any]]:
 def peak(case: str, attention: str) -> float:
     """Peak memory in GB of a process that takes three steps."""
     command = [sys.executable, __file__, "--memory", case, attention]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+    return float(
+        subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1]
+    )
 
 
 def memory(case: str, attention: str) -> None:
@@ -114,14 +128,27 @@ def against_transcription(rounds: int) -> dict[str, Any]:
         sizes = {case: peak(case, attention) for case in times}
         out[attention] = {case: {"time": times[case], "peak_gb": sizes[case]} for case in times}
         for case in times:
-            rows.append([f"{case}, attention dropout {attention}", *_cells(times[case]), f"{sizes[case]:.2f}"])
+            rows.append(
+                [
+                    f"{case}, attention dropout {attention}",
+                    *_cells(times[case]),
+                    f"{sizes[case]:.2f}",
+                ]
+            )
         rows.append(
-            [f"public code, other machine, {attention}", f"{AUTHORS[attention][0]:.2f}", "", str(AUTHORS[attention][1])]
+            [
+                f"public code, other machine, {attention}",
+                f"{AUTHORS[attention][0]:.2f}",
+                "",
+                str(AUTHORS[attention][1]),
+            ]
         )
         lines += [verdict(f"dropout {attention}: step", times["ours"].wall, seconds, " s")]
         lines += [verdict(f"dropout {attention}: peak memory", sizes["ours"], gigabytes, " GB")]
     table("CGGM step at IEMOCAP's shapes", ("", "wall s", "cpu s", "peak GB"), rows)
-    print(f"largest difference of a parameter after 3 steps, float64: {out['largest_difference_float64']:.1e}")
+    print(
+        f"largest difference of a parameter after 3 steps, float64: {out['largest_difference_float64']:.1e}"
+    )
     print(*lines, sep="\n")
     return out
 
@@ -134,7 +161,9 @@ def where(attention: str) -> dict[str, float]:
         step()
     events = {e.key.removeprefix("aten::"): e.self_cpu_time_total for e in seen.key_averages()}
     total = sum(events.values())
-    shares = {group: sum(events.get(n, 0) for n in names) / total for group, names in GROUPS.items()}
+    shares = {
+        group: sum(events.get(n, 0) for n in names) / total for group, names in GROUPS.items()
+    }
     return {**shares, "everything else": 1 - sum(shares.values())}
 
 
@@ -160,19 +189,35 @@ def against_loop(rounds: int) -> dict[str, Any]:
         made = run(name, data, *(UNMASKED if name == "iemocap" else ()))
         cases = {"Run": stepper(made, first(data)), "loop": loop(made, first(data))}
         found = interleave(cases, rounds * times, warm=2)
-        out[name] = {**found, "ratio": _report(f"Run's step against a plain loop, {name}", found, "Run", "loop", goal)}
+        out[name] = {
+            **found,
+            "ratio": _report(
+                f"Run's step against a plain loop, {name}", found, "Run", "loop", goal
+            ),
+        }
     return out
 
 
 def statistics_cost(rounds: int) -> dict[str, Any]:
     """A step, and a whole epoch, at MOSI's shapes and size with gradient statistics on and off."""
     data = dataset(MOSI, 1284, 2, masked=True)
-    runs = {k: run("mosi", data, f"train.gradient_statistics={k}", "train.epochs=1000") for k in ("true", "false")}
-    steps = interleave({k: stepper(made, first(data)) for k, made in runs.items()}, rounds * 20, warm=2)
+    runs = {
+        k: run("mosi", data, f"train.gradient_statistics={k}", "train.epochs=1000")
+        for k in ("true", "false")
+    }
+    steps = interleave(
+        {k: stepper(made, first(data)) for k, made in runs.items()}, rounds * 20, warm=2
+    )
     epochs = interleave({k: made.epoch for k, made in runs.items()}, rounds)
     ratios = {
         "step": _report("gradient statistics, a step (mosi)", steps, "true", "false", 1.10),
-        "epoch": _report("gradient statistics, an epoch with its evaluation (mosi)", epochs, "true", "false", 1.10),
+        "epoch": _report(
+            "gradient statistics, an epoch with its evaluation (mosi)",
+            epochs,
+            "true",
+            "false",
+            1.10,
+        ),
     }
     return {"step": steps, "epoch": epochs, "ratios": ratios}
 
@@ -180,7 +225,10 @@ def statistics_cost(rounds: int) -> dict[str, Any]:
 def _report(title: str, times: dict[str, Timing], one: str, other: str, goal: float) -> float:
     table(title, ("", "wall ms", "cpu ms"), [[k, *_cells(t, 1000)] for k, t in times.items()])
     ratio = times[one].wall / times[other].wall
-    print(verdict("ratio", ratio, goal) + f" (processor time: {times[one].cpu / times[other].cpu:.2f})")
+    print(
+        verdict("ratio", ratio, goal)
+        + f" (processor time: {times[one].cpu / times[other].cpu:.2f})"
+    )
     return ratio
 
 
@@ -189,9 +237,13 @@ def _cells(time: Timing, factor: float = 1.0) -> tuple[str, str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=5, help="timed rounds of the heavy cases")
-    parser.add_argument("--memory", nargs=2, metavar=("CASE", "DROPOUT"), help="one process for one peak")
+    parser.add_argument(
+        "--memory", nargs=2, metavar=("CASE", "DROPOUT"), help="one process for one peak"
+    )
     given = parser.parse_args()
     if given.memory:
         memory(*given.memory)

@@ -1,7 +1,9 @@
-"""Pictures of MLflow's pages for the README, taken on a real search: make screenshots [STORE=sqlite:///...]
+"""Pictures of MLflow's pages for the README, taken on a real search: make screenshots
+[STORE=sqlite:///...]
 
-Without --store a search of 20 trials is made for it, on small synthetic files in a temporary folder (some minutes).
-Nothing of the project is changed but docs/images, and nothing but what was started here is ended.
+Without --store a search of 20 trials is made for it, on small synthetic files in a temporary folder
+(some minutes). Nothing of the project is changed but docs/images, and nothing but what was started
+here is ended.
 """
 
 from __future__ import annotations
@@ -34,14 +36,22 @@ IMAGES = Path(__file__).resolve().parent / "images"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 NAME = "cggm_iemocap-1"
 DATA = "make iemocap --root data --train 320 --val 320 --test 160 --noise 1.5 --imbalance 0.8"
-SEARCH = f"--space cggm_iemocap --name {NAME} --trials 20 --epochs 6 --concurrency 2 --data-root data"
-FIXED = ("method.classifier_lr=5e-4", "optim.clip=0.8", "optim.weight_decay=0.0")  # leaves rho, lam and the rate
+SEARCH = (
+    f"--space cggm_iemocap --name {NAME} --trials 20 --epochs 6 --concurrency 2 --data-root data"
+)
+FIXED = (
+    "method.classifier_lr=5e-4",
+    "optim.clip=0.8",
+    "optim.weight_decay=0.0",
+)  # leaves rho, lam and the rate
 PATIENCE = 300.0  # seconds until the server must answer: importing MLflow takes a busy machine long
 
 
 @dataclass(frozen=True)
 class Search:
-    """A search in a store. axes: the first two params that it varied, as a plot needs them; metric: the objective."""
+    """A search in a store. axes: the first two params that it varied, as a plot needs them; metric:
+    the objective.
+    """
 
     name: str
     space: str
@@ -53,7 +63,9 @@ def browser() -> str:
     """The path of the system's chromium. Raises UserError when there is none."""
     found = next(filter(None, map(shutil.which, BROWSERS)), None)
     if found is None:
-        raise UserError(f"no browser on PATH: looked for {', '.join(BROWSERS)}; on Debian: apt-get install chromium")
+        raise UserError(
+            f"no browser on PATH: looked for {', '.join(BROWSERS)}; on Debian: apt-get install chromium"
+        )
     return found
 
 
@@ -81,28 +93,38 @@ def _environment() -> dict[str, str]:
 
 
 def latest(uri: str) -> Search:
-    """The completed search that began last. Raises UserError when the store has none that can be shown."""
+    """The completed search that began last. Raises UserError when the store has none that can be
+    shown.
+    """
     reader = Reader.open(uri, Path.cwd())
     records = reader.records()
     parents = [r for r in records if r.search and r.parent is None and r.status == "completed"]
     if not parents:
-        raise UserError(f"{reader.shown}: no search of it is completed; `python -m tune_mm.search` makes one")
+        raise UserError(
+            f"{reader.shown}: no search of it is completed; `python -m tune_mm.search` makes one"
+        )
     parent = parents[-1]
     shown = columns(uri, parent.space)
     if not shown:
         command = f"python -m tune_mm.search --name {parent.name} --resume"
         raise UserError(f"search '{parent.name}' has no saved views; `{command}` adds them")
     if reader.artifact(parent, f"reports/search_{parent.name}.html") is None:
-        raise UserError(f"search '{parent.name}' has no page; `python -m tune_mm.report search {parent.name}` adds it")
+        raise UserError(
+            f"search '{parent.name}' has no page; `python -m tune_mm.report search {parent.name}` adds it"
+        )
     trials = [r for r in records if r.parent == parent.id and r.stage == "search"]
     axes = varied([name for group, name in shown if group == "params"], trials)
     if len(axes) < 2:
-        raise UserError(f"search '{parent.name}': a contour needs two params that vary, got {len(axes)}")
+        raise UserError(
+            f"search '{parent.name}': a contour needs two params that vary, got {len(axes)}"
+        )
     return Search(parent.name, parent.space, (axes[0], axes[1]), shown[0][1])
 
 
 def columns(uri: str, space: str) -> list[tuple[str, str]]:
-    """Columns of the saved view of trials, as (metrics, params or tags; name); none where there is no view."""
+    """Columns of the saved view of trials, as (metrics, params or tags; name); none where there is
+    no view.
+    """
     experiment = MlflowClient(tracking_uri=uri).get_experiment_by_name(space)
     view = experiment.tags.get(f"{views.PREFIX}trials") if experiment else None
     chosen = json.loads(json.loads(view)["state"])["selectedColumns"] if view else []
@@ -121,7 +143,9 @@ def varied(params: Sequence[str], trials: Sequence[Record]) -> list[str]:
 
 @contextlib.contextmanager
 def served(uri: str, folder: Path) -> Iterator[str]:
-    """MLflow's pages of a store, on this machine alone; yields their address. Ended with all that it has started."""
+    """MLflow's pages of a store, on this machine alone; yields their address. Ended with all that
+    it has started.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -161,12 +185,18 @@ def _end(server: subprocess.Popen[bytes]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code of the command line. Raises UserError for a mistake in it."""
-    parser = argparse.ArgumentParser(prog="docs.screenshots", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--store", metavar="URI", help="take the latest search of this MLflow store")
+    parser = argparse.ArgumentParser(
+        prog="docs.screenshots", description=__doc__, allow_abbrev=False
+    )
+    parser.add_argument(
+        "--store", metavar="URI", help="take the latest search of this MLflow store"
+    )
     parser.add_argument("--out", type=Path, default=IMAGES, metavar="DIR", help="for the pictures")
     given = parser.parse_args(arguments)
     executable = browser()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the server ends with it
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
+    )  # so that the server ends with it
     from docs.walk import walk
 
     with tempfile.TemporaryDirectory(prefix="tune_mm-screenshots-") as scratch:

@@ -22,7 +22,9 @@ SETTLE = 1500  # ms for a plot or a table that is there to stand still
 
 
 def walk(executable: str, address: str, search: Search, out: Path) -> Iterator[Path]:
-    """Take the pictures, each yielded once written. Raises UserError when the pages are not as expected."""
+    """Take the pictures, each yielded once written. Raises UserError when the pages are not as
+    expected.
+    """
     with opened(executable, address) as page:
         for station in (runs, parallel, contour, gradients, description, artifacts):
             try:
@@ -31,7 +33,9 @@ def walk(executable: str, address: str, search: Search, out: Path) -> Iterator[P
                 picture = small(page.screenshot())
             except Error as error:
                 place = f"'{station.__name__}' ({page.url.partition('?')[0]})"
-                raise UserError(f"MLflow's pages are not as expected at {place}: {_reason(error)}") from None
+                raise UserError(
+                    f"MLflow's pages are not as expected at {place}: {_reason(error)}"
+                ) from None
             path = out / f"{station.__name__}.png"
             path.write_bytes(picture)
             yield path
@@ -46,10 +50,14 @@ def small(png: bytes) -> bytes:
 
 @contextmanager
 def opened(executable: str, address: str) -> Iterator[Page]:
-    """The list of experiments under *Model training*, in a browser that reaches nothing but `address`."""
+    """The list of experiments under *Model training*, in a browser that reaches nothing but
+    `address`.
+    """
     with sync_playwright() as playwright:
         try:
-            browser = playwright.chromium.launch(executable_path=executable, args=["--disable-gpu", "--disable-quic"])
+            browser = playwright.chromium.launch(
+                executable_path=executable, args=["--disable-gpu", "--disable-quic"]
+            )
         except Error as error:
             raise UserError(f"{executable} does not start: {_reason(error)}") from None
         page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
@@ -78,7 +86,9 @@ def runs(page: Page, search: Search) -> None:
     """Experiment, view *searches*, the newest search unfolded."""
     page.get_by_role("link", name=search.space, exact=True).last.click()
     _view(page, "searches")
-    row = page.locator("[role=row]", has=page.get_by_role("link", name=search.name, exact=True)).first
+    row = page.locator(
+        "[role=row]", has=page.get_by_role("link", name=search.name, exact=True)
+    ).first
     row.get_by_role("button").first.click()
     page.get_by_role("link", name="final 0", exact=True).first.wait_for()
 

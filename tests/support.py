@@ -7,8 +7,8 @@ from collections.abc import Collection
 import pytest
 import torch
 
-from tune_mm import config as C
 from tune_mm import plugins
+from tune_mm.config import Config, field_types, load_config, with_overrides
 from tune_mm.core import teachers
 from tune_mm.core.build import check, float_fields
 from tune_mm.core.method import Method, Start
@@ -18,8 +18,9 @@ from tune_mm.models.multimodal import build
 
 SHAPES = {"text": (4, 6), "audio": (7, 5), "visual": (3, 8)}
 
-# Settings that a method cannot do without, and those at which it equals joint training. A new method is covered by
-# existing: without an entry it runs at its defaults, and the conformance suite asks for its neutral settings.
+# Settings that a method cannot do without, and those at which it equals joint training. A new
+# method is covered by existing: without an entry it runs at its defaults, and the conformance suite
+# asks for its neutral settings.
 REQUIRED: dict[str, dict[str, object]] = {"unimodal": {"modality": "text"}}
 NEUTRAL: dict[str, dict[str, object]] = {
     "joint": {},
@@ -48,8 +49,12 @@ WITHOUT_NEUTRAL = {
 DETERMINISTIC: dict[str, dict[str, object]] = {"ogm": {"noise": False}, "mrd": {"p": 0.0}}
 
 
-def dataset(modalities=("text", "audio", "visual"), task="classification", count=96, seed=0, vectors=False) -> Dataset:
-    """Classes (or a score) written into every modality with noise; text is clearest. Sequences carry masks."""
+def dataset(
+    modalities=("text", "audio", "visual"), task="classification", count=96, seed=0, vectors=False
+) -> Dataset:
+    """Classes (or a score) written into every modality with noise; text is clearest. Sequences
+    carry masks.
+    """
     generator = torch.Generator().manual_seed(seed)
     kinds = Task("classification", 3) if task == "classification" else Task("regression", 1)
     means = {m: torch.randn(3, SHAPES[m][1], generator=generator) * 2 for m in modalities}
@@ -65,14 +70,22 @@ def dataset(modalities=("text", "audio", "visual"), task="classification", count
             lengths = torch.randint(1, steps + 1, (n, 1), generator=generator)
             mask = None if vectors else torch.arange(steps)[None] < lengths
             inputs[m] = Padded(value if mask is None else value * mask[..., None], mask)
-        target = label if task == "classification" else label.float() - 1 + 0.1 * torch.randn(n, generator=generator)
+        target = (
+            label
+            if task == "classification"
+            else label.float() - 1 + 0.1 * torch.randn(n, generator=generator)
+        )
         return Split(inputs, target, tuple(str(k) for k in range(n)))
 
     shapes = {m: (SHAPES[m][1],) if vectors else SHAPES[m] for m in modalities}
-    return Dataset("tiny", DataSpec(shapes, kinds), {"train": split(count), "val": split(32), "test": split(32)})
+    return Dataset(
+        "tiny",
+        DataSpec(shapes, kinds),
+        {"train": split(count), "val": split(32), "test": split(32)},
+    )
 
 
-def config(method="joint", overrides=(), **settings) -> C.Config:
+def config(method="joint", overrides=(), **settings) -> Config:
     """configs/iemocap.yaml made small: width 10, 1-2 layers, no dropout, 2 epochs of batches of 16.
 
     A method that does not support its fusion gets the first that it does."""
@@ -80,18 +93,22 @@ def config(method="joint", overrides=(), **settings) -> C.Config:
         "model.encoder.width": 10, "model.encoder.heads": 2, "model.encoder.layers": 1,
         "model.fusion.heads": 2, "model.fusion.layers": 1, "train.epochs": 2, "train.batch_size": 16,
         "train.device": "cpu", "train.probe_size": 16,
-        **{k: 0.0 for k in C.fields(C.load("iemocap")) if ".dropout" in k},
+        **{k: 0.0 for k in field_types(load_config("iemocap")) if ".dropout" in k},
         **dict(overrides),
     }  # fmt: skip
     section = {"name": method, **REQUIRED.get(method, {}), **settings}
     if method == "cggm":
         section = {"classifier_heads": 2, "classifier_dropout": 0.0, **section}
-    cfg = C.replace(C.replace(C.load("iemocap"), values), {"method": section})
+    cfg = with_overrides(with_overrides(load_config("iemocap"), values), {"method": section})
     allowed = plugins.load("methods", method).support.fusions
-    return cfg if allowed is None or cfg.model.fusion.name in allowed else C.replace(cfg, {"model.fusion": allowed[0]})
+    return (
+        cfg
+        if allowed is None or cfg.model.fusion.name in allowed
+        else with_overrides(cfg, {"model.fusion": allowed[0]})
+    )
 
 
-def skip_refused(cfg: C.Config, data: Dataset) -> None:
+def skip_refused(cfg: Config, data: Dataset) -> None:
     """End the test where the method says that it cannot train these data or this model."""
     try:
         check(cfg, data.spec)
@@ -99,8 +116,10 @@ def skip_refused(cfg: C.Config, data: Dataset) -> None:
         pytest.skip(str(error))
 
 
-def bound(cfg: C.Config, data: Dataset, seed=0, dtype=torch.float64):
-    """The method of `cfg` and a Net for it, initialised under `seed`, with inputs of `data` cast to `dtype`."""
+def bound(cfg: Config, data: Dataset, seed=0, dtype=torch.float64):
+    """The method of `cfg` and a Net for it, initialised under `seed`, with inputs of `data` cast to
+    `dtype`.
+    """
     method = plugins.load("methods", cfg.method.name)(cfg.method)
     spec = method.spec(data.spec)
     torch.manual_seed(seed)
@@ -116,20 +135,25 @@ def batch(data: Dataset, count=16, dtype=torch.float64):
     return type(out)(inputs, target, out.index)
 
 
-def start(cfg: C.Config | None = None, data: Dataset | None = None, samples=96):
-    """What a method is given before the first step. Models of one modality are there if the config and the data are
-    given: untrained, always the same."""
+def start(cfg: Config | None = None, data: Dataset | None = None, samples=96):
+    """What a method is given before the first step. Models of one modality are there if the config
+    and the data are given: untrained, always the same.
+    """
 
     def unimodal(changes):
         assert cfg is not None and data is not None
-        return {m: bound(teachers.alone(cfg, m, changes), data, seed=100)[1] for m in data.spec.modalities}
+        return {
+            m: bound(teachers.alone(cfg, m, changes), data, seed=100)[1]
+            for m in data.spec.modalities
+        }
 
     return Start(samples, unimodal)
 
 
 def turns(method: Method, modalities: Collection[str]) -> int:
-    """Epochs of a run in which every part of the model has had its turn: more than one for a method of stages, which
-    declares that metrics dip."""
+    """Epochs of a run in which every part of the model has had its turn: more than one for a method
+    of stages, which declares that metrics dip.
+    """
     epochs = 2 * len(modalities)
     return epochs if method.dips(epochs) else 1
 

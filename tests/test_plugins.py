@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tune_mm import config as C
 from tune_mm import plugins
-from tune_mm._sections import PLUGINS
+from tune_mm.config import Section
+from tune_mm.config.sections import PLUGINS
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 KINDS = sorted(PLUGINS.values())  # those that a configuration chooses from
@@ -20,7 +20,7 @@ ALL = [(kind, name) for kind in KINDS for name in plugins.available(kind)]
 @pytest.mark.parametrize(("kind", "name"), ALL)
 def test_every_plugin_has_a_section_named_as_its_file(kind, name):
     section = plugins.load(kind, name).Config
-    assert issubclass(section, C.Section)
+    assert issubclass(section, Section)
     assert section.model_fields["name"].default == name
     assert section.model_config["frozen"] and section.model_config["strict"]
 
@@ -47,7 +47,9 @@ def test_the_first_set_of_plugins():
 
 
 def test_an_unknown_plugin_names_the_nearest_and_all():
-    with pytest.raises(plugins.UnknownPlugin, match=r"^methods: no 'cgmm'; nearest 'cggm'; available: .*cggm, dgl"):
+    with pytest.raises(
+        plugins.UnknownPlugin, match=r"^methods: no 'cgmm'; nearest 'cggm'; available: .*cggm, dgl"
+    ):
         plugins.load("methods", "cgmm")
 
 
@@ -59,7 +61,9 @@ def test_no_name_reaches_the_import_system_unless_it_is_a_file(name):
 
 
 def test_a_new_file_is_a_new_plugin(tmp_path):
-    """In a fresh process: nothing but the file makes `method=mine` valid, its fields and bounds included."""
+    """In a fresh process: nothing but the file makes `method=mine` valid, its fields and bounds
+    included.
+    """
     (tmp_path / "mine.py").write_text(
         "'''A method of one's own.'''\n"
         "from typing import Literal\n"
@@ -74,9 +78,14 @@ def test_a_new_file_is_a_new_plugin(tmp_path):
     )
     code = (
         f"import tune_mm.methods; tune_mm.methods.__path__.append({str(tmp_path)!r})\n"
-        "from tune_mm import config as C\n"
-        "print(C.load('mosi', ['method=mine', 'method.strength=2']).method)\n"
-        "print(C.check_field(C.load('mosi', ['method=mine']), 'method.strength', 0))\n"
+        "from tune_mm.config import check_field, load_config\n"
+        "print(load_config('mosi', ['method=mine', 'method.strength=2']).method)\n"
+        "print(check_field(load_config('mosi', ['method=mine']), 'method.strength', 0))\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    assert done.stdout.splitlines() == ["name='mine' strength=2.0", "method.strength: must be > 0, got 0"], done.stderr
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.splitlines() == [
+        "name='mine' strength=2.0",
+        "method.strength: must be > 0, got 0",
+    ], done.stderr

@@ -1,4 +1,6 @@
-"""The command line of reports without a store: one message for a mistake, exit code 2, and nothing is created."""
+"""The command line of reports without a store: one message for a mistake, exit code 2, and nothing
+is created.
+"""
 
 from __future__ import annotations
 
@@ -27,15 +29,24 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     [
         ((), "give names of reports, or --all"),
         (("dgl_table3", "--all"), "give names of reports, or --all"),
-        (("dgl_tabel3",), "report: no 'dgl_tabel3'; nearest 'dgl_table3'; `python -m tune_mm.report list` shows all"),
+        (
+            ("dgl_tabel3",),
+            "report: no 'dgl_tabel3'; nearest 'dgl_table3'; `python -m tune_mm.report list` shows all",
+        ),
         (("nowhere/mine.yaml",), "nowhere/mine.yaml"),
         (("list", "dgl_table3"), "list takes no name, got 1"),
         (("search",), "search takes one name, got 0"),
         (("search", "a", "b"), "search takes one name, got 2"),
         (("paper", "dlg"), "paper: no 'dlg'; nearest 'dgl'; available: dgl, cggm"),
-        (("dgl_table3", "--since", "soon"), "argument --since: must be a date or a time such as 2026-11-21"),
+        (
+            ("dgl_table3", "--since", "soon"),
+            "argument --since: must be a date or a time such as 2026-11-21",
+        ),
         (("dgl_table3", "--sinse", "2026-11-21"), "unrecognized arguments: --sinse"),
-        (("dgl_table3",), "mlruns/mlflow.db does not exist: `python -m tune_mm.search --space NAME` makes runs"),
+        (
+            ("dgl_table3",),
+            "mlruns/mlflow.db does not exist: `python -m tune_mm.search --space NAME` makes runs",
+        ),
         (("paper", "dgl"), "mlruns/mlflow.db does not exist"),
         (("search", "a"), "mlruns/mlflow.db does not exist"),
         (("list", "--tracking-uri", "sqlite:///none.db"), "none.db does not exist"),
@@ -62,7 +73,9 @@ def test_without_a_store_the_reports_are_listed_all_the_same(
     assert list(elsewhere.iterdir()) == []
 
 
-def test_an_empty_store_is_told_from_a_missing_one(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_empty_store_is_told_from_a_missing_one(
+    elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (elsewhere / "mlruns").mkdir()
     (elsewhere / "mlruns/mlflow.db").touch()
     assert exit_code("dgl_table3") == 2

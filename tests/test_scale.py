@@ -36,9 +36,11 @@ def rows(root: Path, query: str) -> list[tuple[Any, ...]]:
         return store.execute(query).fetchall()
 
 
-def test_every_report_is_in_journal_and_store(bench: Any, found: tuple[dict[str, Any], Path]) -> None:
+def test_every_report_is_in_journal_and_store(
+    bench: Any, found: tuple[dict[str, Any], Path]
+) -> None:
     figures, root = found
-    from tune_mm.tune.ledger import open_storage
+    from tune_mm.tune.propose.ledger import open_storage
 
     (study,) = open_storage(root / "journal").get_all_studies()
     trials = open_storage(root / "journal").get_all_trials(study._study_id)
@@ -58,14 +60,22 @@ def test_asha_keeps_one_in_three_at_most_at_each_rung(found: tuple[dict[str, Any
     assert found[0]["completed"] == ends.count(9)
 
 
-def test_the_clock_is_that_of_the_recorded_epochs(bench: Any, found: tuple[dict[str, Any], Path]) -> None:
-    """Between slots working all the time, and one after another; and no faster than the longest trial."""
+def test_the_clock_is_that_of_the_recorded_epochs(
+    bench: Any, found: tuple[dict[str, Any], Path]
+) -> None:
+    """Between slots working all the time, and one after another; and no faster than the longest
+    trial.
+    """
     figures, _ = found
     curves = bench.load()
     trained = figures["seconds_per_epoch"] * figures["reports"]
     assert trained / SLOTS <= figures["virtual_s"] <= trained
     assert figures["slots_busy"] == pytest.approx(trained / (SLOTS * figures["virtual_s"]))
-    epochs = [s for n in range(curves.runs) for s in curves.of(n, {"method.rho": 1.2, "method.lam": 0.1}).seconds]
+    epochs = [
+        s
+        for n in range(curves.runs)
+        for s in curves.of(n, {"method.rho": 1.2, "method.lam": 0.1}).seconds
+    ]
     assert 0.3 * min(epochs) < figures["seconds_per_epoch"] < 3 * max(epochs)
 
 
@@ -86,14 +96,20 @@ def test_load_is_time_over_time(bench: Any, found: tuple[dict[str, Any], Path]) 
     assert more["slots_at_60_s_epochs"] == pytest.approx(60_000 / (parts / figures["reports"]))
     rest = parts / figures["reports"] - figures["store_ms_per_report"]
     assert more["slots_at_60_s_epochs_without_store"] == pytest.approx(60_000 / rest)
-    assert figures["load_without_store"] == pytest.approx(rest * figures["reports"] / 1000 / figures["virtual_s"])
+    assert figures["load_without_store"] == pytest.approx(
+        rest * figures["reports"] / 1000 / figures["virtual_s"]
+    )
 
 
 def test_fewer_metrics_keep_the_objective_and_every_decision(
     bench: Any, found: tuple[dict[str, Any], Path], tmp_path: Path
 ) -> None:
-    """6 of an epoch's metrics and what the driver logs beside them: the objective so far, and best/... at the end."""
-    figures = bench.simulate(bench.Case(TRIALS, SLOTS, epochs=9, metrics=6), bench.load(keep=6), tmp_path)
+    """6 of an epoch's metrics and what the driver logs beside them: the objective so far, and
+    best/... at the end.
+    """
+    figures = bench.simulate(
+        bench.Case(TRIALS, SLOTS, epochs=9, metrics=6), bench.load(keep=6), tmp_path
+    )
     for key in ("reports", "completed", "virtual_s"):
         assert figures[key] == pytest.approx(found[0][key])
     assert (figures["metrics_per_epoch"], found[0]["metrics_per_epoch"]) == (6, 58)
@@ -118,7 +134,9 @@ def test_the_nearest_run_is_replayed_and_seeds_take_turns(bench: Any) -> None:
 
 
 def test_overhead_is_what_the_wall_has_more_than_the_ideal(bench: Any) -> None:
-    """Four trials of 1 s on two slots take 2 s ideally; here they end 2.5 s after the first began: a quarter more."""
+    """Four trials of 1 s on two slots take 2 s ideally; here they end 2.5 s after the first began:
+    a quarter more.
+    """
     from _scale_real import figures
 
     marks = [{"began": 10 + b, "ended": 11 + b} for b in (0.0, 0.0, 1.2, 1.5)]

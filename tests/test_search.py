@@ -1,4 +1,6 @@
-"""The command line of the search: flags, exit codes, one message for a mistake. Nothing is searched here."""
+"""The command line of the search: flags, exit codes, one message for a mistake. Nothing is searched
+here.
+"""
 
 from __future__ import annotations
 
@@ -26,18 +28,36 @@ def exit_code(*arguments: str) -> int:
         (("--space", "cggm_iemocp"), "no such name 'cggm_iemocp'; nearest 'cggm_iemocap'"),
         (("--space", "nowhere/mine.yaml"), "nowhere/mine.yaml"),
         (("--spaces", "cggm_iemocap"), "unrecognized arguments: --spaces"),
-        (("--space", "cggm_iemocap", "--trials", "0"), "argument --trials: must be an integer >= 1, got '0'"),
-        (("--space", "cggm_iemocap", "--trials", "x"), "argument --trials: must be an integer >= 1, got 'x'"),
+        (
+            ("--space", "cggm_iemocap", "--trials", "0"),
+            "argument --trials: must be an integer >= 1, got '0'",
+        ),
+        (
+            ("--space", "cggm_iemocap", "--trials", "x"),
+            "argument --trials: must be an integer >= 1, got 'x'",
+        ),
         (
             ("--space", "cggm_iemocap", "--gpus-per-trial", "-1"),
             "(whole above 1), such as 0.25, got '-1'",
         ),
-        (("--space", "cggm_iemocap", "--gpus-per-trial", "1.5"), "must be auto or a number >= 0 (whole above 1)"),
+        (
+            ("--space", "cggm_iemocap", "--gpus-per-trial", "1.5"),
+            "must be auto or a number >= 0 (whole above 1)",
+        ),
         (("--space", "cggm_iemocap", "--cpus-per-trial", "nan"), "must be a number > 0, got 'nan'"),
-        (("--space", "cggm_iemocap", "--time-budget", "soon"), "must be a time such as 90s, 30m or 1.5h, got 'soon'"),
+        (
+            ("--space", "cggm_iemocap", "--time-budget", "soon"),
+            "must be a time such as 90s, 30m or 1.5h, got 'soon'",
+        ),
         (("--space", "cggm_iemocap", "--set", "optim.lr"), "must be key=value, got 'optim.lr'"),
-        (("--space", "cggm_iemocap", "--set", "optim.lrr=1"), "optim.lrr: no such key; nearest 'optim.lr'"),
-        (("--space", "cggm_iemocap", "--set", "optim.lr=fast"), "optim.lr: must be a number, got 'fast'"),
+        (
+            ("--space", "cggm_iemocap", "--set", "optim.lrr=1"),
+            "optim.lrr: no such key; nearest 'optim.lr'",
+        ),
+        (
+            ("--space", "cggm_iemocap", "--set", "optim.lr=fast"),
+            "optim.lr: must be a number, got 'fast'",
+        ),
         (("--space", "cggm_iemocap", "--seed", "-1"), "argument --seed: must be an integer from 0"),
         (
             ("--space", "cggm_iemocap", "--data-root", "/nowhere"),
@@ -63,7 +83,9 @@ def test_a_mistake_is_one_message_and_exit_code_2(
     assert not (tmp_path / "mlruns").exists()
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("30m", 1800), ("1.5h", 5400), ("2d", 172800)])
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90), ("90s", 90), ("30m", 1800), ("1.5h", 5400), ("2d", 172800)]
+)
 def test_time_budgets(text: str, seconds: float) -> None:
     assert search.parser().parse_args(["--time-budget", text]).time_budget == seconds
 
@@ -85,12 +107,18 @@ def test_real_data_may_be_required(
 
 
 def test_list_and_dry_run_in_a_process_of_their_own(tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "TUNE_MM_CACHE": str(tmp_path / "cache")}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(REPOSITORY),
+        "TUNE_MM_CACHE": str(tmp_path / "cache"),
+    }
     environment.pop("TUNE_MM_DATA", None)
 
     def call(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "tune_mm.search", *arguments]
-        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        return subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
 
     listed = call("--list")
     assert (listed.returncode, listed.stderr) == (0, "")

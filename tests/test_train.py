@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from mlflow.entities import Run as MlflowRun
 
-from tune_mm import config as C
 from tune_mm import train
 from tune_mm.cli import run_cli
+from tune_mm.config import flatten, load_config
 from tune_mm.core import checkpoint
 from tune_mm.core.run import Run
 from tune_mm.data import base as data
@@ -57,11 +57,17 @@ def place(tmp_path: Path, cache: Path, database: Path, monkeypatch: pytest.Monke
 
 def runs(place: Path, experiment: str = "mosi") -> list[MlflowRun]:
     store = Store.open(None, place)
-    return list(store.client().search_runs([store.experiment(experiment)], order_by=["attributes.start_time ASC"]))
+    return list(
+        store.client().search_runs(
+            [store.experiment(experiment)], order_by=["attributes.start_time ASC"]
+        )
+    )
 
 
 def steps(place: Path, run: MlflowRun, metric: str) -> list[int]:
-    return [m.step for m in Store.open(None, place).client().get_metric_history(run.info.run_id, metric)]
+    return [
+        m.step for m in Store.open(None, place).client().get_metric_history(run.info.run_id, metric)
+    ]
 
 
 def artifacts(place: Path, run: MlflowRun) -> Path:
@@ -69,43 +75,69 @@ def artifacts(place: Path, run: MlflowRun) -> Path:
 
 
 def test_a_run_from_command_line_to_mlflow(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = [*SMALL, "method=dgl", "--name", "mine", "method.alpha=4", "seed=3"]  # options among overrides
+    arguments = [
+        *SMALL,
+        "method=dgl",
+        "--name",
+        "mine",
+        "method.alpha=4",
+        "seed=3",
+    ]  # options among overrides
     assert train.main(arguments) == 0
     out = capsys.readouterr().out
     assert len([line for line in out.splitlines() if "SYNTHETIC" in line]) == 1
-    assert [line[:9] for line in out.splitlines() if line.startswith("epoch")] == ["epoch 1/2", "epoch 2/2"]
+    assert [line[:9] for line in out.splitlines() if line.startswith("epoch")] == [
+        "epoch 1/2",
+        "epoch 2/2",
+    ]
     assert "test/accuracy" in out
     assert "…" not in out
     (run,) = runs(place)
-    config = C.load("mosi", [*SMALL[1:], "method=dgl", "method.alpha=4", "seed=3"])
+    config = load_config("mosi", [*SMALL[1:], "method=dgl", "method.alpha=4", "seed=3"])
     assert run.info.run_name == "mine"
     assert (run.info.status, run.data.tags["status"]) == ("FINISHED", "completed")
-    expected = {"method": "dgl", "dataset": "mosi", "fusion": "transformer", "data_kind": "synthetic", "seed": "3"}
+    expected = {
+        "method": "dgl",
+        "dataset": "mosi",
+        "fusion": "transformer",
+        "data_kind": "synthetic",
+        "seed": "3",
+    }
     assert {**expected, "stage": "train"}.items() <= run.data.tags.items()
     assert {"git_commit", "version.torch", "version.tune_mm"} <= set(run.data.tags)
     assert "mlflow.parentRunId" not in run.data.tags
-    assert run.data.params == {k: str(v) for k, v in C.flatten(config).items()}
+    assert run.data.params == {k: str(v) for k, v in flatten(config).items()}
     assert steps(place, run, "val/accuracy/text") == steps(place, run, "train/loss") == [1, 2]
     assert {"test/accuracy", "best/val/accuracy", "lr", "time/epoch"} <= set(run.data.metrics)
     assert any(name.startswith("grad/") for name in run.data.metrics)
     folder = artifacts(place, run)
-    assert C.load(folder / "config.yaml") == config
+    assert load_config(folder / "config.yaml") == config
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["test"]["test/accuracy"] == run.data.metrics["test/accuracy"]
-    assert summary["best_metrics"]["val/accuracy"] == summary["best_value"] == run.data.metrics["best/val/accuracy"]
-    assert (summary["objective"], summary["status"], summary["epochs"]) == ("val/accuracy", "completed", 2)
+    assert (
+        summary["best_metrics"]["val/accuracy"]
+        == summary["best_value"]
+        == run.data.metrics["best/val/accuracy"]
+    )
+    assert (summary["objective"], summary["status"], summary["epochs"]) == (
+        "val/accuracy",
+        "completed",
+        2,
+    )
 
 
 def test_the_best_checkpoint_gives_the_test_metrics_again(place: Path) -> None:
     assert train.main(SMALL) == 0
     (run,) = runs(place)
-    config = C.load(artifacts(place, run) / "config.yaml")
+    config = load_config(artifacts(place, run) / "config.yaml")
     dataset = data.load(config.data, data.resolve(config.data))
     fresh = Run(config, dataset)
     fresh.model.load_state_dict(checkpoint.load(artifacts(place, run) / "best.pt"))
     found = fresh.evaluate("test")
     # not bit-equal: how tensors lie in memory changes the last bit
-    assert found == pytest.approx({k: v for k, v in run.data.metrics.items() if k.startswith("test/")}, rel=1e-5)
+    assert found == pytest.approx(
+        {k: v for k, v in run.data.metrics.items() if k.startswith("test/")}, rel=1e-5
+    )
 
 
 def test_real_data_leave_no_word_about_synthetic_ones(
@@ -113,7 +145,14 @@ def test_real_data_leave_no_word_about_synthetic_ones(
 ) -> None:
     if not (data_root / "utd_mhad").is_dir():
         pytest.skip(f"no utd_mhad in {data_root}")
-    rest = ["utd_mhad", "train.epochs=1", "train.device=cpu", "--require-real", "--data-root", str(data_root)]
+    rest = [
+        "utd_mhad",
+        "train.epochs=1",
+        "train.device=cpu",
+        "--require-real",
+        "--data-root",
+        str(data_root),
+    ]
     assert train.main(rest) == 0
     assert "SYNTHETIC" not in capsys.readouterr().out
     (run,) = runs(place, "utd_mhad")
@@ -131,7 +170,9 @@ def test_without_tracking_nothing_is_written_and_mlflow_is_not_even_loaded(place
 
 
 def test_a_tracking_uri_is_used(place: Path) -> None:
-    assert train.main([*SMALL, "train.epochs=1", "--tracking-uri", f"sqlite:///{place}/other.db"]) == 0
+    assert (
+        train.main([*SMALL, "train.epochs=1", "--tracking-uri", f"sqlite:///{place}/other.db"]) == 0
+    )
     assert (place / "other.db").exists()
     assert runs(place) == []
 
@@ -167,7 +208,9 @@ def test_a_resumed_run_is_the_same_run(place: Path, monkeypatch: pytest.MonkeyPa
     assert steps(place, resumed, "val/loss") == [1, 2, 3]
     same = {k for k in whole.data.metrics if not k.endswith("time/epoch")}
     expected = {k: whole.data.metrics[k] for k in same}
-    assert {k: resumed.data.metrics[k] for k in same} == pytest.approx(expected, rel=1e-5, nan_ok=True)
+    assert {k: resumed.data.metrics[k] for k in same} == pytest.approx(
+        expected, rel=1e-5, nan_ok=True
+    )
 
 
 def test_a_finished_state_trains_no_more(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -211,7 +254,9 @@ def test_a_run_that_diverges_is_failed(place: Path, capsys: pytest.CaptureFixtur
     json.loads((artifacts(place, run) / "summary.json").read_text(), parse_constant=pytest.fail)
 
 
-def test_a_bug_is_a_failed_run_and_keeps_its_traceback(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_is_a_failed_run_and_keeps_its_traceback(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(self: Run) -> None:
         raise ZeroDivisionError("a bug")
 
@@ -271,7 +316,9 @@ def test_a_gpu_that_is_not_there_is_a_users_mistake() -> None:
         train.main([*SMALL, "train.device=cuda:99", "--no-tracking"])
 
 
-def test_a_store_that_cannot_be_used_is_said_before_training(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_store_that_cannot_be_used_is_said_before_training(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(UserError, match="cannot be used"):
         train.main([*SMALL, "--tracking-uri", f"sqlite:///{place}/mlruns/mlflow.db/x.db"])
     assert "epoch" not in capsys.readouterr().out
@@ -292,10 +339,14 @@ CLIPS = [
 def test_damaged_and_missing_clips_are_told_and_left_out_only_when_asked(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A clip without a wav is always left out; one whose wav is garbage stops the program, unless --skip-bad."""
-    config = C.load(CLIPS[0], CLIPS[5:])
+    """A clip without a wav is always left out; one whose wav is garbage stops the program, unless
+    --skip-bad.
+    """
+    config = load_config(CLIPS[0], CLIPS[5:])
     plugin = data.plugin_of(config.data)
-    folder = data.make(config.data, place, plugin.options(config.data).changed(train=24, val=12, test=12))
+    folder = data.make(
+        config.data, place, plugin.options(config.data).changed(train=24, val=12, test=12)
+    )
     wavs = sorted((folder / "audio").iterdir())
     wavs[0].unlink()
     wavs[1].write_bytes(b"RIFF, but no more than that")
@@ -311,7 +362,11 @@ def test_damaged_and_missing_clips_are_told_and_left_out_only_when_asked(
     assert "1 of 47 clips cannot be read and are left out (skip_bad)" in shown
     (run,) = runs(place, "avdigits")
     store = Store.open(None, place)
-    about = json.loads(Path(store.client().download_artifacts(run.info.run_id, "data.json", str(place))).read_text())
+    about = json.loads(
+        Path(
+            store.client().download_artifacts(run.info.run_id, "data.json", str(place))
+        ).read_text()
+    )
     assert about["dropped"][wavs[0].stem] == "without audio"
     assert str(wavs[1]) in about["dropped"][wavs[1].stem]
     assert sum(about["samples"].values()) == 46

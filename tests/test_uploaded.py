@@ -1,4 +1,6 @@
-"""The script alone, as `ray submit` uploads it: it finds the installed package, its spaces, and the cluster."""
+"""The script alone, as `ray submit` uploads it: it finds the installed package, its spaces, and the
+cluster.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ def run(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
     environment |= {"PYTHONPATH": str(SCRIPT.parents[1]), "RAY_TMPDIR": str(home)}
     command = [sys.executable, "search.py", *arguments]
-    return subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        command, cwd=home, env=environment, capture_output=True, text=True, check=False
+    )
 
 
 def test_the_package_itself_is_no_copy() -> None:

@@ -13,14 +13,16 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 def test_an_installed_wheel_finds_its_own_files(tmp_path):
     source, installed = tmp_path / "source", tmp_path / "installed"
     for name in ("tune_mm", "configs", "search_spaces"):
-        shutil.copytree(REPOSITORY / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            REPOSITORY / name, source / name, ignore=shutil.ignore_patterns("__pycache__")
+        )
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(REPOSITORY / name, source)
     build = "from setuptools import build_meta; build_meta.build_wheel('.')"
     subprocess.run([sys.executable, "-c", build], cwd=source, capture_output=True, check=True)
     (wheel,) = source.glob("*.whl")
     zipfile.ZipFile(wheel).extractall(installed)
-    code = "from tune_mm import config as C; print(C.find('configs', 'mosi')); print(*C.names('configs'))"
+    code = "from tune_mm.config import file_names, find_file; print(find_file('configs', 'mosi')); print(*file_names('configs'))"
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,
@@ -29,7 +31,9 @@ def test_an_installed_wheel_finds_its_own_files(tmp_path):
         text=True,
         check=False,
     )
-    shipped = sorted(p.relative_to(REPOSITORY / "configs") for p in (REPOSITORY / "configs").glob("**/*.yaml"))
+    shipped = sorted(
+        p.relative_to(REPOSITORY / "configs") for p in (REPOSITORY / "configs").glob("**/*.yaml")
+    )
     found, names = done.stdout.splitlines()
     assert Path(found) == installed / "tune_mm" / "_configs" / "mosi.yaml"
     assert names.split() == [p.with_suffix("").as_posix() for p in shipped]

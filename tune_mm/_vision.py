@@ -1,9 +1,10 @@
 """torchvision, importable beside a CPU build of torch.
 
-The package index serves torchvision as a CUDA build. Beside a CPU torch its compiled operators do not load, and
-`import torchvision` raises "operator torchvision::nms does not exist" because it registers shape functions for them.
-Nothing here needs those operators (box suppression for detection), so their schemas alone are enough for the import.
-Where the operators load, nothing is touched.
+The package index serves torchvision as a CUDA build. Beside a CPU torch its compiled operators do
+not load, and `import torchvision` raises "operator torchvision::nms does not exist" because it
+registers shape functions for them. Nothing here needs those operators (box suppression for
+detection), so their schemas alone are enough for the import. Where the operators load, nothing is
+touched.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ def _define_operators() -> torch.library.Library:
 
 
 def torchvision() -> ModuleType:
-    """The torchvision package. Raises what its import raises, where that is not the missing operators."""
+    """The torchvision package. Raises what its import raises, where that is not the missing
+    operators.
+    """
     try:
         return importlib.import_module("torchvision")
     except RuntimeError as error:

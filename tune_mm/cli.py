@@ -12,7 +12,9 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
 def run_cli(main: Callable[[], int | None]) -> int:
-    """The exit code of `main` (None: 0). A UserError is printed and is 2, Ctrl-C is 130; bugs keep their traceback."""
+    """The exit code of `main` (None: 0). A UserError is printed and is 2, Ctrl-C is 130; bugs keep
+    their traceback.
+    """
     try:
         return main() or 0
     except UserError as error:

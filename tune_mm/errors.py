@@ -11,10 +11,14 @@ class UserError(ValueError):
 
 
 class ConfigError(UserError):
-    """Everything that is wrong with a configuration. `problems`: one message each; `str(error)`: one per line."""
+    """Everything that is wrong with a configuration. `problems`: one message each; `str(error)`:
+    one per line.
+    """
 
     def __init__(self, problems: Iterable[str] | str) -> None:
-        self.problems: tuple[str, ...] = (problems,) if isinstance(problems, str) else tuple(problems)
+        self.problems: tuple[str, ...] = (
+            (problems,) if isinstance(problems, str) else tuple(problems)
+        )
         super().__init__("\n".join(self.problems))
 
     def __reduce__(self) -> tuple[type[ConfigError], tuple[tuple[str, ...]]]:

@@ -1,7 +1,8 @@
-"""The file name is the registry: `load("methods", "dgl")` imports `tune_mm/methods/dgl.py` and returns its `plugin`.
+"""The file name is the registry: `load("methods", "dgl")` imports `tune_mm/methods/dgl.py` and
+returns its `plugin`.
 
-Adding a method, dataset, audio front-end, encoder or fusion is adding one file; no list is edited. Folders, files whose
-name starts with an underscore, and `base.py` are not plug-ins.
+Adding a method, dataset, audio front-end, encoder or fusion is adding one file; no list is edited.
+Folders, files whose name starts with an underscore, and `base.py` are not plug-ins.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from typing import Any
 
 PACKAGES = {
     "methods": "tune_mm.methods",
-    "data": "tune_mm.data",
-    "frontends": "tune_mm.data.frontends",
+    "data": "tune_mm.data.datasets",
+    "frontends": "tune_mm.data.audio.frontends",
     "encoders": "tune_mm.models.encoders",
     "fusions": "tune_mm.models.fusions",
     "models": "tune_mm.models",

@@ -1,4 +1,5 @@
-"""Tables, figures and pages of the papers from the runs of a tracking store; nothing else is read, nothing is trained.
+"""Tables, figures and pages of the papers from the runs of a tracking store; nothing else is read,
+nothing is trained.
 
 python -m tune_mm.report list                               which reports there are, and the runs they have
 python -m tune_mm.report dgl_table3 --data avdigits         a table: Markdown, CSV, LaTeX; a figure: PNG, SVG
@@ -47,23 +48,47 @@ def _time(text: str) -> datetime:
         return datetime.fromisoformat(text)
     except ValueError:
         example = "2026-11-21 or 2026-11-21T14:30"
-        raise argparse.ArgumentTypeError(f"must be a date or a time such as {example}, got '{text}'") from None
+        raise argparse.ArgumentTypeError(
+            f"must be a date or a time such as {example}, got '{text}'"
+        ) from None
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = _Parser(prog="tune_mm.report", description=__doc__, epilog=EPILOG, allow_abbrev=False,
                 formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    p.add_argument("what", nargs="*", metavar="NAME", help="reports, or: list | search NAME | paper dgl | paper cggm")
+    p.add_argument(
+        "what",
+        nargs="*",
+        metavar="NAME",
+        help="reports, or: list | search NAME | paper dgl | paper cggm",
+    )
     p.add_argument("--all", action="store_true", help="every report of configs/paper")
-    p.add_argument("--out", type=Path, default=Path("reports"), metavar="DIR", help="for the files (default: reports)")
-    p.add_argument("--data", metavar="NAME", help="of runs on this data set, not on the report's own")
-    p.add_argument("--since", type=_time, metavar="TIME", help="of runs that began then or later: 2026-11-21T14:30")
+    p.add_argument(
+        "--out",
+        type=Path,
+        default=Path("reports"),
+        metavar="DIR",
+        help="for the files (default: reports)",
+    )
+    p.add_argument(
+        "--data", metavar="NAME", help="of runs on this data set, not on the report's own"
+    )
+    p.add_argument(
+        "--since",
+        type=_time,
+        metavar="TIME",
+        help="of runs that began then or later: 2026-11-21T14:30",
+    )
     p.add_argument("--run", metavar="NAME", help="of this search (or run of tune_mm.train) alone")
     p.add_argument(
-        "--tracking-uri", metavar="URI", help="MLflow store (else MLFLOW_TRACKING_URI, else mlruns/mlflow.db)"
+        "--tracking-uri",
+        metavar="URI",
+        help="MLflow store (else MLFLOW_TRACKING_URI, else mlruns/mlflow.db)",
     )
-    p.add_argument("--no-attach", action="store_true", help="leave the store as it is: files go to --out only")
+    p.add_argument(
+        "--no-attach", action="store_true", help="leave the store as it is: files go to --out only"
+    )
     return p
 
 
@@ -111,7 +136,9 @@ class Job:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
         except OSError as error:
-            raise UserError(f"--out: cannot write to {path.parent}: {error.strerror or error}") from None
+            raise UserError(
+                f"--out: cannot write to {path.parent}: {error.strerror or error}"
+            ) from None
         return path
 
     def finish(self, files: Sequence[Path], parents: Iterable[str]) -> None:
@@ -122,14 +149,20 @@ class Job:
                 for file in files:
                     self.reader.attach(parent, file, ATTACHED)
                 attached += 1
-            except UserError as error:  # somebody else's store may be for reading only; the files are there
+            except (
+                UserError
+            ) as error:  # somebody else's store may be for reading only; the files are there
                 print(f"not attached: {error}", file=sys.stderr)
-        searches = f"; attached to {attached} search{'' if attached == 1 else 'es'}" if attached else ""
+        searches = (
+            f"; attached to {attached} search{'' if attached == 1 else 'es'}" if attached else ""
+        )
         say(f"written: {', '.join(map(str, files))}{searches}")
 
 
 def opened(given: argparse.Namespace) -> Job:
-    """The job, with the store's runs read. Raises UserError for a store or a choice that does not exist."""
+    """The job, with the store's runs read. Raises UserError for a store or a choice that does not
+    exist.
+    """
     from tune_mm.reports.store import Reader
 
     job = Job(given, reader := Reader.open(given.tracking_uri, Path.cwd()), reader.records())
@@ -160,7 +193,9 @@ def reports(job: Job, found: dict[str, Report]) -> None:
 
 
 def listing(given: argparse.Namespace) -> None:
-    """Print all reports: what they are, the runs they have by data set, and the commands that make these."""
+    """Print all reports: what they are, the runs they have by data set, and the commands that make
+    these.
+    """
     from tune_mm.reports import _catalogue
     from tune_mm.reports._canvas import PAPERS
 
@@ -174,12 +209,16 @@ def listing(given: argparse.Namespace) -> None:
         say(f"{error}\n")
     width = max(map(len, found), default=0)
     for name, report in found.items():
-        counts = _catalogue.runs(report, [r for r in records if given.since is None or r.started >= _zoned(given)])
+        counts = _catalogue.runs(
+            report, [r for r in records if given.since is None or r.started >= _zoned(given)]
+        )
         runs = ", ".join(f"{data} {n}" for data, n in counts.most_common()) or "none"
         say(f"{name:{width}}  {PAPERS[report.paper]}, {report.source}: {report.title}")
         say(f"{'':{width}}    runs: {runs}")
         for line in report.fill:
-            command = line.replace("{data}", given.data or report.data).replace("{method}", "METHOD")
+            command = line.replace("{data}", given.data or report.data).replace(
+                "{method}", "METHOD"
+            )
             say(f"{'':{width}}    made by: {command}")
 
 
@@ -208,7 +247,9 @@ def paper(given: argparse.Namespace, name: str) -> None:
     from tune_mm.reports.tables import Table
 
     if name not in PAPERS:
-        raise UserError(f"paper: no '{name}'{nearest(name, PAPERS)}; available: {', '.join(PAPERS)}")
+        raise UserError(
+            f"paper: no '{name}'{nearest(name, PAPERS)}; available: {', '.join(PAPERS)}"
+        )
     found = {n: r for n, r in _load(_catalogue.names()).items() if r.paper == name}
     job = opened(given)
     made = [job.make(report, n) for n, report in found.items()]
@@ -233,14 +274,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if word in ("list", "search", "paper"):
         wanted = 0 if word == "list" else 1
         if len(rest) != wanted or given.all:
-            raise UserError(f"tune_mm.report: {word} takes {'one name' if wanted else 'no name'}, got {len(rest)}")
+            raise UserError(
+                f"tune_mm.report: {word} takes {'one name' if wanted else 'no name'}, got {len(rest)}"
+            )
         if word == "list":
             listing(given)
         else:
             (search if word == "search" else paper)(given, rest[0])
         return 0
     if bool(given.what) == given.all:
-        raise UserError("tune_mm.report: give names of reports, or --all; `python -m tune_mm.report list` shows them")
+        raise UserError(
+            "tune_mm.report: give names of reports, or --all; `python -m tune_mm.report list` shows them"
+        )
     from tune_mm.reports import _catalogue
 
     found = _load(_catalogue.names() if given.all else given.what)

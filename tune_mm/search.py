@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tune_mm._yaml import read_value
 from tune_mm.cli import run_cli
+from tune_mm.config.yaml import read_value
 from tune_mm.errors import ConfigError, UserError
 
 EPILOG = """exit codes: 0 done; 1 trials failed (each is named; one that diverged is a result, no failure);
@@ -47,7 +47,9 @@ def _share(text: str) -> float | str:
     if text == "auto":
         return text
     allowed = "auto or a number >= 0 (whole above 1), such as 0.25"
-    share: float = _checked(text, float, lambda x: 0 <= x <= 1 or (1 < x < float("inf") and x == int(x)), allowed)
+    share: float = _checked(
+        text, float, lambda x: 0 <= x <= 1 or (1 < x < float("inf") and x == int(x)), allowed
+    )
     return share
 
 
@@ -89,42 +91,83 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = _Parser(prog="tune_mm.search", description=__doc__, epilog=EPILOG, allow_abbrev=False,
                 formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    p.add_argument("--space", metavar="NAME|PATH", help="a space or a suite of search_spaces/, or a file")
+    p.add_argument(
+        "--space", metavar="NAME|PATH", help="a space or a suite of search_spaces/, or a file"
+    )
     kinds = "show the spaces, or the methods and what each can train, and leave"
     p.add_argument("--list", type=_listed, nargs="?", const="spaces", metavar="methods", help=kinds)
     p.add_argument("--dry-run", action="store_true", help="show what would be done and leave")
-    p.add_argument("--trials", type=_count, metavar="N", help="trials of the search (and of the baseline)")
-    p.add_argument("--epochs", type=_count, metavar="N", help="full budget of a trial and of a final run")
+    p.add_argument(
+        "--trials", type=_count, metavar="N", help="trials of the search (and of the baseline)"
+    )
+    p.add_argument(
+        "--epochs", type=_count, metavar="N", help="full budget of a trial and of a final run"
+    )
     p.add_argument("--set", type=_setting, action="append", default=[], metavar="KEY=VALUE", dest="settings",
                    help="fix a setting of the config (repeatable); one that is searched no longer is")  # fmt: skip
-    p.add_argument("--seed", type=_seed, metavar="N", help="of the sampler and of every trial (default: the config's)")
     p.add_argument(
-        "--data-root", type=Path, metavar="DIR", help="where the data sets are (else TUNE_MM_DATA, else data/)"
+        "--seed",
+        type=_seed,
+        metavar="N",
+        help="of the sampler and of every trial (default: the config's)",
+    )
+    p.add_argument(
+        "--data-root",
+        type=Path,
+        metavar="DIR",
+        help="where the data sets are (else TUNE_MM_DATA, else data/)",
     )
     p.add_argument("--require-real", action="store_true", help="refuse to stand in synthetic data")
-    p.add_argument("--skip-bad", action="store_true", help="leave damaged clips out, and list them (data.skip_bad)")
-    p.add_argument("--name", metavar="NAME", help="of the search (default: the space's and a number)")
     p.add_argument(
-        "--concurrency", type=_count, metavar="N", help="trials at a time (default: what the resources allow)"
+        "--skip-bad",
+        action="store_true",
+        help="leave damaged clips out, and list them (data.skip_bad)",
+    )
+    p.add_argument(
+        "--name", metavar="NAME", help="of the search (default: the space's and a number)"
+    )
+    p.add_argument(
+        "--concurrency",
+        type=_count,
+        metavar="N",
+        help="trials at a time (default: what the resources allow)",
     )
     p.add_argument("--cpus-per-trial", type=_positive, metavar="X", help="CPUs of one trial")
     gpus = "GPUs of one trial; 0.25: four trials share one; auto: as many as fit by the measured memory of one; 0: CPU"
     p.add_argument("--gpus-per-trial", type=_share, metavar="X", help=gpus)
-    p.add_argument("--mps", action="store_true", help="start NVIDIA's Multi-Process Service on the nodes with GPUs")
+    p.add_argument(
+        "--mps",
+        action="store_true",
+        help="start NVIDIA's Multi-Process Service on the nodes with GPUs",
+    )
     budget = "bounds the tuning of this call (search and baseline), not the finals: 90s, 30m, 1.5h"
     p.add_argument("--time-budget", type=_duration, metavar="TIME", help=budget)
     p.add_argument(
-        "--tracking-uri", metavar="URI", help="MLflow store (else MLFLOW_TRACKING_URI, else mlruns/mlflow.db)"
+        "--tracking-uri",
+        metavar="URI",
+        help="MLflow store (else MLFLOW_TRACKING_URI, else mlruns/mlflow.db)",
     )
-    p.add_argument("--storage", metavar="DIR|URI", help="checkpoints; on a cluster a place that all nodes reach")
-    p.add_argument("--address", metavar="ADDRESS", help="join a Ray cluster ('auto': the one on this machine)")
-    p.add_argument("--resume", action="store_true", help="go on with --name, or with the latest search of --space")
+    p.add_argument(
+        "--storage",
+        metavar="DIR|URI",
+        help="checkpoints; on a cluster a place that all nodes reach",
+    )
+    p.add_argument(
+        "--address", metavar="ADDRESS", help="join a Ray cluster ('auto': the one on this machine)"
+    )
+    p.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with --name, or with the latest search of --space",
+    )
     p.add_argument("--extend", type=_count, metavar="N", help="the same with N more trials")
     return p
 
 
 def uploaded() -> bool:
-    """Whether this file is a copy outside the installed package: `ray submit` puts one into the head's home."""
+    """Whether this file is a copy outside the installed package: `ray submit` puts one into the
+    head's home.
+    """
     import tune_mm
 
     return Path(__file__).resolve().parent != Path(tune_mm.__file__).resolve().parent
@@ -135,15 +178,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser().parse_args(arguments)
     from rich.console import Console
 
-    from tune_mm.tune import listing, suite_plan, suite_run
-    from tune_mm.tune import main as search
-    from tune_mm.tune.plan import Options
+    from tune_mm.tune import search, suite
+    from tune_mm.tune.output import listing
+    from tune_mm.tune.plan import suite_plan
+    from tune_mm.tune.plan.plan import Options
 
-    console = Console(soft_wrap=not sys.stdout.isatty(), highlight=False, width=None if sys.stdout.isatty() else 200)
+    console = Console(
+        soft_wrap=not sys.stdout.isatty(),
+        highlight=False,
+        width=None if sys.stdout.isatty() else 200,
+    )
     if given.list:
         return listing.methods(console) if given.list == "methods" else search.spaces(console)
     if given.resume and given.extend is not None:
-        raise UserError("--resume and --extend: give one of them (--extend also finishes what is unfinished)")
+        raise UserError(
+            "--resume and --extend: give one of them (--extend also finishes what is unfinished)"
+        )
     options = Options(
         root=Path(os.getcwd()),
         space=given.space,
@@ -161,11 +211,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         time_budget=given.time_budget,
         tracking_uri=given.tracking_uri,
         storage=given.storage,
-        address=given.address or ("auto" if uploaded() and not os.environ.get("RAY_ADDRESS") else None),
+        address=given.address
+        or ("auto" if uploaded() and not os.environ.get("RAY_ADDRESS") else None),
         resume=given.resume,
         extend=given.extend,
     )
-    run = suite_run.run if suite_plan.asked(options) else search.run
+    run = suite.run if suite_plan.asked(options) else search.run
     return run(options, console, dry=given.dry_run)
 
 

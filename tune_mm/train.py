@@ -1,8 +1,9 @@
 """One run, without Ray: `python -m tune_mm.train configs/mosi.yaml method=dgl method.alpha=4`.
 
-The run is kept in MLflow in the shape that searches write: experiment = the configuration's name, params, metrics per
-epoch, test metrics of the best validation epoch, config.yaml, best.pt and summary.json. Exit code 0; 1 when the loss
-was not finite; 2 for a user's mistake; 130 when interrupted (the run is then marked stopped).
+The run is kept in MLflow in the shape that searches write: experiment = the configuration's name,
+params, metrics per epoch, test metrics of the best validation epoch, config.yaml, best.pt and
+summary.json. Exit code 0; 1 when the loss was not finite; 2 for a user's mistake; 130 when
+interrupted (the run is then marked stopped).
 """
 
 from __future__ import annotations
@@ -25,15 +26,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from tune_mm import config as C
 from tune_mm.cli import run_cli
-from tune_mm.core import checkpoint, metrics
+from tune_mm.config import Config, dump_config, flatten, load_config
+from tune_mm.core import artifacts, checkpoint, metrics
 from tune_mm.core.run import Result, Run
 from tune_mm.core.types import Dataset
 from tune_mm.data import base as data
-from tune_mm.data._summary import summary
+from tune_mm.data.summary import summary
 from tune_mm.errors import UserError
-from tune_mm.tune import artifacts
 
 if TYPE_CHECKING:  # mlflow takes a second to import, and --no-tracking does without
     from tune_mm.track.run import Status
@@ -47,13 +47,25 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tune_mm.train", description="Train one configuration, without Ray."
     )
-    parser.add_argument("config", help="a file, or the name of one in configs/ (mosi, avdigits, cremad ...)")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="method=dgl method.alpha=4 optim.lr=3e-4")
-    parser.add_argument("--data-root", type=Path, help="folder of the data sets (else TUNE_MM_DATA, else ./data)")
-    parser.add_argument("--require-real", action="store_true", help="refuse to train on synthetic data")
-    parser.add_argument("--skip-bad", action="store_true", help="leave damaged clips out (data.skip_bad=true)")
+    parser.add_argument(
+        "config", help="a file, or the name of one in configs/ (mosi, avdigits, cremad ...)"
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="method=dgl method.alpha=4 optim.lr=3e-4"
+    )
+    parser.add_argument(
+        "--data-root", type=Path, help="folder of the data sets (else TUNE_MM_DATA, else ./data)"
+    )
+    parser.add_argument(
+        "--require-real", action="store_true", help="refuse to train on synthetic data"
+    )
+    parser.add_argument(
+        "--skip-bad", action="store_true", help="leave damaged clips out (data.skip_bad=true)"
+    )
     parser.add_argument("--name", help="name of the MLflow run")
-    parser.add_argument("--tracking-uri", help="MLflow store (else MLFLOW_TRACKING_URI, else ./mlruns/mlflow.db)")
+    parser.add_argument(
+        "--tracking-uri", help="MLflow store (else MLFLOW_TRACKING_URI, else ./mlruns/mlflow.db)"
+    )
     parser.add_argument("--no-tracking", action="store_true", help="write nothing to MLflow")
     parser.add_argument(
         "--resume",
@@ -66,7 +78,9 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 @dataclass
 class State:
-    """What outlives a process: the run, and what this program adds to it. history: the metrics of each epoch."""
+    """What outlives a process: the run, and what this program adds to it. history: the metrics of
+    each epoch.
+    """
 
     run: Run
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -74,18 +88,22 @@ class State:
 
     def save(self, path: Path) -> None:
         """Write it to `path`. Raises UserError where that is not possible."""
-        values = {"config": C.dump(self.run.config), "key": self.key, "history": self.history}
+        values = {"config": dump_config(self.run.config), "key": self.key, "history": self.history}
         try:
             checkpoint.save({**values, "run": self.run.state_dict()}, path)
         except OSError as error:
-            raise UserError(f"--resume {path}: cannot be written: {error.strerror or error}") from error
+            raise UserError(
+                f"--resume {path}: cannot be written: {error.strerror or error}"
+            ) from error
 
     def restore(self, path: Path) -> None:
         """Go on from `path`. Raises UserError when it is no state of this very configuration."""
         try:
             found = checkpoint.load(path)
-            if found["config"] != C.dump(self.run.config):
-                raise UserError(f"--resume {path}: {_difference(found['config'], C.dump(self.run.config))}")
+            if found["config"] != dump_config(self.run.config):
+                raise UserError(
+                    f"--resume {path}: {_difference(found['config'], dump_config(self.run.config))}"
+                )
             self.run.load_state_dict(found["run"])
             self.key, self.history = found["key"], found["history"]
         except UserError:
@@ -122,10 +140,14 @@ class Record:
             **environment(),
             "objective": state.run.objective,
         }
-        self.handle = writer.start(name, C.flatten(config), tags, key=state.key)
-        writer.artifact(self.handle, C.dump(config), "config.yaml")
-        writer.artifact(self.handle, json.dumps(summary(state.run.dataset), indent=1) + "\n", "data.json")
-        for epoch, values in enumerate(state.history, 1):  # what a kill kept from the store; the rest is skipped
+        self.handle = writer.start(name, flatten(config), tags, key=state.key)
+        writer.artifact(self.handle, dump_config(config), "config.yaml")
+        writer.artifact(
+            self.handle, json.dumps(summary(state.run.dataset), indent=1) + "\n", "data.json"
+        )
+        for epoch, values in enumerate(
+            state.history, 1
+        ):  # what a kill kept from the store; the rest is skipped
             writer.log(self.handle, values, epoch)
 
     def epoch(self, result: Result) -> None:
@@ -133,7 +155,9 @@ class Record:
         if self.writer is not None:
             self.writer.log(self.handle, result.metrics, result.epoch)
 
-    def finish(self, status: Status, reason: str, test: Mapping[str, float], seconds: float) -> None:
+    def finish(
+        self, status: Status, reason: str, test: Mapping[str, float], seconds: float
+    ) -> None:
         """How it ended: best and test metrics, summary, the tensors of the best epoch."""
         if self.writer is None:
             return
@@ -150,8 +174,12 @@ class Record:
         self.writer.finish(self.handle, status, reason)
 
 
-def summarize(state: State, status: str, reason: str, test: Mapping[str, float], seconds: float) -> dict[str, Any]:
-    """summary.json: how the run ended, in values that any JSON reader takes (null where a number is not finite)."""
+def summarize(
+    state: State, status: str, reason: str, test: Mapping[str, float], seconds: float
+) -> dict[str, Any]:
+    """summary.json: how the run ended, in values that any JSON reader takes (null where a number is
+    not finite).
+    """
     run = state.run
     numbers = {"best_value": run.best_value, **state.best_metrics, **test}
     clean = {k: v if math.isfinite(v) else None for k, v in numbers.items()}
@@ -173,8 +201,10 @@ def summarize(state: State, status: str, reason: str, test: Mapping[str, float],
     }
 
 
-def build(config: C.Config, dataset: Dataset) -> Run:
-    """The run. Raises UserError for a method that does not take these data, a metric or a device that is not there."""
+def build(config: Config, dataset: Dataset) -> Run:
+    """The run. Raises UserError for a method that does not take these data, a metric or a device
+    that is not there.
+    """
     try:
         return Run(config, dataset)
     except ValueError as error:
@@ -191,7 +221,11 @@ def line(run: Run, result: Result) -> str:
     """An epoch on one line; `*` marks the best so far."""
     values, total = result.metrics, run.config.train.epochs
     parts = [f"epoch {result.epoch:>{len(str(total))}}/{total}"]
-    parts += [f"{k} {values[k]:.4f}" for k in dict.fromkeys(("train/loss", "val/loss", run.objective)) if k in values]
+    parts += [
+        f"{k} {values[k]:.4f}"
+        for k in dict.fromkeys(("train/loss", "val/loss", run.objective))
+        if k in values
+    ]
     alone = [m for m in run.spec.modalities if f"{run.objective}/{m}" in values]
     parts += [" ".join(f"{m} {values[f'{run.objective}/{m}']:.4f}" for m in alone)] if alone else []
     return "  ".join([*parts, f"{values['time/epoch']:.1f} s", *(["*"] if result.best else [])])
@@ -213,11 +247,21 @@ def table(state: State, test: Mapping[str, float]) -> Table:
 
 
 def loop(state: State, record: Record, console: Console, path: Path | None) -> Result | None:
-    """Train to the end, or until the loss is not finite; the last epoch's result (None: all were done before)."""
+    """Train to the end, or until the loss is not finite; the last epoch's result (None: all were
+    done before).
+    """
     run, result = state.run, None
     total = run.config.train.epochs
-    columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    columns = (
+        TextColumn("training"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as progress:
         task = progress.add_task("", total=total, completed=run.epochs_done)
         while run.epochs_done < total and not (result and result.done):
             result = run.epoch()
@@ -239,13 +283,19 @@ def train(state: State, record: Record, console: Console, path: Path | None) -> 
         test = {} if diverged or not state.run.best_epoch else state.run.test()
     except BaseException as error:
         stopped = isinstance(error, KeyboardInterrupt)
-        reason = f"interrupted after epoch {state.run.epochs_done}" if stopped else f"{type(error).__name__}: {error}"
+        reason = (
+            f"interrupted after epoch {state.run.epochs_done}"
+            if stopped
+            else f"{type(error).__name__}: {error}"
+        )
         record.finish("stopped" if stopped else "failed", reason, {}, time.perf_counter() - start)
         raise
     reason = f"the loss was not finite in epoch {state.run.epochs_done}" if diverged else ""
     record.finish("failed" if diverged else "completed", reason, test, time.perf_counter() - start)
     if state.run.best_epoch:
-        console.print(f"best epoch by {state.run.objective}: {state.run.best_epoch}", highlight=False)
+        console.print(
+            f"best epoch by {state.run.objective}: {state.run.best_epoch}", highlight=False
+        )
         console.print(table(state, test))
     if diverged:
         console.print(f"failed: {reason}", highlight=False)
@@ -255,7 +305,9 @@ def train(state: State, record: Record, console: Console, path: Path | None) -> 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns the exit code. Raises UserError, KeyboardInterrupt."""
     options = arguments(argv)
-    config = C.load(options.config, [*options.overrides, *(["data.skip_bad=true"] if options.skip_bad else [])])
+    config = load_config(
+        options.config, [*options.overrides, *(["data.skip_bad=true"] if options.skip_bad else [])]
+    )
     source = data.resolve(config.data, options.data_root, require_real=options.require_real)
     console = Console()
     if source.message:
@@ -266,14 +318,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     state = State(build(config, dataset))
     if options.resume is not None and options.resume.exists():
         state.restore(options.resume)
-        console.print(f"going on after epoch {state.run.epochs_done} of {options.resume}", highlight=False)
+        console.print(
+            f"going on after epoch {state.run.epochs_done} of {options.resume}", highlight=False
+        )
     name = options.name or f"{config.method.name} seed {config.seed}"
-    with nullcontext() if options.no_tracking else _writer(options.tracking_uri, config.name) as writer:
+    with (
+        nullcontext()
+        if options.no_tracking
+        else _writer(options.tracking_uri, config.name) as writer
+    ):
         record = Record(writer, state, name, source.kind)
         code = train(state, record, console, options.resume)
     if writer is not None:
-        place = f"run '{name}' {record.handle.run_id or '(not written)'} in experiment '{config.name}'"
-        console.print(f"{place}: mlflow ui --backend-store-uri {writer.store.shown}", highlight=False, soft_wrap=True)
+        place = (
+            f"run '{name}' {record.handle.run_id or '(not written)'} in experiment '{config.name}'"
+        )
+        console.print(
+            f"{place}: mlflow ui --backend-store-uri {writer.store.shown}",
+            highlight=False,
+            soft_wrap=True,
+        )
     return code
 
 

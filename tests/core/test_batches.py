@@ -11,7 +11,9 @@ from tune_mm.core.types import Dataset, DataSpec, Padded, Split, Stored, Task
 
 
 class Mapped(Stored):
-    """Rows of a .npy file; in training a random window of 5 of its 8 columns, in evaluation the first 5."""
+    """Rows of a .npy file; in training a random window of 5 of its 8 columns, in evaluation the
+    first 5.
+    """
 
     shape = (5,)
 
@@ -39,16 +41,23 @@ def data(tmp_path):
     parts = {"train": np.arange(64), "val": np.arange(64, 80), "test": np.arange(80, 96)}
     splits = {
         name: Split(
-            {"text": Mapped(tmp_path / "a.npy", rows), "audio": Padded(torch.from_numpy(values[rows, :3].copy()))},
+            {
+                "text": Mapped(tmp_path / "a.npy", rows),
+                "audio": Padded(torch.from_numpy(values[rows, :3].copy())),
+            },
             torch.from_numpy(label[rows]),
         )
         for name, rows in parts.items()
     }
-    return Dataset("mapped", DataSpec({"text": (5,), "audio": (3,)}, Task("classification", 3)), splits)
+    return Dataset(
+        "mapped", DataSpec({"text": (5,), "audio": (3,)}, Task("classification", 3)), splits
+    )
 
 
 def test_order_is_a_shuffle_that_differs_by_epoch_and_seed():
-    first, second, other = (torch.cat(batches.order(96, 16, batches.key(s, e))) for s, e in ((0, 0), (0, 1), (1, 0)))
+    first, second, other = (
+        torch.cat(batches.order(96, 16, batches.key(s, e))) for s, e in ((0, 0), (0, 1), (1, 0))
+    )
     for one in (first, second, other):
         assert not torch.equal(one, torch.arange(96))
         assert torch.equal(one.sort().values, torch.arange(96))
@@ -56,7 +65,9 @@ def test_order_is_a_shuffle_that_differs_by_epoch_and_seed():
     assert not torch.equal(first, other)
 
 
-@pytest.mark.parametrize(("count", "sizes"), [(33, [16, 17]), (34, [16, 16, 2]), (32, [16, 16]), (1, [1]), (17, [17])])
+@pytest.mark.parametrize(
+    ("count", "sizes"), [(33, [16, 17]), (34, [16, 16, 2]), (32, [16, 16]), (1, [1]), (17, [17])]
+)
 def test_no_last_batch_of_one_sample(count, sizes):
     assert [len(part) for part in batches.order(count, 16, 0)] == sizes
 
@@ -64,7 +75,9 @@ def test_no_last_batch_of_one_sample(count, sizes):
 def test_batches_are_the_same_whenever_they_are_read(data):
     split = data.splits["train"]
     order = batches.order(64, 16, 5)
-    once, again, ahead = (list(batches.read(split, order, 5, thread)) for thread in (False, False, True))
+    once, again, ahead = (
+        list(batches.read(split, order, 5, thread)) for thread in (False, False, True)
+    )
     for a, b, c in zip(once, again, ahead, strict=True):
         assert torch.equal(a.inputs["text"].value, b.inputs["text"].value)
         assert torch.equal(a.inputs["text"].value, c.inputs["text"].value)
@@ -97,7 +110,9 @@ def test_an_error_of_the_reading_thread_reaches_the_loop(data):
 
 
 class Parts(Stored):
-    """Samples of several parts [N, P, ...], of which training draws one, and evaluation sees the first."""
+    """Samples of several parts [N, P, ...], of which training draws one, and evaluation sees the
+    first.
+    """
 
     def __init__(self, values):
         self.values, self.shape = values, tuple(values.shape[2:])
@@ -109,12 +124,18 @@ class Parts(Stored):
         return self
 
     def take(self, index, generator=None):
-        part = 0 if generator is None else torch.randint(self.values.shape[1], index.shape, generator=generator)
+        part = (
+            0
+            if generator is None
+            else torch.randint(self.values.shape[1], index.shape, generator=generator)
+        )
         return Padded(self.values[index, part])
 
 
 def test_all_modalities_and_the_target_draw_the_same_part_and_the_transform_goes_on_from_there():
-    """Every pixel holds 10 times its sample's number plus its part's; the transform goes on with the stream."""
+    """Every pixel holds 10 times its sample's number plus its part's; the transform goes on with
+    the stream.
+    """
     number = (10 * torch.arange(8)[:, None] + torch.arange(6))[:, :, None, None].expand(8, 6, 4, 4)
     images = number[:, :, None].float()
     seen = []
@@ -123,7 +144,13 @@ def test_all_modalities_and_the_target_draw_the_same_part_and_the_transform_goes
         seen.append(None if generator is None else float(torch.rand((), generator=generator)))
         return inputs, target
 
-    split = Split({"a": Parts(images), "b": Parts(-images)}, number[:, 0].byte(), (), note, Parts(number.byte()))
+    split = Split(
+        {"a": Parts(images), "b": Parts(-images)},
+        number[:, 0].byte(),
+        (),
+        note,
+        Parts(number.byte()),
+    )
     for seed in range(3):
         index, other = torch.tensor([5, 0, 5, 7, 2]), torch.Generator().manual_seed(seed)
         batch = split.batch(index, torch.Generator().manual_seed(seed))

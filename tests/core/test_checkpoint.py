@@ -67,7 +67,9 @@ def test_any_flipped_bit_of_a_tensor_is_found(tmp_path: Path, state: dict[str, o
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
-def test_a_truncated_checkpoint_is_found(tmp_path: Path, state: dict[str, object], share: float) -> None:
+def test_a_truncated_checkpoint_is_found(
+    tmp_path: Path, state: dict[str, object], share: float
+) -> None:
     path = tmp_path / "state.pt"
     checkpoint.save(state, path)
     whole = path.read_bytes()

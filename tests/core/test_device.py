@@ -5,7 +5,7 @@ import torch
 
 from tests import support
 from tests.methods import dense
-from tune_mm import config as C
+from tune_mm.config import with_overrides
 from tune_mm.core.build import device_of
 from tune_mm.core.run import Run
 
@@ -23,14 +23,18 @@ def test_auto_takes_cuda_where_it_is():
 def test_cuda_agrees_with_cpu_and_resumes_bit_for_bit(method, tmp_path):
     data = support.dataset()
     cpu = Run(support.config(method), data).epoch().metrics
-    config = support.config(method, overrides={"train.device": "cuda", "model.encoder.dropout_residual": 0.0})
+    config = support.config(
+        method, overrides={"train.device": "cuda", "model.encoder.dropout_residual": 0.0}
+    )
     first = Run(config, data)
     found = first.epoch().metrics
     assert found["train/loss"] == pytest.approx(cpu["train/loss"], rel=1e-3)
     torch.save(first.state_dict(), tmp_path / "run.pt")
     second = Run(config, data)
     second.load_state_dict(torch.load(tmp_path / "run.pt", weights_only=True))
-    assert second.epoch().metrics["val/loss"] == pytest.approx(first.epoch().metrics["val/loss"], rel=1e-5)
+    assert second.epoch().metrics["val/loss"] == pytest.approx(
+        first.epoch().metrics["val/loss"], rel=1e-5
+    )
     assert all(p.is_cuda for p in second.net.params.values())
 
 
@@ -41,16 +45,23 @@ def test_amp_on_cuda():
     assert not Run(config, support.dataset()).epoch().diverged
 
 
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, needs_cuda])])
+@pytest.mark.parametrize(
+    "device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, needs_cuda])]
+)
 @pytest.mark.parametrize("network", dense.NETWORKS)
 @pytest.mark.parametrize("method", ["joint", "dgl", "cggm", "ogm", "mmpareto"])
 def test_methods_that_predict_pixels_in_half_precision(method, network, device):
     """An epoch's loss is that of float32, within what eight bits of mantissa do to sums of pixels."""
-    guards = {"variant": "stable"} if method == "cggm" else {}  # its coefficients divide by what passes through 0
-    config = C.replace(dense.config(method, network, **guards), {"train.device": device, "train.epochs": 1})
+    guards = (
+        {"variant": "stable"} if method == "cggm" else {}
+    )  # its coefficients divide by what passes through 0
+    config = with_overrides(
+        dense.config(method, network, **guards), {"train.device": device, "train.epochs": 1}
+    )
     data = dense.dataset(2, size=32)
     plain, half = (
-        Run(C.replace(config, {"train.amp": amp}), data).epoch().metrics["train/loss"] for amp in ("none", "bf16")
+        Run(with_overrides(config, {"train.amp": amp}), data).epoch().metrics["train/loss"]
+        for amp in ("none", "bf16")
     )
     assert half == pytest.approx(plain, rel=0.05)
     assert half != plain

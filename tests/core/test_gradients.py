@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from tests import support
-from tune_mm import config as C
+from tune_mm.config import with_overrides
 from tune_mm.core import grads
 from tune_mm.core.net import Net
 from tune_mm.core.types import Batch, Clock, Tensors
@@ -17,13 +17,15 @@ PREFIXES = ("encoders", "fusion")
 
 def make() -> tuple[Net, Batch]:
     data = support.dataset()
-    _, net = support.bound(C.replace(support.config(), {"model.fusion": "concat"}), data)
+    _, net = support.bound(with_overrides(support.config(), {"model.fusion": "concat"}), data)
     return net, support.batch(data)
 
 
 @pytest.mark.parametrize("functional", [False, True])
 def test_gradients_of_several_losses_are_those_of_each_alone(functional: bool) -> None:
-    """Against one autograd.grad per loss; an encoder has no part in another modality's loss, so 0 there."""
+    """Against one autograd.grad per loss; an encoder has no part in another modality's loss, so 0
+    there.
+    """
     net, batch = make()
     used = Net(net.model, net.task, net.params, net.buffers) if functional else net
 
@@ -39,9 +41,13 @@ def test_gradients_of_several_losses_are_those_of_each_alone(functional: bool) -
     torch.testing.assert_close(logs["total"], expected.sum().detach())
     for row, loss in zip(rows, expected, strict=True):
         given = net.group(*PREFIXES)
-        alone = torch.autograd.grad(loss, list(given.values()), retain_graph=True, materialize_grads=True)
+        alone = torch.autograd.grad(
+            loss, list(given.values()), retain_graph=True, materialize_grads=True
+        )
         for name, value in zip(given, alone, strict=True):
-            torch.testing.assert_close(row[name], value, rtol=1e-10, atol=1e-12, msg=support.named(name))
+            torch.testing.assert_close(
+                row[name], value, rtol=1e-10, atol=1e-12, msg=support.named(name)
+            )
     audio = [n for n in rows[0] if n.startswith("encoders.audio.")]
     assert audio
     assert all(not rows[0][n].any() and not rows[2][n].any() for n in audio)
@@ -49,7 +55,9 @@ def test_gradients_of_several_losses_are_those_of_each_alone(functional: bool) -
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_a_pass_in_evaluation_mode_leaves_batchnorm_and_the_mode_as_they_were(training: bool) -> None:
+def test_a_pass_in_evaluation_mode_leaves_batchnorm_and_the_mode_as_they_were(
+    training: bool,
+) -> None:
     model = nn.Module()
     model.encoders = nn.ModuleDict({"audio": nn.BatchNorm1d(3)})
     model.fusion = nn.Linear(3, 2)
@@ -58,7 +66,9 @@ def test_a_pass_in_evaluation_mode_leaves_batchnorm_and_the_mode_as_they_were(tr
     x = torch.randn(8, 3) + 5
     with net.evaluating():
         found = model.encoders["audio"](x)
-    torch.testing.assert_close(found, x / (1 + 1e-5) ** 0.5)  # running mean 0 and variance 1, eps 1e-5
+    torch.testing.assert_close(
+        found, x / (1 + 1e-5) ** 0.5
+    )  # running mean 0 and variance 1, eps 1e-5
     assert all(torch.equal(b, before[n]) for n, b in model.named_buffers())
     assert model.training is training
 

@@ -1,4 +1,6 @@
-"""Metrics against scikit-learn and scipy-style formulae on random logits, and closed forms against autograd."""
+"""Metrics against scikit-learn and scipy-style formulae on random logits, and closed forms against
+autograd.
+"""
 
 import numpy as np
 import pytest
@@ -43,7 +45,9 @@ def test_regression_equals_numpy():
     assert found["acc2"] == pytest.approx(((score >= 0) == (truth >= 0)).mean())
     assert found["acc2_nonzero"] == pytest.approx(((score > 0) == (truth > 0))[nonzero].mean())
     assert found["acc2_positive"] == pytest.approx(((score > 0) == (truth > 0)).mean())
-    assert found["acc7"] == pytest.approx((np.clip(score, -3, 3).round() == np.clip(truth, -3, 3).round()).mean())
+    assert found["acc7"] == pytest.approx(
+        (np.clip(score, -3, 3).round() == np.clip(truth, -3, 3).round()).mean()
+    )
     assert found["f1"] == pytest.approx(sk.f1_score(truth > 0, score > 0, average="weighted"))
 
 
@@ -63,12 +67,20 @@ def test_closed_forms_equal_autograd(task):
     torch.manual_seed(0)
     hidden = torch.randn(12, 7, dtype=torch.float64)
     weight = torch.randn(task.outputs, 7, dtype=torch.float64, requires_grad=True)
-    target = torch.randint(0, 5, (12,)) if task.kind == "classification" else torch.randn(12, dtype=torch.float64)
+    target = (
+        torch.randint(0, 5, (12,))
+        if task.kind == "classification"
+        else torch.randn(12, dtype=torch.float64)
+    )
     logits = hidden @ weight.T
     loss = losses.task_loss(task, logits, target)
     by_logits, by_weight = torch.autograd.grad(loss, [logits, weight])
-    torch.testing.assert_close(losses.delta(task, logits, target), by_logits, rtol=1e-12, atol=1e-14)
-    torch.testing.assert_close(losses.head_gradient(task, logits, hidden, target), by_weight, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(
+        losses.delta(task, logits, target), by_logits, rtol=1e-12, atol=1e-14
+    )
+    torch.testing.assert_close(
+        losses.head_gradient(task, logits, hidden, target), by_weight, rtol=1e-12, atol=1e-14
+    )
 
 
 def test_batch_metrics():
@@ -78,13 +90,22 @@ def test_batch_metrics():
     wrong = 1 - (torch.sigmoid(torch.tensor(2.0)) + torch.sigmoid(torch.tensor(-2.0))) / 2
     assert float(metrics.batch_metric(task, "mae", logits, target)) == pytest.approx(float(wrong))
     score, truth = torch.tensor([[1.0], [-2.0], [0.5]]), torch.tensor([2.0, -1.0, -1.0])
-    assert float(metrics.batch_metric(SCORE, "mae", score, truth)) == pytest.approx((1 + 1 + 1.5) / 3)
+    assert float(metrics.batch_metric(SCORE, "mae", score, truth)) == pytest.approx(
+        (1 + 1 + 1.5) / 3
+    )
     assert float(metrics.batch_metric(SCORE, "accuracy", score, truth)) == pytest.approx(2 / 3)
     with pytest.raises(KeyError):
         metrics.batch_metric(SCORE, "dice", score, truth)
 
 
-IMAGES = Task("segmentation", 4, ("a", "b", "c", "d"), (0.2, 0.3, 0.25, 0.25), 1.0, (("ab", (1, 2)), ("c", (3,))))
+IMAGES = Task(
+    "segmentation",
+    4,
+    ("a", "b", "c", "d"),
+    (0.2, 0.3, 0.25, 0.25),
+    1.0,
+    (("ab", (1, 2)), ("c", (3,))),
+)
 
 
 def pictures(task, classes=None, void=0.1, seed=0):
@@ -97,7 +118,9 @@ def pictures(task, classes=None, void=0.1, seed=0):
 
 @pytest.mark.parametrize("classes", [4, 2])
 def test_segmentation_equals_scikit_learn(classes):
-    """Over all known pixels at once; with 2 of 4 classes there, those that are predicted count as scikit-learn's."""
+    """Over all known pixels at once; with 2 of 4 classes there, those that are predicted count as
+    scikit-learn's.
+    """
     logits, target = pictures(IMAGES, classes)
     found = {k: float(v) for k, v in metrics.compute(IMAGES, logits, target).items()}
     known = target != VOID
@@ -107,13 +130,17 @@ def test_segmentation_equals_scikit_learn(classes):
     assert found["miou"] == pytest.approx(sk.jaccard_score(truth, guess, average="macro"))
     each = sk.jaccard_score(truth, guess, average=None, labels=range(4), zero_division=0)
     assert [found[f"iou_{name}"] for name in "abcd"] == pytest.approx(list(each))
-    dice = [sk.f1_score(np.isin(truth, region), np.isin(guess, region)) for region in ((1, 2), (3,))]
+    dice = [
+        sk.f1_score(np.isin(truth, region), np.isin(guess, region)) for region in ((1, 2), (3,))
+    ]
     assert [found["dice_ab"], found["dice_c"]] == pytest.approx(dice)
     assert found["dice"] == pytest.approx(np.mean(dice))
 
 
 def test_regions_that_are_nowhere_and_images_without_a_known_pixel():
-    """A region neither there nor predicted has Dice 1, and a class like that no part in the mean IoU."""
+    """A region neither there nor predicted has Dice 1, and a class like that no part in the mean
+    IoU.
+    """
     logits, target = pictures(IMAGES, 1)
     logits[:, 1:] -= 100
     target[2] = VOID
@@ -134,8 +161,9 @@ def test_segmentation_is_the_same_in_every_batch():
 
 
 def test_the_loss_of_images_written_out():
-    """Per image: sum of w_y times -log p_y over known pixels by the sum of w_y; and 1 - the mean over b, c, d of
-    (2 sum p t + 1) / (sum p + sum t + 1)."""
+    """Per image: sum of w_y times -log p_y over known pixels by the sum of w_y; and 1 - the mean
+    over b, c, d of (2 sum p t + 1) / (sum p + sum t + 1).
+    """
     logits, target = pictures(IMAGES)
     found = losses.per_sample(IMAGES, logits, target)
     for z, y, value in zip(logits, target, found, strict=True):
@@ -149,34 +177,51 @@ def test_the_loss_of_images_written_out():
                 hit = float(k == c)
                 terms = (float(p[k, i, j]) * hit, float(p[k, i, j]), hit)
                 sums[:] = [a + b for a, b in zip(sums, terms, strict=True)]
-        dice = np.mean([(2 * both + 1) / (mine + theirs + 1) for both, mine, theirs in size.values()])
+        dice = np.mean(
+            [(2 * both + 1) / (mine + theirs + 1) for both, mine, theirs in size.values()]
+        )
         assert float(value) == pytest.approx(total / weights + 1 - dice)
 
 
 @pytest.mark.parametrize("task", [IMAGES, Task("segmentation", 3)], ids=["dice", "plain"])
 @pytest.mark.parametrize("size", [(6, 7), (3, 4)], ids=["same", "smaller"])
 def test_closed_forms_of_images_equal_autograd(task, size):
-    """Of the logits, and of the weight of a 1x1 convolution whose output is interpolated to the images' size."""
+    """Of the logits, and of the weight of a 1x1 convolution whose output is interpolated to the
+    images' size.
+    """
     _, target = pictures(task)
     head = DenseHead(5, task.outputs, (6, 7)).double()
-    hidden = torch.randn(5, 5, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    hidden = torch.randn(
+        5, 5, *size, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+    )
     logits = head(hidden)
-    by_logits, by_weight = torch.autograd.grad(losses.task_loss(task, logits, target), [logits, head.weight])
-    torch.testing.assert_close(losses.delta(task, logits, target), by_logits, rtol=1e-10, atol=1e-14)
+    by_logits, by_weight = torch.autograd.grad(
+        losses.task_loss(task, logits, target), [logits, head.weight]
+    )
+    torch.testing.assert_close(
+        losses.delta(task, logits, target), by_logits, rtol=1e-10, atol=1e-14
+    )
     found = losses.head_gradient(task, logits, hidden, target)
     torch.testing.assert_close(found, by_weight[:, :, 0, 0], rtol=1e-10, atol=1e-14)
 
 
 def test_batch_metrics_of_images():
-    """Over known pixels: hits; 1 - probability of the true class; Dice of all pixels, the mean over regions."""
+    """Over known pixels: hits; 1 - probability of the true class; Dice of all pixels, the mean over
+    regions.
+    """
     logits, target = pictures(IMAGES)
     known = target != VOID
     truth, guess = target[known].numpy(), logits.argmax(1)[known].numpy()
-    found = {k: float(metrics.batch_metric(IMAGES, k, logits, target)) for k in ("accuracy", "mae", "dice")}
+    found = {
+        k: float(metrics.batch_metric(IMAGES, k, logits, target))
+        for k in ("accuracy", "mae", "dice")
+    }
     assert found["accuracy"] == pytest.approx((truth == guess).mean())
     p = torch.softmax(logits, 1).movedim(1, -1)[known].numpy()
     assert found["mae"] == pytest.approx(1 - p[np.arange(len(truth)), truth].mean())
-    dice = [sk.f1_score(np.isin(truth, region), np.isin(guess, region)) for region in ((1, 2), (3,))]
+    dice = [
+        sk.f1_score(np.isin(truth, region), np.isin(guess, region)) for region in ((1, 2), (3,))
+    ]
     assert found["dice"] == pytest.approx(np.mean(dice))
     with pytest.raises(KeyError):
         metrics.batch_metric(IMAGES, "corr", logits, target)
@@ -184,15 +229,23 @@ def test_batch_metrics_of_images():
 
 @pytest.mark.parametrize("task", [IMAGES, Task("segmentation", 3)], ids=["dice", "plain"])
 def test_half_precision_is_left_behind_where_losses_begin(task):
-    """Under autocast on a CPU too, which leaves softmax and sums in bfloat16: 150 pixels of weight 1/150."""
+    """Under autocast on a CPU too, which leaves softmax and sums in bfloat16: 150 pixels of weight
+    1/150.
+    """
     logits, target = (x[:, ..., :6, :7] for x in pictures(task))
     half = logits.bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
         found = [losses.per_sample(task, half, target), losses.delta(task, half, target)]
-        found += [metrics.batch_metric(task, kind, half, target) for kind in ("loss", "dice", "mae", "accuracy")]
+        found += [
+            metrics.batch_metric(task, kind, half, target)
+            for kind in ("loss", "dice", "mae", "accuracy")
+        ]
     exact = half.double()
     wanted = [losses.per_sample(task, exact, target), losses.delta(task, exact, target)]
-    wanted += [metrics.batch_metric(task, kind, exact, target) for kind in ("loss", "dice", "mae", "accuracy")]
+    wanted += [
+        metrics.batch_metric(task, kind, exact, target)
+        for kind in ("loss", "dice", "mae", "accuracy")
+    ]
     for one, other in zip(found, wanted, strict=True):
         assert one.dtype == torch.float32
         torch.testing.assert_close(one.double(), other, rtol=1e-5, atol=1e-7)

@@ -40,7 +40,9 @@ def test_parts_have_the_gradient_of_the_whole(name: str, parts: int) -> None:
 
 
 def test_parts_of_images_have_the_gradient_of_the_whole() -> None:
-    """DGL's losses of pixels one after the other, in parts too; with the running statistics, which no part changes."""
+    """DGL's losses of pixels one after the other, in parts too; with the running statistics, which
+    no part changes.
+    """
     data, cfg = dense.dataset(), dense.config("dgl")
     method, net = support.bound(cfg, data)
     batch, hp = dense.batch(data), support.hp(cfg.method)
@@ -112,16 +114,23 @@ def test_memory_that_runs_out_makes_parts() -> None:
     assert limited("joint", 8192) == ["1"]
     count, note = limited("joint", ROOM)
     assert int(count) > 1
-    assert note.startswith(f"out of memory with a batch of 256: from epoch 1 on it is computed in {count} parts, whose")
+    assert note.startswith(
+        f"out of memory with a batch of 256: from epoch 1 on it is computed in {count} parts, whose"
+    )
 
 
 def test_a_method_that_looks_at_the_whole_batch_fails_by_name() -> None:
     (told,) = limited("cggm", ROOM)
-    assert told.startswith("failed: out of memory with a batch of 256, which 'cggm' cannot compute in parts: give a")
+    assert told.startswith(
+        "failed: out of memory with a batch of 256, which 'cggm' cannot compute in parts: give a"
+    )
     assert "can't allocate memory" in told
 
 
 def test_memory_that_is_not_enough_for_one_sample_fails() -> None:
-    # The batch takes less than 1 MiB to read, the attention scores of a single sample 128 (2 heads, 4096 x 4096).
+    # The batch takes less than 1 MiB to read, the attention scores of a single sample 128 (2 heads,
+    # 4096 x 4096).
     (told,) = limited("joint", ROOM, batch=2, steps=4096)
-    assert told.startswith("failed: out of memory with a batch of 2, which cannot be split further: give a smaller")
+    assert told.startswith(
+        "failed: out of memory with a batch of 2, which cannot be split further: give a smaller"
+    )

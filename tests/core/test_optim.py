@@ -10,7 +10,9 @@ HP = {"lr": 0.03, "weight_decay": 0.1, "momentum": 0.9, "beta1": 0.8, "beta2": 0
 
 def reference(name, params):
     if name == "sgd":
-        return torch.optim.SGD(params, lr=HP["lr"], momentum=HP["momentum"], weight_decay=HP["weight_decay"])
+        return torch.optim.SGD(
+            params, lr=HP["lr"], momentum=HP["momentum"], weight_decay=HP["weight_decay"]
+        )
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name]
     betas = (HP["beta1"], HP["beta2"])
     return kind(params, lr=HP["lr"], betas=betas, eps=HP["eps"], weight_decay=HP["weight_decay"])
@@ -22,7 +24,12 @@ def tensors(hp=HP):
 
 def parameters():
     torch.manual_seed(0)
-    shapes = {"encoders.a.w": (4, 3), "encoders.b.w": (5,), "fusion.head.weight": (2, 2), "fusion.head.bias": (2,)}
+    shapes = {
+        "encoders.a.w": (4, 3),
+        "encoders.b.w": (5,),
+        "fusion.head.weight": (2, 2),
+        "fusion.head.bias": (2,),
+    }
     return {n: torch.randn(s, dtype=torch.float64) for n, s in shapes.items()}
 
 
@@ -43,7 +50,9 @@ def test_equals_torch(name):
 
 @pytest.mark.parametrize("name", sorted(optim.RULES))
 def test_parameter_without_gradient_is_untouched_as_in_torch(name):
-    """Gradients for changing subsets of names: torch skips `p.grad is None` and counts its steps apart."""
+    """Gradients for changing subsets of names: torch skips `p.grad is None` and counts its steps
+    apart.
+    """
     params = parameters()
     theirs = {n: p.clone().requires_grad_() for n, p in params.items()}
     optimizer, state = reference(name, list(theirs.values())), step.init(name, params)
@@ -74,7 +83,9 @@ def test_clip_equals_torch_and_spares_aux():
     for n in main:
         torch.testing.assert_close(new[n], theirs[n].detach(), rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(new["aux.a.head.weight"], params["aux.a.head.weight"] - 1.5)
-    torch.testing.assert_close(logs["grad/norm/a"], theirs["encoders.a.w"].grad.norm(), rtol=1e-9, atol=0)
+    torch.testing.assert_close(
+        logs["grad/norm/a"], theirs["encoders.a.w"].grad.norm(), rtol=1e-9, atol=0
+    )
 
 
 def test_override_by_owner():
@@ -96,14 +107,18 @@ def test_lanes_with_their_own_settings_equal_separate_runs(name):
     rule, slots = optim.RULES[name], {slot: torch.zeros_like(p) for slot in optim.SLOTS[name]}
     moved, _ = rule(p, g, slots, lanes, 2)
     for k in range(3):
-        alone, _ = rule(p[k], g[k], {s: v[k] for s, v in slots.items()}, {n: v[k] for n, v in lanes.items()}, 2)
+        alone, _ = rule(
+            p[k], g[k], {s: v[k] for s, v in slots.items()}, {n: v[k] for n, v in lanes.items()}, 2
+        )
         torch.testing.assert_close(moved[k], alone, rtol=1e-13, atol=1e-13)
 
 
 @pytest.mark.parametrize("name", sorted(optim.RULES))
 @pytest.mark.parametrize("part", [1, 5, 9])
 def test_parts_and_in_place_give_the_same(name, part, monkeypatch):
-    """Vectors of at most `part` values (or one tensor), written to the parameters, against whole vectors."""
+    """Vectors of at most `part` values (or one tensor), written to the parameters, against whole
+    vectors.
+    """
     torch.manual_seed(2)
     whole, pieces = ({n: p.clone() for n, p in parameters().items()} for _ in range(2))
     whole_state, state = step.init(name, whole), step.init(name, pieces)

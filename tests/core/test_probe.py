@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from tests import support
-from tune_mm import config as C
 from tune_mm import plugins
+from tune_mm.config import load_config, with_overrides
 from tune_mm.core import batches
 from tune_mm.core.method import Method
 from tune_mm.core.net import Net
@@ -28,29 +28,54 @@ def doubled(split):
 
 
 def make(rule="sgd", dropout=0.0, clip=None):
-    """A probe of batches of 16 (training) and 24 (evaluation) over 96 training and 32 validation samples."""
+    """A probe of batches of 16 (training) and 24 (evaluation) over 96 training and 32 validation
+    samples.
+    """
     small = support.dataset()
-    data = Dataset(small.name, small.spec, {name: doubled(split) for name, split in small.splits.items()})
+    data = Dataset(
+        small.name, small.spec, {name: doubled(split) for name, split in small.splits.items()}
+    )
     cfg = support.config("joint", overrides={"model.encoder.dropout_residual": dropout})
     _method, net = support.bound(cfg, data)
-    hp = {"lr": 0.1, "weight_decay": 0.01, "momentum": 0.9, "beta1": 0.9, "beta2": 0.999, "eps": 1e-4}
+    hp = {
+        "lr": 0.1,
+        "weight_decay": 0.01,
+        "momentum": 0.9,
+        "beta1": 0.9,
+        "beta2": 0.999,
+        "eps": 1e-4,
+    }
     tensors = {
-        k: torch.tensor(v, dtype=torch.float64) for k, v in {**hp, **({} if clip is None else {"clip": clip})}.items()
+        k: torch.tensor(v, dtype=torch.float64)
+        for k, v in {**hp, **({} if clip is None else {"clip": clip})}.items()
     }
     splits = {name: data.splits[name] for name in ("train", "val")}
     return (
-        Probe(net, splits, 16, 24, 3, rule, tensors, {"fusion": {"lr": torch.tensor(0.05, dtype=torch.float64)}}),
+        Probe(
+            net,
+            splits,
+            16,
+            24,
+            3,
+            rule,
+            tensors,
+            {"fusion": {"lr": torch.tensor(0.05, dtype=torch.float64)}},
+        ),
         net,
         data,
     )
 
 
 def test_pooled_by_hand():
-    """A sequence of 1 and 3 with a padded 9; frames [1, 2, 1, 1, 2] of 1 and 5, and 0 and 2; a vector."""
+    """A sequence of 1 and 3 with a padded 9; frames [1, 2, 1, 1, 2] of 1 and 5, and 0 and 2; a
+    vector.
+    """
     sequence = Padded(torch.tensor([[[1.0], [3.0], [9.0]]]), torch.tensor([[True, True, False]]))
     assert pooled(sequence).tolist() == [[2.0]]
     assert pooled(Padded(sequence.value)).item() == pytest.approx(13 / 3)
-    assert pooled(Padded(torch.tensor([1.0, 5.0, 0.0, 2.0]).reshape(1, 2, 1, 1, 2))).tolist() == [[2.0]]
+    assert pooled(Padded(torch.tensor([1.0, 5.0, 0.0, 2.0]).reshape(1, 2, 1, 1, 2))).tolist() == [
+        [2.0]
+    ]
     assert pooled(Padded(torch.tensor([[4.0, 5.0]]))).tolist() == [[4.0, 5.0]]
 
 
@@ -72,7 +97,9 @@ def test_features_equal_a_plain_loop(fraction, chosen):
 
 
 def test_loss_is_the_mean_over_samples():
-    """32 samples in passes of 24 and 8: a mean of the passes' means would weigh the last 8 three times."""
+    """32 samples in passes of 24 and 8: a mean of the passes' means would weigh the last 8 three
+    times.
+    """
     probe, net, data = make(dropout=0.4)
     net.model.eval()
     rows = [task_loss(net, data.splits["val"].batch(torch.tensor([i]))).item() for i in range(32)]
@@ -83,7 +110,9 @@ def test_loss_is_the_mean_over_samples():
 
 @pytest.mark.parametrize("rule", ["sgd", "adam"])
 def test_a_copy_is_trained_as_by_torch(rule):
-    """The same batches through `torch.optim`, clipped by `torch.nn.utils`, with the fusion's own learning rate."""
+    """The same batches through `torch.optim`, clipped by `torch.nn.utils`, with the fusion's own
+    learning rate.
+    """
     probe, net, data = make(rule, clip=0.5)
     before = {n: p.detach().clone() for n, p in net.params.items()}
     found = probe.train(task_loss, ("encoders.text", "fusion"), 2, key=5)
@@ -150,7 +179,10 @@ class Recording(Curious):
 
 @pytest.mark.parametrize(("amp", "dtype"), [("none", torch.float32), ("bf16", torch.bfloat16)])
 def test_copies_are_trained_in_the_precision_of_the_run(amp, dtype):
-    run = Run(C.replace(support.config("joint"), {"train.amp": amp, "train.device": "cpu"}), support.dataset())
+    run = Run(
+        with_overrides(support.config("joint"), {"train.amp": amp, "train.device": "cpu"}),
+        support.dataset(),
+    )
     run.method = Recording(run.config.method)
     run.epoch()
     assert run.method.seen == dtype
@@ -159,16 +191,22 @@ def test_copies_are_trained_in_the_precision_of_the_run(amp, dtype):
 def images(count, seed):
     stream = torch.Generator().manual_seed(seed)
     inputs = {m: Padded(torch.randn(count, 1, 8, 8, generator=stream)) for m in ("audio", "visual")}
-    return Split(inputs, torch.randint(0, 3, (count,), generator=stream), tuple(map(str, range(count))))
+    return Split(
+        inputs, torch.randint(0, 3, (count,), generator=stream), tuple(map(str, range(count)))
+    )
 
 
 def test_the_run_is_left_as_it_was_bit_for_bit():
-    """With dropout (random stream) and BatchNorm (running statistics): two epochs with and without a look."""
+    """With dropout (random stream) and BatchNorm (running statistics): two epochs with and without
+    a look.
+    """
     spec = DataSpec({"audio": (1, 8, 8), "visual": (1, 8, 8)}, Task("classification", 3))
-    data = Dataset("images", spec, {"train": images(40, 0), "val": images(16, 1), "test": images(16, 2)})
+    data = Dataset(
+        "images", spec, {"train": images(40, 0), "val": images(16, 1), "test": images(16, 2)}
+    )
     changes = {"model.encoder": {"name": "cnn", "channels": [4], "width": 6, "dropout": 0.3}, "train.device": "cpu",
                "train.epochs": 2, "train.batch_size": 16, "train.probe_size": 8}  # fmt: skip
-    cfg = C.replace(C.load("avdigits"), changes)
+    cfg = with_overrides(load_config("avdigits"), changes)
     plain, curious = Run(cfg, data), Run(cfg, data)
     curious.method = Curious(cfg.method)
     for _ in range(2):
@@ -179,6 +217,9 @@ def test_the_run_is_left_as_it_was_bit_for_bit():
     first, second = plain.state_dict(), curious.state_dict()
     for part in ("model", "rng"):
         assert all(torch.equal(t, second[part][n]) for n, t in first[part].items())
-    assert all(torch.equal(t, second["slots"]["momentum"][n]) for n, t in first["slots"]["momentum"].items())
+    assert all(
+        torch.equal(t, second["slots"]["momentum"][n])
+        for n, t in first["slots"]["momentum"].items()
+    )
     assert first["steps"] == second["steps"]
     assert curious.model.training == plain.model.training

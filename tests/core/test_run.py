@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests import support
-from tune_mm import config as C
+from tune_mm.config import with_overrides
 from tune_mm.core.build import check
 from tune_mm.core.run import Run
 from tune_mm.core.types import Dataset, Split
@@ -19,9 +19,12 @@ def values(result):
 
 
 def test_same_seed_is_bit_equal_and_another_is_not():
-    cfg, data = support.config("dgl", overrides={"model.encoder.dropout_residual": 0.1}), support.dataset()
+    cfg, data = (
+        support.config("dgl", overrides={"model.encoder.dropout_residual": 0.1}),
+        support.dataset(),
+    )
     a, b = Run(cfg, data), Run(cfg, data)
-    c = Run(C.replace(cfg, {"seed": 1}), data)
+    c = Run(with_overrides(cfg, {"seed": 1}), data)
     for _ in range(2):
         one, two, other = a.epoch(), b.epoch(), c.epoch()
         assert values(one) == values(two) != values(other)
@@ -29,9 +32,11 @@ def test_same_seed_is_bit_equal_and_another_is_not():
 
 
 def test_runs_in_one_process_do_not_touch_each_other_or_the_outer_stream():
-    """Two interleaved runs equal the same runs one after the other; torch's global generator stays where it was."""
+    """Two interleaved runs equal the same runs one after the other; torch's global generator stays
+    where it was.
+    """
     cfg = support.config("joint", overrides={"model.encoder.dropout_residual": 0.3})
-    other, data = C.replace(cfg, {"seed": 7}), support.dataset()
+    other, data = with_overrides(cfg, {"seed": 7}), support.dataset()
     torch.manual_seed(123)
     before = torch.get_rng_state()
     a, b = Run(cfg, data), Run(other, data)
@@ -43,20 +48,27 @@ def test_runs_in_one_process_do_not_touch_each_other_or_the_outer_stream():
 
 
 def test_test_split_is_evaluated_at_the_best_validation_epoch():
-    """Labels of the test split do not influence the choice; the tested weights are those of the best epoch."""
-    cfg, data = support.config("joint", overrides={"train.epochs": 5, "optim.lr": 0.05}), support.dataset()
+    """Labels of the test split do not influence the choice; the tested weights are those of the
+    best epoch.
+    """
+    cfg, data = (
+        support.config("joint", overrides={"train.epochs": 5, "optim.lr": 0.05}),
+        support.dataset(),
+    )
     run = Run(cfg, data)
     results = [run.epoch() for _ in range(5)]
     best = max(results, key=lambda r: (r.metrics["val/accuracy"], -r.epoch))
     assert run.best_epoch == best.epoch
     assert run.best_value == best.metrics["val/accuracy"]
     found = run.test()
-    again = Run(C.replace(cfg, {"train.epochs": 5}), data)
+    again = Run(with_overrides(cfg, {"train.epochs": 5}), data)
     for _ in range(best.epoch):
         again.epoch()
     assert again.evaluate("test") == pytest.approx(found, rel=1e-5)
     flipped = data.splits["test"]
-    hidden = Dataset(data.name, data.spec, {**data.splits, "test": Split(flipped.inputs, 2 - flipped.target)})
+    hidden = Dataset(
+        data.name, data.spec, {**data.splits, "test": Split(flipped.inputs, 2 - flipped.target)}
+    )
     blind = Run(cfg, hidden)
     for _ in range(5):
         blind.epoch()
@@ -65,7 +77,9 @@ def test_test_split_is_evaluated_at_the_best_validation_epoch():
 
 
 def test_best_epoch_of_an_error_metric_is_the_smallest():
-    run = Run(support.config("joint", overrides={"train.epochs": 4}), support.dataset(task="regression"))
+    run = Run(
+        support.config("joint", overrides={"train.epochs": 4}), support.dataset(task="regression")
+    )
     results = [run.epoch() for _ in range(4)]
     assert run.objective == "val/mae"
     assert run.mode == "min"
@@ -114,7 +128,9 @@ def test_schedule_reaches_the_optimizer_and_scales_with_the_budget():
 
 
 def test_a_schedule_by_step_moves_within_the_epoch():
-    """A warm-up from 0 over one epoch: by epoch nothing moves in it, by step all but the first step does."""
+    """A warm-up from 0 over one epoch: by epoch nothing moves in it, by step all but the first step
+    does.
+    """
     for per, moves in (("epoch", False), ("step", True)):
         schedule = {"schedule.per": per, "schedule.warmup": 1, "schedule.warmup_start": 0.0}
         run = Run(support.config(overrides=schedule), support.dataset())
@@ -135,7 +151,7 @@ def test_amp_trains_in_bf16_with_float32_weights():
 
 def test_vectors_instead_of_sequences():
     data = support.dataset(vectors=True)
-    cfg = C.replace(support.config("dgl"), {"model.encoder": "mlp", "model.fusion": "concat"})
+    cfg = with_overrides(support.config("dgl"), {"model.encoder": "mlp", "model.fusion": "concat"})
     run = Run(cfg, data)
     assert run.epoch().metrics["val/loss"] > run.epoch().metrics["val/loss"]
 
@@ -144,7 +160,8 @@ def test_unimodal_has_no_parameters_of_the_others():
     run = Run(support.config("unimodal", modality="audio"), support.dataset())
     assert {n.split(".")[1] for n in run.net.params if n.startswith("encoders.")} == {"audio"}
     with pytest.raises(
-        ValueError, match=r"method\.modality: must be one of text, audio, visual, got 'adio'; nearest 'audio'"
+        ValueError,
+        match=r"method\.modality: must be one of text, audio, visual, got 'adio'; nearest 'audio'",
     ):
         Run(support.config("unimodal", modality="adio"), support.dataset())
 
@@ -152,7 +169,9 @@ def test_unimodal_has_no_parameters_of_the_others():
 def test_what_does_not_fit_is_refused_without_training():
     data = support.dataset()
     check(support.config("cggm"), data.spec)
-    with pytest.raises(ValueError, match=r"model\.encoder: .*heads must divide width, but got heads=3, width=10"):
+    with pytest.raises(
+        ValueError, match=r"model\.encoder: .*heads must divide width, but got heads=3, width=10"
+    ):
         check(support.config(overrides={"model.encoder.heads": 3}), data.spec)
     with pytest.raises(ValueError, match=r"no metric 'val/mae' in classification"):
         check(support.config(overrides={"train.monitor": "val/mae"}), data.spec)
@@ -163,7 +182,9 @@ def test_what_does_not_fit_is_refused_without_training():
 
 
 def test_classifiers_of_a_method_are_measured_too():
-    """val/classifier_accuracy/<m> is the share of samples whose largest logit of m's classifier is the target's."""
+    """val/classifier_accuracy/<m> is the share of samples whose largest logit of m's classifier is
+    the target's.
+    """
     run = Run(support.config("cggm"), support.dataset())
     values = run.epoch().metrics
     split = run.splits["val"]
@@ -174,4 +195,7 @@ def test_classifiers_of_a_method_are_measured_too():
             logits = run.model.get_submodule(f"aux.{m}")(run.net.encode_one(m, whole.inputs[m]))
         right = sum(int(z.argmax()) == int(y) for z, y in zip(logits, split.target, strict=True))
         assert values[f"val/classifier_accuracy/{m}"] == pytest.approx(right / len(split))
-    assert f"val/classifier_accuracy/{m}" not in Run(support.config("joint"), support.dataset()).epoch().metrics
+    assert (
+        f"val/classifier_accuracy/{m}"
+        not in Run(support.config("joint"), support.dataset()).epoch().metrics
+    )

@@ -1,4 +1,6 @@
-"""The loss over scales: what comes with logits counts in the loss, on the target's nearest pixels, and nowhere else."""
+"""The loss over scales: what comes with logits counts in the loss, on the target's nearest pixels,
+and nowhere else.
+"""
 
 from __future__ import annotations
 
@@ -23,14 +25,21 @@ def target():
 
 
 def entropy(logits, classes):
-    """Weighted mean over known pixels of each sample (torch's own, ignoring VOID), averaged over samples."""
+    """Weighted mean over known pixels of each sample (torch's own, ignoring VOID), averaged over
+    samples.
+    """
     weights = torch.tensor(TASK.weights, dtype=logits.dtype)
-    own = [F.cross_entropy(z[None], y[None], weights, ignore_index=VOID) for z, y in zip(logits, classes, strict=True)]
+    own = [
+        F.cross_entropy(z[None], y[None], weights, ignore_index=VOID)
+        for z, y in zip(logits, classes, strict=True)
+    ]
     return torch.stack(own).mean()
 
 
 def test_a_coarser_grid_is_compared_with_every_second_or_third_pixel():
-    torch.testing.assert_close(losses.task_loss(TASK, random(8, 12), target()), entropy(random(8, 12), target()))
+    torch.testing.assert_close(
+        losses.task_loss(TASK, random(8, 12), target()), entropy(random(8, 12), target())
+    )
     found = losses.task_loss(TASK, random(4, 4), target())
     torch.testing.assert_close(found, entropy(random(4, 4), target()[:, ::2, ::3]))
 

@@ -32,11 +32,15 @@ def torch_factors(make, epochs, losses=None):
 def test_step_at_epochs_and_at_fractions():
     expected = torch_factors(lambda o: torch.optim.lr_scheduler.MultiStepLR(o, [7, 9], 0.1), 10)
     assert factors(ScheduleConfig(name="step", milestones=(7, 9)), 10) == pytest.approx(expected)
-    assert factors(ScheduleConfig(name="step", milestones=(0.7, 0.9)), 10) == pytest.approx(expected)
+    assert factors(ScheduleConfig(name="step", milestones=(0.7, 0.9)), 10) == pytest.approx(
+        expected
+    )
 
 
 def test_cosine():
-    expected = torch_factors(lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 10, eta_min=0.1), 10)
+    expected = torch_factors(
+        lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 10, eta_min=0.1), 10
+    )
     assert factors(ScheduleConfig(name="cosine", floor=0.1), 10) == pytest.approx(expected)
 
 
@@ -54,11 +58,15 @@ def test_plateau():
 def test_warmup_is_linear_then_hands_over():
     found = factors(ScheduleConfig(name="constant", warmup=4, warmup_start=0.2), 6)
     assert found == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
-    assert factors(ScheduleConfig(name="cosine", warmup=0.5, warmup_start=0.5), 4)[2] == pytest.approx(1.0)
+    assert factors(ScheduleConfig(name="cosine", warmup=0.5, warmup_start=0.5), 4)[
+        2
+    ] == pytest.approx(1.0)
 
 
 def test_warmup_and_cosine_by_step():
-    """CGGM on BraTS: linear from 4e-4 to 1e-2 over 10 epochs, then torch's cosine to 1e-3, by iteration."""
+    """CGGM on BraTS: linear from 4e-4 to 1e-2 over 10 epochs, then torch's cosine to 1e-3, by
+    iteration.
+    """
     epochs, steps, rise = 16, 5, 10
     config = ScheduleConfig(name="cosine", per="step", warmup=rise, warmup_start=0.04, floor=0.1)
     found = [
@@ -68,7 +76,9 @@ def test_warmup_and_cosine_by_step():
     ]
     up = [4e-4 + (1e-2 - 4e-4) * t / (rise * steps) for t in range(rise * steps)]
     left = (epochs - rise) * steps
-    down = torch_factors(lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, left, eta_min=0.1), left)
+    down = torch_factors(
+        lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, left, eta_min=0.1), left
+    )
     assert found == pytest.approx(up + [1e-2 * f for f in down])
     assert len(set(found)) == epochs * steps
 
@@ -82,7 +92,12 @@ def test_by_epoch_the_steps_change_nothing():
 @pytest.mark.parametrize(("epochs", "share"), [(40, 0.1), (20, 0.3)])
 def test_one_cycle(epochs, share):
     """torch's own with cosine annealing: from 1/25 to 1 in the warm-up, then to 1/250000."""
-    make = lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 1.0, epochs, pct_start=share, cycle_momentum=False)  # noqa: E731
+
+    def make(o):
+        return torch.optim.lr_scheduler.OneCycleLR(
+            o, 1.0, epochs, pct_start=share, cycle_momentum=False
+        )
+
     config = ScheduleConfig(name="onecycle", warmup=share, warmup_start=1 / 25, floor=1 / 25e4)
     found = factors(config, epochs)
     assert found == pytest.approx(torch_factors(make, epochs), rel=1e-9)

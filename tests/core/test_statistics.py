@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from tests import support
-from tune_mm import config as C
+from tune_mm.config import with_overrides
 from tune_mm.core import statistics
 
 
 def make(fusion="concat", task="classification"):
     data = support.dataset(task=task)
-    cfg = C.replace(support.config("joint"), {"model.fusion": fusion})
+    cfg = with_overrides(support.config("joint"), {"model.fusion": fusion})
     _, net = support.bound(cfg, data)
     net.model.eval()
     return net, support.batch(data)
@@ -37,14 +37,20 @@ def test_norms_and_cosine(fusion, task):
         (own,) = torch.autograd.grad(loss, weight, retain_graph=True)
         block = net.block(m)
         cosine = torch.cosine_similarity(fused[:, block].flatten(), own[:, block].flatten(), 0)
-        torch.testing.assert_close(logs[f"grad/norm_multi/{m}"], norm(joint, net, m), rtol=1e-9, atol=0)
-        torch.testing.assert_close(logs[f"grad/norm_uni/{m}"], norm(loss, net, m), rtol=1e-9, atol=0)
+        torch.testing.assert_close(
+            logs[f"grad/norm_multi/{m}"], norm(joint, net, m), rtol=1e-9, atol=0
+        )
+        torch.testing.assert_close(
+            logs[f"grad/norm_uni/{m}"], norm(loss, net, m), rtol=1e-9, atol=0
+        )
         torch.testing.assert_close(logs[f"grad/cos/{m}"], cosine, rtol=1e-9, atol=0)
         torch.testing.assert_close(logs[f"probe/loss/{m}"], loss)
 
 
 def test_suppression_of_concat_by_hand():
-    """s for text = mean over samples and k != y of exp((W_k - W_y) z) with W, z of audio and visual (DGL, Fig. 3a)."""
+    """s for text = mean over samples and k != y of exp((W_k - W_y) z) with W, z of audio and visual
+    (DGL, Fig. 3a).
+    """
     net, batch = make("concat")
     with torch.no_grad():
         features = net.encode(batch.inputs)

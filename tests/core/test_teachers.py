@@ -1,4 +1,6 @@
-"""Models trained beforehand: once for what decides them, by however many processes, and again after a change."""
+"""Models trained beforehand: once for what decides them, by however many processes, and again after
+a change.
+"""
 
 import multiprocessing
 from pathlib import Path
@@ -7,7 +9,7 @@ import pytest
 import torch
 
 from tests import support
-from tune_mm import config as C
+from tune_mm.config import with_overrides
 from tune_mm.core import checkpoint, teachers
 from tune_mm.core.build import method_of
 from tune_mm.core.run import Run
@@ -18,7 +20,7 @@ OWN = {"train.epochs": 1, "optim.lr": 0.01, "optim.weight_decay": 0.0}
 
 
 def alone(modality="text", changes=None, **overrides):
-    base = C.replace(support.config("dgl"), overrides)
+    base = with_overrides(support.config("dgl"), overrides)
     return teachers.alone(base, modality, {**OWN, **(changes or {})})
 
 
@@ -43,7 +45,11 @@ def equal(one, two):
 def test_what_is_trained_is_one_modality_by_the_default_metric():
     config = alone("audio", **{"train.monitor": "val/loss", "train.gradient_vectors": 3})
     assert (config.method.name, config.method.modality) == ("unimodal", "audio")
-    assert (config.train.monitor, config.train.gradient_vectors, config.train.epochs) == ("auto", 0, 1)
+    assert (config.train.monitor, config.train.gradient_vectors, config.train.epochs) == (
+        "auto",
+        0,
+        1,
+    )
 
 
 def test_a_second_ask_reads_the_first_ones_file(tmp_path):
@@ -88,7 +94,9 @@ def changed(data, what):
         value, mask, _ = inputs[name]
         assert mask is not None
         if what == "mask":
-            inputs[name] = Padded(value, torch.cat([mask[:50], torch.ones_like(mask[50:51]), mask[51:]]))
+            inputs[name] = Padded(
+                value, torch.cat([mask[:50], torch.ones_like(mask[50:51]), mask[51:]])
+            )
         else:
             inputs[name] = Padded(torch.cat([value[:17], value[17:18] + 1, value[18:]]), mask)
     splits["train" if what != "validation" else "val"] = Split(inputs, target, split.ids)
@@ -97,7 +105,13 @@ def changed(data, what):
 
 @pytest.mark.parametrize(
     ("what", "again"),
-    [("input", True), ("target", True), ("validation", True), ("mask", True), ("other modality", False)],
+    [
+        ("input", True),
+        ("target", True),
+        ("validation", True),
+        ("mask", True),
+        ("other modality", False),
+    ],
 )
 def test_changed_data_are_other_data(tmp_path, what, again):
     data = support.dataset()
@@ -134,7 +148,11 @@ def test_stored_values_are_known_by_the_content_of_their_files(tmp_path, content
     def data(made_of):
         whole = support.dataset(vectors=True)
         splits = {
-            name: Split({m: Kept(x.value, made_of) for m, x in split.inputs.items()}, split.target, split.ids)
+            name: Split(
+                {m: Kept(x.value, made_of) for m, x in split.inputs.items()},
+                split.target,
+                split.ids,
+            )
             for name, split in whole.splits.items()
         }
         return Dataset(whole.name, whole.spec, splits)
@@ -227,7 +245,9 @@ def test_a_model_is_fixed_and_predicts_as_the_run_it_comes_from(tmp_path):
 
 
 def test_asking_leaves_the_process_and_the_run_as_they_were(tmp_path, monkeypatch):
-    """Whether the models were trained or read: the global stream stays, and the run goes on to the same numbers."""
+    """Whether the models were trained or read: the global stream stays, and the run goes on to the
+    same numbers.
+    """
     cfg, data = support.config("umt", teacher={"epochs": 1}, lam=0.0), support.dataset()
     joint = Run(support.config("joint"), data)
     monkeypatch.setenv(ENV_CACHE, str(tmp_path))

@@ -1,4 +1,6 @@
-"""The gradient vectors that a finished run leaves: against autograd, at the best epoch, and as a file."""
+"""The gradient vectors that a finished run leaves: against autograd, at the best epoch, and as a
+file.
+"""
 
 from __future__ import annotations
 
@@ -9,24 +11,29 @@ import pytest
 import torch
 
 from tests import support
-from tune_mm import config as C
-from tune_mm.core import batches, statistics
+from tune_mm.config import with_overrides
+from tune_mm.core import artifacts, batches, statistics
+from tune_mm.core.artifacts import BEST, GRADIENTS
 from tune_mm.core.run import Run
-from tune_mm.tune import artifacts
-from tune_mm.tune.artifacts import BEST, GRADIENTS
 
 
 @pytest.mark.parametrize("task", ["classification", "regression"])
 @pytest.mark.parametrize("fusion", ["concat", "transformer"])
 def test_vectors_are_what_autograd_gives(fusion: str, task: str) -> None:
-    """unimodal: d loss(m alone) / d head weight, m's columns; classifier: d loss(f_m) / d its head's weight (Eq. 9)."""
+    """unimodal: d loss(m alone) / d head weight, m's columns; classifier: d loss(f_m) / d its
+    head's weight (Eq. 9).
+    """
     data = support.dataset(task=task)
-    cfg = C.replace(support.config("cggm"), {} if fusion == "transformer" else {"model.fusion": fusion})
+    cfg = with_overrides(
+        support.config("cggm"), {} if fusion == "transformer" else {"model.fusion": fusion}
+    )
     method, net = support.bound(cfg, data)
     net.model.eval()
     batch = support.batch(data)
     found = statistics.vectors(net, batch, method)
-    assert set(found) == {f"{m}/{kind}" for m in net.modalities for kind in ("unimodal", "classifier")}
+    assert set(found) == {
+        f"{m}/{kind}" for m in net.modalities for kind in ("unimodal", "classifier")
+    }
     features = net.encode(batch.inputs)
     alone = net.unimodal(features, method.unimodal_path)
     for m in net.modalities:
@@ -51,7 +58,7 @@ def test_a_method_without_classifiers_gives_the_unimodal_ones() -> None:
 def test_a_run_takes_them_batch_by_batch_at_its_best_epoch(tmp_path: Path) -> None:
     cfg = support.config("cggm", overrides={"train.gradient_vectors": 2, "train.epochs": 3})
     data = support.dataset()
-    run, plain = Run(cfg, data), Run(C.replace(cfg, {"train.gradient_vectors": 0}), data)
+    run, plain = Run(cfg, data), Run(with_overrides(cfg, {"train.gradient_vectors": 0}), data)
     assert run.gradient_vectors() == {}, "there is no best epoch yet"
     artifacts.write(tmp_path, run.best_state(), run.gradient_vectors())
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,6 @@
-"""Small clips on disk whose content says which they are: clip k sounds in STFT bin 8 + 4 k and looks of grey 10 k."""
+"""Small clips on disk whose content says which they are: clip k sounds in STFT bin 8 + 4 k and
+looks of grey 10 k.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,14 @@ from tune_mm.core.types import Dataset, Split
 
 RATE, N_FFT = 8_000, 256
 AUDIO = {"name": "stft", "rate": RATE, "n_fft": N_FFT, "hop": 128, "seconds": 0.25}
-VISUAL = {"frames": 1, "size": 8, "stored_size": None, "crop": False, "flip": False, "normalize": "none"}
+VISUAL = {
+    "frames": 1,
+    "size": 8,
+    "stored_size": None,
+    "crop": False,
+    "flip": False,
+    "normalize": "none",
+}
 
 
 def put_wav(path: Path, k: int) -> None:
@@ -60,7 +69,10 @@ def numbers(split: Split) -> dict[str, tuple[int, int]]:
     inputs = split.batch(torch.arange(len(split))).inputs
     bins = inputs["audio"].value[:, 0].mean(-1).argmax(-1)
     greys = (inputs["visual"].value[:, 0, 0, 0, 0] * 255).round().long()
-    return {name: ((int(b) - 8) // 4, int(g) // 10) for name, b, g in zip(split.ids, bins, greys, strict=True)}
+    return {
+        name: ((int(b) - 8) // 4, int(g) // 10)
+        for name, b, g in zip(split.ids, bins, greys, strict=True)
+    }
 
 
 def names(data: Dataset) -> dict[str, list[str]]:

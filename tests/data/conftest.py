@@ -22,6 +22,6 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Folders of a tiny BERT and a tiny ViT."""
-    from tests.data.pretrained import pair  # skips where transformers is not installed
+    from tests.data.features.pretrained import pair  # skips where transformers is not installed
 
     return pair(tmp_path_factory.mktemp("models"))

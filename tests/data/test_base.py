@@ -10,14 +10,16 @@ import pytest
 
 from tune_mm import plugins
 from tune_mm.data import base
-from tune_mm.data.mosi import MosiConfig
+from tune_mm.data.datasets.mosi import MosiConfig
 from tune_mm.errors import UserError
 
 CONFIG = MosiConfig()
 
 
 def make(root: Path) -> Path:
-    return base.make(CONFIG, root, base.plugin_of(CONFIG).options(CONFIG).changed(train=8, val=8, test=8))
+    return base.make(
+        CONFIG, root, base.plugin_of(CONFIG).options(CONFIG).changed(train=8, val=8, test=8)
+    )
 
 
 def real(root: Path) -> Path:
@@ -43,11 +45,17 @@ def test_the_named_root_comes_before_the_environment_and_that_before_data(
     assert base.resolve(CONFIG).root == local
 
 
-def test_a_root_that_was_named_must_exist(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(base.DataError, match=r"--data-root: must be an existing folder, got .*nowhere"):
+def test_a_root_that_was_named_must_exist(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(
+        base.DataError, match=r"--data-root: must be an existing folder, got .*nowhere"
+    ):
         base.resolve(CONFIG, tmp_path / "nowhere")
     monkeypatch.setenv(base.ENV_ROOT, str(tmp_path / "nowhere"))
-    with pytest.raises(base.DataError, match=r"TUNE_MM_DATA: must be an existing folder, got .*nowhere"):
+    with pytest.raises(
+        base.DataError, match=r"TUNE_MM_DATA: must be an existing folder, got .*nowhere"
+    ):
         base.resolve(CONFIG)
 
 
@@ -56,8 +64,12 @@ def test_the_message_says_where_was_looked(tmp_path: Path, cache: Path) -> None:
     assert f"no mosi_data.pkl in {tmp_path / 'mosi'} or {tmp_path} (--data-root)" in message
 
 
-def test_require_real_refuses_stand_ins_and_says_what_goes_where(tmp_path: Path, cache: Path) -> None:
-    with pytest.raises(base.DataError, match=f"put the files mosi_data.pkl into {tmp_path / 'mosi'}"):
+def test_require_real_refuses_stand_ins_and_says_what_goes_where(
+    tmp_path: Path, cache: Path
+) -> None:
+    with pytest.raises(
+        base.DataError, match=f"put the files mosi_data.pkl into {tmp_path / 'mosi'}"
+    ):
         base.resolve(CONFIG, tmp_path, require_real=True)
     assert not cache.exists()
     make(tmp_path)
@@ -90,16 +102,20 @@ def test_a_cached_data_set_that_lost_its_files_is_named(cache: Path) -> None:
         base.resolve(CONFIG)
 
 
-def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_cannot_be_written_is_named(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv(base.ENV_CACHE, str(tmp_path / "file"))
-    with pytest.raises(base.DataError, match=r"cannot be written.*TUNE_MM_CACHE names another cache folder"):
+    with pytest.raises(
+        base.DataError, match=r"cannot be written.*TUNE_MM_CACHE names another cache folder"
+    ):
         base.resolve(CONFIG)
 
 
 def test_processes_at_once_end_with_one_complete_data_set(cache: Path) -> None:
     program = (
-        "from tune_mm.data import base; from tune_mm.data.mosi import MosiConfig;"
+        "from tune_mm.data import base; from tune_mm.data.datasets.mosi import MosiConfig;"
         "source = base.resolve(MosiConfig()); base.load(MosiConfig(), source); print(source.root)"
     )
     path = str(Path(__file__).resolve().parents[2])
@@ -119,7 +135,9 @@ def test_processes_at_once_end_with_one_complete_data_set(cache: Path) -> None:
     assert len(list((cache / "synthetic").iterdir())) == 1
 
 
-def test_the_loser_of_a_race_uses_the_winners_files(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_loser_of_a_race_uses_the_winners_files(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plugin = plugins.load("data", "mosi")
     write = plugin.write.__func__
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tune_mm.data._carve import carve
+from tune_mm.data.carve import carve
 
 LABELS = st.lists(st.integers(0, 4), min_size=20, max_size=120).map(np.array)
 FRACTIONS = st.floats(0.05, 0.5)
@@ -26,7 +26,9 @@ def test_every_sample_is_in_one_of_the_two(labels: np.ndarray, fraction: float, 
 
 @settings(max_examples=100, deadline=None)
 @given(LABELS, FRACTIONS, st.integers(2, 12), st.integers(0, 5))
-def test_groups_are_never_split(labels: np.ndarray, fraction: float, groups: int, seed: int) -> None:
+def test_groups_are_never_split(
+    labels: np.ndarray, fraction: float, groups: int, seed: int
+) -> None:
     who = np.arange(len(labels)) % groups
     kept, held = carve(labels, who, fraction, seed)
     assert sorted([*kept, *held]) == list(range(len(labels)))
@@ -62,6 +64,8 @@ def test_names_are_groups_too() -> None:
         ([0, 1, 0], [7, 7, 7], "groups must be at least 2, got 1"),
     ],
 )
-def test_what_cannot_be_carved_is_said(labels: list[int], group: list[int] | None, message: str) -> None:
+def test_what_cannot_be_carved_is_said(
+    labels: list[int], group: list[int] | None, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         carve(np.array(labels), None if group is None else np.array(group), 0.1, 0)

@@ -27,7 +27,9 @@ def made(name: str, root: Path, **values: object) -> tuple[Section, base.Source]
 
 @pytest.fixture(scope="module", autouse=True)
 def stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A cache of this module: equal files are stored once, and what is stored (some 100 MB) is removed at the end."""
+    """A cache of this module: equal files are stored once, and what is stored (some 100 MB) is
+    removed at the end.
+    """
     folder = tmp_path_factory.mktemp("stores")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(base.ENV_CACHE, str(folder))
@@ -81,7 +83,11 @@ def test_without_the_marker_the_same_files_are_real(name: str, tmp_path: Path) -
 
 
 def test_tensors_match_the_spec(dataset: Dataset) -> None:
-    kinds = {"classification": torch.int64, "regression": torch.float32, "segmentation": torch.uint8}
+    kinds = {
+        "classification": torch.int64,
+        "regression": torch.float32,
+        "segmentation": torch.uint8,
+    }
     dtype = kinds[dataset.spec.task.kind]
     assert tuple(dataset.splits) == ("train", "val", "test")
     for split in dataset.splits.values():
@@ -121,21 +127,27 @@ def test_evaluation_is_the_same_at_every_call_and_in_every_batch(dataset: Datase
     assert torch.equal(batch.target, split.target[index])
     for place, i in enumerate(index.tolist()):
         alone = split.batch(torch.tensor([i])).inputs
-        assert equal(alone, {m: Padded(x.value[place : place + 1]) for m, x in batch.inputs.items()})
+        assert equal(
+            alone, {m: Padded(x.value[place : place + 1]) for m, x in batch.inputs.items()}
+        )
 
 
 def test_training_batches_follow_their_generator(dataset: Dataset) -> None:
     split, index = dataset.splits["train"], torch.arange(12)
-    one, same, other = (split.batch(index, torch.Generator().manual_seed(seed)).inputs for seed in (1, 1, 2))
+    one, same, other = (
+        split.batch(index, torch.Generator().manual_seed(seed)).inputs for seed in (1, 1, 2)
+    )
     assert equal(one, same)
-    # Whatever a store or a transform draws at random (crops, frames, flips) differs; values in memory do not.
+    # Whatever a store or a transform draws at random (crops, frames, flips) differs; values in
+    # memory do not.
     assert equal(one, other) != (split.stored or split.transform is not None)
 
 
 def test_no_sample_is_lost(dataset: Dataset) -> None:
     sizes = {name: len(split) for name, split in dataset.splits.items()}
     if any("held out" in note for note in dataset.notes):
-        # Layouts without a validation list: what was made for it is in train, and another part is carved out.
+        # Layouts without a validation list: what was made for it is in train, and another part is
+        # carved out.
         assert sizes["train"] + sizes["val"] == SMALL["train"] + SMALL["val"]
         assert sizes["test"] == SMALL["test"]
     else:
@@ -157,7 +169,9 @@ def test_targets_are_in_range_and_varied(dataset: Dataset) -> None:
     for split in dataset.splits.values():
         assert len(split.target.unique()) > 1
         if task.kind != "regression":
-            known = split.target[split.target != VOID] if task.kind == "segmentation" else split.target
+            known = (
+                split.target[split.target != VOID] if task.kind == "segmentation" else split.target
+            )
             assert known.min() >= 0
             assert known.max() < task.outputs
     assert not task.class_names or len(task.class_names) == task.outputs
@@ -169,7 +183,10 @@ def test_loading_twice_gives_the_same_object(name: str, tmp_path: Path) -> None:
 
 
 def test_one_seed_gives_identical_files(name: str, tmp_path: Path) -> None:
-    places = [made(name, tmp_path / sub, seed=seed)[1].root for sub, seed in (("a", 3), ("b", 3), ("c", 4))]
+    places = [
+        made(name, tmp_path / sub, seed=seed)[1].root
+        for sub, seed in (("a", 3), ("b", 3), ("c", 4))
+    ]
     files = sorted(p.relative_to(places[0]) for p in places[0].rglob("*") if p.is_file())
     _, changed, missing = filecmp.cmpfiles(places[0], places[1], files, shallow=False)
     assert (changed, missing) == ([], [])
@@ -185,7 +202,9 @@ def test_nothing_is_overwritten(name: str, tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == [source.root.name]
 
 
-def test_a_missing_file_is_named_and_not_replaced_by_synthetic_data(name: str, tmp_path: Path, cache: Path) -> None:
+def test_a_missing_file_is_named_and_not_replaced_by_synthetic_data(
+    name: str, tmp_path: Path, cache: Path
+) -> None:
     config, source = made(name, tmp_path / "root")
     gone = base.plugin_of(config).files(config)[-1]
     remove(source.root / gone)
@@ -219,7 +238,9 @@ def first(path: Path) -> Path:
 
 
 def cut(whole: bytes, file: str) -> bytes:
-    """The first half; of a list in text, which is whole at the end of every row, all but half of the last row."""
+    """The first half; of a list in text, which is whole at the end of every row, all but half of
+    the last row.
+    """
     if not file.endswith((".csv", ".txt")):
         return whole[: len(whole) // 2]
     last = whole.rstrip().rpartition(b"\n")[2]

@@ -20,9 +20,22 @@ def test_list_names_every_data_set_and_its_files(capsys: pytest.CaptureFixture[s
 
 
 def test_make_and_describe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = [*SMALL, "--dominant", "audio", "--shape", "audio=9x12", "--imbalance", "0.3", "--classes", "3"]
+    options = [
+        *SMALL,
+        "--dominant",
+        "audio",
+        "--shape",
+        "audio=9x12",
+        "--imbalance",
+        "0.3",
+        "--classes",
+        "3",
+    ]
     assert main(["make", "iemocap", "--root", str(tmp_path), *options]) == 0
-    assert "40 / 20 / 20 samples; audio dominates (imbalance 0.3, noise 1.0, seed 0)" in capsys.readouterr().out
+    assert (
+        "40 / 20 / 20 samples; audio dominates (imbalance 0.3, noise 1.0, seed 0)"
+        in capsys.readouterr().out
+    )
     assert main(["describe", "iemocap", "--root", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "SYNTHETIC" in out
@@ -31,7 +44,9 @@ def test_make_and_describe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "train: 40 samples, per class 0:14 1:13 2:13" in out
 
 
-def test_a_configuration_names_a_data_set_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_configuration_names_a_data_set_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["make", "utd_mhad", "--root", str(tmp_path), *SMALL]) == 0
     assert (tmp_path / "utd_mhad" / "train.npz").is_file()
     assert main(["describe", "utd_mhad", "--root", str(tmp_path)]) == 0
@@ -47,7 +62,9 @@ def test_settings_of_the_data_section(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "values -3 to 3" in out
 
 
-def test_describe_can_refuse_synthetic_data(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_describe_can_refuse_synthetic_data(
+    cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["describe", "mosi", "--require-real"]) == 2
     assert "mosi: real data are required, but no mosi_data.pkl in " in capsys.readouterr().err
 
@@ -63,7 +80,10 @@ def test_describe_can_refuse_synthetic_data(cache: Path, capsys: pytest.CaptureF
             ["iemocap", "--shape", "txt=3x4"],
             "no modality 'txt'; nearest 'text'; available: text, audio, visual",
         ),
-        (["iemocap", "--shape", "text=ax4"], "--shape 'text=ax4': must be modality=TxD or modality=D"),
+        (
+            ["iemocap", "--shape", "text=ax4"],
+            "--shape 'text=ax4': must be modality=TxD or modality=D",
+        ),
         (["iemocap", "--shape", "text=4"], "shape of 'text' must be T x D, got (4,)"),
         (["iemocap", "--imbalance", "2"], "imbalance must be between 0 and 1 inclusive, got 2.0"),
         (["iemocap", "--train", "3"], "train, val and test must be >= 2 per class"),

@@ -9,13 +9,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import jaccard_score
 from sklearn.preprocessing import StandardScaler
 
-from tune_mm import config
+from tune_mm.config import load_config
 from tune_mm.core.types import Dataset
 from tune_mm.data import base
 
 
 def load(name: str, root: Path) -> Dataset:
-    section = config.load(name).data
+    section = load_config(name).data
     source = base.resolve(section, root, require_real=True)
     assert (source.kind, source.message) == ("real", "")
     return base.load(section, source)
@@ -52,7 +52,7 @@ def test_mosi_text_alone_is_as_good_as_known(data_root: Path) -> None:
 
 
 def test_mosi_as_a_score(data_root: Path) -> None:
-    section = config.load("mosi", ["data.task=regression"]).data
+    section = load_config("mosi", ["data.task=regression"]).data
     data = base.load(section, base.resolve(section, data_root))
     assert set(data.splits["train"].target.tolist()) == {-1.0, 1.0}
 
@@ -71,12 +71,14 @@ def test_utd_mhad(data_root: Path) -> None:
     assert (train["skeleton"].value[:, :, :3] == 0).all()
 
 
-def test_utd_mhad_carves_validation_by_subject_when_there_is_none(data_root: Path, tmp_path: Path) -> None:
+def test_utd_mhad_carves_validation_by_subject_when_there_is_none(
+    data_root: Path, tmp_path: Path
+) -> None:
     place = tmp_path / "utd_mhad"
     place.mkdir()
     for split in ("train", "test"):
         (place / f"{split}.npz").symlink_to(data_root / "utd_mhad" / f"{split}.npz")
-    section = config.load("utd_mhad", ["data.val_fraction=0.25"]).data
+    section = load_config("utd_mhad", ["data.val_fraction=0.25"]).data
     data = base.load(section, base.resolve(section, tmp_path))
     subjects = np.load(place / "train.npz")["subject"]
     # Four subjects: one of them is the fourth that was asked for.
@@ -88,7 +90,9 @@ def test_utd_mhad_inertial_alone_is_as_good_as_known(data_root: Path) -> None:
     data = load("utd_mhad", data_root)
     x = {s: split.inputs["inertial"].value.flatten(1).numpy() for s, split in data.splits.items()}
     scaler = StandardScaler().fit(x["train"])
-    model = LogisticRegression(C=0.01, max_iter=300).fit(scaler.transform(x["train"]), data.splits["train"].target)
+    model = LogisticRegression(C=0.01, max_iter=300).fit(
+        scaler.transform(x["train"]), data.splits["train"].target
+    )
     assert model.score(scaler.transform(x["test"]), data.splits["test"].target) > 0.6
 
 
@@ -128,15 +132,21 @@ def test_ombria_pixels_are_as_good_as_known(data_root: Path, cache: Path) -> Non
     data = load("ombria", data_root)
     assert sizes(data) == [96, 32, 48]
     sides = (128, 128)
-    assert dict(data.spec.shapes) == {m: (1 if m.startswith("s1") else 3, *sides) for m in data.spec.modalities}
+    assert dict(data.spec.shapes) == {
+        m: (1 if m.startswith("s1") else 3, *sides) for m in data.spec.modalities
+    }
     assert data.spec.task.class_names == ("dry", "flood")
     assert set(data.splits["train"].target.unique().tolist()) == {0, 1}
     x, y = {}, {}
     for name in ("train", "test"):
         batch = data.splits[name].batch(torch.arange(len(data.splits[name])))
         pixels = torch.cat([batch.inputs[m].value for m in data.spec.modalities], 1)
-        x[name], y[name] = pixels.movedim(1, -1).flatten(0, 2).numpy(), batch.target.flatten().numpy()
+        x[name], y[name] = (
+            pixels.movedim(1, -1).flatten(0, 2).numpy(),
+            batch.target.flatten().numpy(),
+        )
     few = np.random.default_rng(0).choice(len(x["train"]), 50_000, replace=False)
     model = LogisticRegression(max_iter=300).fit(x["train"][few], y["train"][few])
-    # Linear models of one sensor's pair are known to get .388 and .613, of all four images up to .684.
+    # Linear models of one sensor's pair are known to get .388 and .613, of all four images up to
+    # .684.
     assert jaccard_score(y["test"], model.predict(x["test"])) > 0.613

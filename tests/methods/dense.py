@@ -7,10 +7,10 @@ from typing import Any
 import torch
 
 from tests import support
-from tune_mm import config as C
 from tune_mm import plugins
+from tune_mm.config import Config, load_config, with_overrides
 from tune_mm.core.types import VOID, Batch, Dataset, DataSpec, Padded, Split, Task
-from tune_mm.data._images import Geometry
+from tune_mm.data.images.geometry import Geometry
 
 SIZE = 16
 CHANNELS = {"radar": 1, "optical": 3, "height": 2}
@@ -19,7 +19,13 @@ TASK = Task("segmentation", 3, ("a", "b", "c"), (0.5, 1.0, 1.5), 0.5, (("any", (
 NETWORKS: dict[str, dict[str, Any]] = {
     "esanet": {
         "encoder": {"name": "esanet", "channels": (4, 4, 6, 6, 8), "blocks": (1, 1, 1, 1)},
-        "fusion": {"name": "esanet", "decoder": (8, 6, 5), "blocks": 0, "bins": (1, 2), "reduction": 2},
+        "fusion": {
+            "name": "esanet",
+            "decoder": (8, 6, 5),
+            "blocks": 0,
+            "bins": (1, 2),
+            "reduction": 2,
+        },
     },
     "deeplab": {
         "encoder": {"name": "deeplab", "depth": 18, "width": 5},
@@ -38,7 +44,11 @@ def dataset(count: int = 3, samples: int = 24, size: int = SIZE) -> Dataset:
         edge = torch.randint(2, size - 2, (n, 1, 1), generator=generator)
         side = torch.arange(size)[None, None] >= edge
         classes = torch.randint(0, 3, (n, 2), generator=generator)
-        mask = torch.where(side, classes[:, 1, None, None], classes[:, 0, None, None]).expand(n, size, size).clone()
+        mask = (
+            torch.where(side, classes[:, 1, None, None], classes[:, 0, None, None])
+            .expand(n, size, size)
+            .clone()
+        )
         inputs = {}
         for i, (m, shape) in enumerate(shapes.items()):
             noise = torch.randn((n, *shape), generator=generator)
@@ -51,29 +61,46 @@ def dataset(count: int = 3, samples: int = 24, size: int = SIZE) -> Dataset:
     return Dataset("halves", DataSpec(shapes, TASK), splits)
 
 
-def config(method: str = "joint", network: str = "unet", **settings: object) -> C.Config:
-    """configs/ombria.yaml made small: channels 4 and 6, 2 epochs of batches of 8; or another of NETWORKS.
+def config(method: str = "joint", network: str = "unet", **settings: object) -> Config:
+    """configs/ombria.yaml made small: channels 4 and 6, 2 epochs of batches of 8; or another of
+    NETWORKS.
 
-    ESANet's head and its first maps, which CGGM's classifiers read, differ in width: there is no direction term."""
+    ESANet's head and its first maps, which CGGM's classifiers read, differ in width: there is no
+    direction term.
+    """
     if method == "cggm" and network == "esanet":
         settings = {"direction": "off", **settings}
-    required = {**support.REQUIRED.get(method, {}), **({"modality": "radar"} if method == "unimodal" else {})}
+    required = {
+        **support.REQUIRED.get(method, {}),
+        **({"modality": "radar"} if method == "unimodal" else {}),
+    }
     values = {
         "model.encoder.channels": (4, 6), "train.epochs": 2, "train.batch_size": 8, "train.eval_batch_size": 5,
         "train.device": "cpu", "train.probe_size": 4, "train.monitor": "auto",
     }  # fmt: skip
-    cfg = C.replace(C.replace(C.load("ombria"), values), {"method": {"name": method, **required, **settings}})
-    return cfg if network == "unet" else C.replace(cfg, {"model": NETWORKS[network]})
+    cfg = with_overrides(
+        with_overrides(load_config("ombria"), values),
+        {"method": {"name": method, **required, **settings}},
+    )
+    return cfg if network == "unet" else with_overrides(cfg, {"model": NETWORKS[network]})
 
 
 def batch(data: Dataset, count: int = 6) -> Batch:
     """The first training samples as they are, in float64."""
     split = data.splits["train"]
     index = torch.arange(count)
-    inputs = {m: Padded(x.value[:count].double()) for m, x in split.inputs.items() if isinstance(x, Padded)}
+    inputs = {
+        m: Padded(x.value[:count].double())
+        for m, x in split.inputs.items()
+        if isinstance(x, Padded)
+    }
     return Batch(inputs, split.target[:count].long(), index)
 
 
 def methods() -> list[str]:
     """Those that say they predict pixels."""
-    return [n for n in plugins.available("methods") if "segmentation" in plugins.load("methods", n).support.tasks]
+    return [
+        n
+        for n in plugins.available("methods")
+        if "segmentation" in plugins.load("methods", n).support.tasks
+    ]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from tests import support
-from tune_mm import config as C
+from tune_mm.config import Config, with_overrides
 from tune_mm.core.types import Dataset, DataSpec, Padded, Split, Task
 
 CNN = {"name": "cnn", "channels": [4, 6], "width": 8}
@@ -20,14 +20,19 @@ def dataset(count: int = 32) -> Dataset:
     def split(n: int) -> Split:
         label = torch.randint(0, 3, (n,), generator=generator)
         shape = (n, 1, 8, 8)
-        inputs = {m: Padded(torch.randn(shape, generator=generator) + label[:, None, None, None]) for m in "ab"}
+        inputs = {
+            m: Padded(torch.randn(shape, generator=generator) + label[:, None, None, None])
+            for m in "ab"
+        }
         return Split(inputs, label, tuple(str(k) for k in range(n)))
 
     spec = DataSpec(dict.fromkeys("ab", (1, 8, 8)), Task("classification", 3))
     return Dataset("images", spec, {"train": split(count), "val": split(16), "test": split(16)})
 
 
-def config(method: str, fusion: str = "concat", **settings: Any) -> C.Config:
+def config(method: str, fusion: str = "concat", **settings: Any) -> Config:
     """`support.config` with small convolutional encoders."""
     own = {"name": fusion, "stages": [1, 2]} if fusion == "mmtm" else {"name": fusion}
-    return C.replace(support.config(method, **settings), {"model": {"encoder": CNN, "fusion": own}})
+    return with_overrides(
+        support.config(method, **settings), {"model": {"encoder": CNN, "fusion": own}}
+    )

@@ -1,4 +1,6 @@
-"""Every method on stored clips (spectrograms and frames) with convolutional encoders and each fusion, through `Run`."""
+"""Every method on stored clips (spectrograms and frames) with convolutional encoders and each
+fusion, through `Run`.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,8 @@ import pytest
 import torch
 
 from tests import support
-from tune_mm import config as C
 from tune_mm import plugins
+from tune_mm.config import Config, load_config, with_overrides
 from tune_mm.core.build import method_of
 from tune_mm.core.run import Run
 from tune_mm.core.types import Dataset
@@ -47,23 +49,27 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
         return base.load(section, base.resolve(section, root))
 
 
-def config(method: str, fusion: str = "concat", **settings: Any) -> C.Config:
+def config(method: str, fusion: str = "concat", **settings: Any) -> Config:
     fields: dict[str, Any] = {"modality": "visual"} if method == "unimodal" else {}
     if method == "cggm":
         fields = {"classifier_heads": 2, "direction": "off" if fusion == "mmtm" else "gradient"}
     if method == "dgl":
         fields = {"unimodal_path": "auto"}
     own = {"name": fusion, "stages": [1, 2]} if fusion == "mmtm" else fusion
-    cfg = C.replace(C.load("cremad"), {**SMALL, "method": {"name": method, **fields}, **settings})
-    return C.replace(cfg, {"model.fusion": own})
+    cfg = with_overrides(
+        load_config("cremad"), {**SMALL, "method": {"name": method, **fields}, **settings}
+    )
+    return with_overrides(cfg, {"model.fusion": own})
 
 
 @pytest.mark.parametrize(("method", "fusion"), [*product(METHODS, FUSIONS)])
-def test_every_trained_parameter_moves_and_all_numbers_are_finite(data: Dataset, method: str, fusion: str) -> None:
+def test_every_trained_parameter_moves_and_all_numbers_are_finite(
+    data: Dataset, method: str, fusion: str
+) -> None:
     cfg = config(method, fusion)
     support.skip_refused(cfg, data)
     epochs = support.turns(method_of(cfg), data.spec.modalities)
-    run = Run(C.replace(cfg, {"train.epochs": epochs + 1}), data)
+    run = Run(with_overrides(cfg, {"train.epochs": epochs + 1}), data)
     before = {n: p.detach().clone() for n, p in run.net.params.items()}
     result = [run.epoch() for _ in range(epochs)][-1]
     trained = set(run.net.group(*run.method.trained(run.net)))
@@ -75,8 +81,12 @@ def test_every_trained_parameter_moves_and_all_numbers_are_finite(data: Dataset,
 
 @pytest.mark.parametrize("fusion", ["concat", "mmtm"])
 @pytest.mark.parametrize("method", METHODS)
-def test_a_resumed_run_ends_bit_equal(data: Dataset, method: str, fusion: str, tmp_path: Path) -> None:
-    """Random crops, frames and flips, and BatchNorm's running statistics, go on as if nothing had happened."""
+def test_a_resumed_run_ends_bit_equal(
+    data: Dataset, method: str, fusion: str, tmp_path: Path
+) -> None:
+    """Random crops, frames and flips, and BatchNorm's running statistics, go on as if nothing had
+    happened.
+    """
     cfg = config(method, fusion)
     support.skip_refused(cfg, data)
     whole, first = Run(cfg, data), Run(cfg, data)
@@ -94,7 +104,9 @@ def test_a_resumed_run_ends_bit_equal(data: Dataset, method: str, fusion: str, t
 
 def test_neutral_dgl_equals_joint_training(data: Dataset) -> None:
     """alpha 0 without truncations: the first cell of the paper's Table 3."""
-    neutral: dict[str, Any] = {f"method.{key}": value for key, value in support.NEUTRAL["dgl"].items()}
+    neutral: dict[str, Any] = {
+        f"method.{key}": value for key, value in support.NEUTRAL["dgl"].items()
+    }
     runs = [Run(config("joint"), data), Run(config("dgl", **neutral), data)]
     for run in runs:
         run.epoch()
@@ -114,7 +126,9 @@ def test_the_last_batch_of_one_joins_the_one_before(data: Dataset) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("fusion", ["concat", "mmtm"])
 def test_cuda_agrees_with_cpu(data: Dataset, fusion: str) -> None:
-    """The first epoch's loss: batches read ahead and resized on the GPU are those of the CPU within a grey level."""
+    """The first epoch's loss: batches read ahead and resized on the GPU are those of the CPU within
+    a grey level.
+    """
     cpu = Run(config("dgl", fusion), data).epoch().metrics
     found = Run(config("dgl", fusion, **{"train.device": "cuda"}), data).epoch().metrics
     assert found["train/loss"] == pytest.approx(cpu["train/loss"], rel=1e-2)

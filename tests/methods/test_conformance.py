@@ -1,4 +1,6 @@
-"""What every method must satisfy. A new file in tune_mm/methods is covered by existing (see tests/support.py)."""
+"""What every method must satisfy. A new file in tune_mm/methods is covered by existing (see
+tests/support.py).
+"""
 
 import math
 
@@ -6,8 +8,8 @@ import pytest
 import torch
 
 from tests import support
-from tune_mm import config as C
 from tune_mm import plugins
+from tune_mm.config import with_overrides
 from tune_mm.core import grads
 from tune_mm.core.net import Net
 from tune_mm.core.run import Run
@@ -32,7 +34,7 @@ def make(name, modalities=MODALITIES[1], task="classification", fusion=None, see
     cfg = support.config(name, **settings)
     if fusion not in {None, cfg.model.fusion.name}:
         small = {"heads": 2, "layers": 1} if fusion == "transformer" else {}
-        cfg = C.replace(cfg, {"model.fusion": {"name": fusion, **small}})
+        cfg = with_overrides(cfg, {"model.fusion": {"name": fusion, **small}})
     support.skip_refused(cfg, data)
     method, net = support.bound(cfg, data, seed)
     return cfg, method, net, support.batch(data)
@@ -43,9 +45,15 @@ def first_state(cfg, method, net, modalities=MODALITIES[1], task="classification
 
 
 def clocks(method, modalities):
-    """The first step of every epoch in which something else may be trained, and each of its substeps."""
+    """The first step of every epoch in which something else may be trained, and each of its
+    substeps.
+    """
     epochs = support.turns(method, modalities)
-    return [Clock(e, 0, 6, max(epochs, 2), sub) for e in range(epochs) for sub in range(method.substeps(modalities))]
+    return [
+        Clock(e, 0, 6, max(epochs, 2), sub)
+        for e in range(epochs)
+        for sub in range(method.substeps(modalities))
+    ]
 
 
 def updates(cfg, method, net, batch, state, hp=None):
@@ -89,7 +97,7 @@ def test_nonzero_gradient_for_every_trained_parameter_within_an_epoch(name):
     cfg = support.config(name)
     support.skip_refused(cfg, data)
     epochs = support.turns(Run(cfg, data).method, data.spec.modalities)
-    run = Run(C.replace(cfg, {"train.epochs": max(epochs, 2)}), data)
+    run = Run(with_overrides(cfg, {"train.epochs": max(epochs, 2)}), data)
     before = {n: p.detach().clone() for n, p in run.net.params.items()}
     for _ in range(epochs):
         run.epoch()
@@ -113,7 +121,10 @@ def test_prefixes_of_optimizer_settings_own_parameters(name):
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("task", ["classification", "regression"])
 def test_loss_falls(name, task):
-    cfg, data = support.config(name, overrides={"train.epochs": 6, "optim.lr": 3e-3}), support.dataset(task=task)
+    cfg, data = (
+        support.config(name, overrides={"train.epochs": 6, "optim.lr": 3e-3}),
+        support.dataset(task=task),
+    )
     support.skip_refused(cfg, data)
     run = Run(cfg, data)
     results = [run.epoch() for _ in range(6)]
@@ -123,15 +134,22 @@ def test_loss_falls(name, task):
 
 @pytest.mark.parametrize(("name", "fusion"), CASES)
 def test_alone_equals_vmap(name, fusion):
-    """Three trials with their own weights and hyperparameters in one vmapped call equal three calls, in float64."""
-    runs = [make(name, fusion=fusion, seed=s, **support.DETERMINISTIC.get(name, {})) for s in range(3)]
+    """Three trials with their own weights and hyperparameters in one vmapped call equal three
+    calls, in float64.
+    """
+    runs = [
+        make(name, fusion=fusion, seed=s, **support.DETERMINISTIC.get(name, {})) for s in range(3)
+    ]
     cfg, method, net, batch = runs[0]
     states = [first_state(cfg, method, r[2]) for r in runs]
     hps = [{k: v * (1 + 0.2 * s) for k, v in support.hp(cfg.method).items()} for s in range(3)]
     stacked = {n: torch.stack([r[2].params[n].detach() for r in runs]) for n in net.params}
     lanes = {k: torch.stack([h[k] for h in hps]) for k in hps[0]}
     for clock in clocks(method, net.modalities):
-        alone = [method.grads(r[2], batch, h, s, clock) for r, h, s in zip(runs, hps, states, strict=True)]
+        alone = [
+            method.grads(r[2], batch, h, s, clock)
+            for r, h, s in zip(runs, hps, states, strict=True)
+        ]
 
         def one(params, hp, state, clock=clock):
             found = method.grads(Net(net.model, net.task, params, {}), batch, hp, state, clock)
@@ -144,7 +162,9 @@ def test_alone_equals_vmap(name, fusion):
                                     strict=True):  # fmt: skip
                 assert set(theirs) == set(mine)
                 for key, value in theirs.items():
-                    torch.testing.assert_close(mine[key][s], value, rtol=1e-9, atol=1e-10, msg=support.named(key))
+                    torch.testing.assert_close(
+                        mine[key][s], value, rtol=1e-9, atol=1e-10, msg=support.named(key)
+                    )
         states = [found.state for found in alone]
 
 
@@ -161,7 +181,9 @@ def test_neutral_settings_reduce_to_joint(name, fusion):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_state_survives_a_round_trip(name, tmp_path):
-    """A run saved to disk after one epoch and resumed in a new object ends bit-equal to an uninterrupted one."""
+    """A run saved to disk after one epoch and resumed in a new object ends bit-equal to an
+    uninterrupted one.
+    """
     cfg = support.config(name, overrides={"train.epochs": 3, "model.encoder.dropout_residual": 0.2})
     data = support.dataset()
     support.skip_refused(cfg, data)
@@ -190,10 +212,13 @@ def test_prediction_is_independent_of_batch_size(name):
     net.model.eval()
     whole = method.predict(net, batch.inputs, state)
     parts = [
-        method.predict(net, {m: x.take(torch.tensor([i])) for m, x in batch.inputs.items()}, state) for i in range(16)
+        method.predict(net, {m: x.take(torch.tensor([i])) for m, x in batch.inputs.items()}, state)
+        for i in range(16)
     ]
     assert "joint" in whole
-    own = [key.partition("/") for key in whole if "/" in key]  # of a method's own classifiers: kind/modality
+    own = [
+        key.partition("/") for key in whole if "/" in key
+    ]  # of a method's own classifiers: kind/modality
     assert set(whole) - {"".join(parts) for parts in own} == {"joint", *net.modalities}
     assert all(kind and modality in net.modalities for kind, _, modality in own)
     for key, value in whole.items():

@@ -1,5 +1,7 @@
-"""What every method that predicts pixels must satisfy, on a small U-Net, and where BatchNorm inside encoders or the
-decoder's scales matter on a small ESANet too; the others refuse and say what they train."""
+"""What every method that predicts pixels must satisfy, on a small U-Net, and where BatchNorm inside
+encoders or the decoder's scales matter on a small ESANet too; the others refuse and say what they
+train.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,8 @@ import torch
 
 from tests import support
 from tests.methods import dense
-from tune_mm import config as C
 from tune_mm import plugins
+from tune_mm.config import with_overrides
 from tune_mm.core.build import check
 from tune_mm.core.net import Net
 from tune_mm.core.run import Run
@@ -46,7 +48,8 @@ def test_the_methods_that_the_summary_matrix_names_predict_pixels():
 @pytest.mark.parametrize("name", sorted(set(plugins.available("methods")) - set(DENSE)))
 def test_others_refuse_and_say_what_they_train(name):
     with pytest.raises(
-        ValueError, match=rf"method\.name: {name} (trains .*, and these data are segmentation|needs 2 mo)"
+        ValueError,
+        match=rf"method\.name: {name} (trains .*, and these data are segmentation|needs 2 mo)",
     ):
         check(dense.config(name), dense.dataset().spec)
 
@@ -69,12 +72,16 @@ def test_neutral_settings_reduce_to_joint(name):
     expected = joint.grads(Net(net.model, net.task), batch, support.hp(joint_cfg.method), {}, CLOCK)
     found = method.grads(net, batch, support.hp(cfg.method), state, CLOCK)
     for key, value in expected.grads.items():
-        torch.testing.assert_close(found.grads[key], value, rtol=1e-8, atol=1e-11, msg=support.named(key))
+        torch.testing.assert_close(
+            found.grads[key], value, rtol=1e-8, atol=1e-11, msg=support.named(key)
+        )
 
 
 @pytest.mark.parametrize("name", DENSE)
 def test_alone_equals_vmap(name):
-    """Two trials with their own weights and hyperparameters in one vmapped call equal two calls, in float64."""
+    """Two trials with their own weights and hyperparameters in one vmapped call equal two calls, in
+    float64.
+    """
     runs = [make(name, 2, s, **support.DETERMINISTIC.get(name, {})) for s in range(2)]
     cfg, method, net, batch, _ = runs[0]
     hps = [{k: v * (1 + 0.2 * s) for k, v in support.hp(cfg.method).items()} for s in range(2)]
@@ -93,13 +100,15 @@ def test_alone_equals_vmap(name):
     for s, expected in enumerate(alone):
         for theirs, mine in zip((expected.grads, expected.logs), together, strict=True):
             for key, value in theirs.items():
-                torch.testing.assert_close(mine[key][s], value, rtol=1e-8, atol=1e-10, msg=support.named(key))
+                torch.testing.assert_close(
+                    mine[key][s], value, rtol=1e-8, atol=1e-10, msg=support.named(key)
+                )
 
 
 @pytest.mark.parametrize("name", DENSE)
 def test_a_run_learns_and_is_the_same_after_a_resume(name, tmp_path):
     """Three epochs; saved after one and resumed in a new object, bit for bit."""
-    cfg, data = C.replace(dense.config(name), {"train.epochs": 3}), dense.dataset()
+    cfg, data = with_overrides(dense.config(name), {"train.epochs": 3}), dense.dataset()
     whole, first = Run(cfg, data), Run(cfg, data)
     expected = [whole.epoch() for _ in range(3)]
     assert expected[-1].metrics["val/loss"] < expected[0].metrics["val/loss"]
@@ -112,7 +121,13 @@ def test_a_run_learns_and_is_the_same_after_a_resume(name, tmp_path):
         keys = theirs.metrics.keys() - {"time/epoch"}
         assert {k: theirs.metrics[k] for k in keys} == {k: mine.metrics[k] for k in keys}
     assert whole.test() == second.test()
-    assert {"test/miou", "test/iou_b", "test/dice_any", "test/dice", "test/loss"} <= whole.test().keys()
+    assert {
+        "test/miou",
+        "test/iou_b",
+        "test/dice_any",
+        "test/dice",
+        "test/loss",
+    } <= whole.test().keys()
 
 
 @pytest.mark.parametrize("network", ["unet", "esanet"])
@@ -125,7 +140,8 @@ def test_prediction_is_independent_of_batch_size(name, network):
     net.model.eval()
     whole = method.predict(net, batch.inputs, state)
     parts = [
-        method.predict(net, {m: x.take(torch.tensor([i])) for m, x in batch.inputs.items()}, state) for i in range(6)
+        method.predict(net, {m: x.take(torch.tensor([i])) for m, x in batch.inputs.items()}, state)
+        for i in range(6)
     ]
     for key, value in whole.items():
         assert value.shape == (6, 3, dense.SIZE, dense.SIZE)
@@ -133,13 +149,16 @@ def test_prediction_is_independent_of_batch_size(name, network):
 
 
 def test_dgl_gives_encoders_their_own_losses_and_the_decoder_the_multimodal_one():
-    """Encoders: alpha times the gradient of their loss with the other maps at 0; the decoder: that of the multimodal
-    loss on features without a gradient."""
+    """Encoders: alpha times the gradient of their loss with the other maps at 0; the decoder: that
+    of the multimodal loss on features without a gradient.
+    """
     cfg, method, net, batch, state = make("dgl", alpha=3.0)
     found = method.grads(net, batch, support.hp(cfg.method), state, CLOCK)
     features = net.encode(batch.inputs)
     for m in net.modalities:
-        alone = net.loss(net.fuse({k: f if k == m else f.zero() for k, f in features.items()}), batch.target)
+        alone = net.loss(
+            net.fuse({k: f if k == m else f.zero() for k, f in features.items()}), batch.target
+        )
         params = net.group(f"encoders.{m}")
         own = torch.autograd.grad(3.0 * alone, list(params.values()), retain_graph=True)
         for key, value in zip(params, own, strict=True):
@@ -154,8 +173,9 @@ def test_dgl_gives_encoders_their_own_losses_and_the_decoder_the_multimodal_one(
 @pytest.mark.parametrize("functional", [False, True])
 @pytest.mark.parametrize("name", ["dgl", "agm", "ogm", "mmpareto", "g_blending"])
 def test_running_statistics_are_those_of_the_multimodal_pass(name, functional, network):
-    """After a step: what one multimodal training pass leaves, however many passes of modalities alone there were.
-    ESANet's encoders run stages in these passes, with BatchNorm."""
+    """After a step: what one multimodal training pass leaves, however many passes of modalities
+    alone there were. ESANet's encoders run stages in these passes, with BatchNorm.
+    """
     settings = {"heads": "fusion"} if name in {"mmpareto", "g_blending"} else {}
     cfg, method, net, batch, state = make(name, network=network, **settings)
     if functional:
@@ -166,7 +186,9 @@ def test_running_statistics_are_those_of_the_multimodal_pass(name, functional, n
     plain.fuse(plain.encode(batch.inputs))
     assert set(net.buffers) == set(plain.buffers)
     for key, value in plain.buffers.items():
-        torch.testing.assert_close(net.buffers[key], value, rtol=1e-9, atol=1e-12, msg=support.named(key))
+        torch.testing.assert_close(
+            net.buffers[key], value, rtol=1e-9, atol=1e-12, msg=support.named(key)
+        )
 
 
 @pytest.mark.parametrize("network", ["unet", "esanet"])
@@ -182,8 +204,9 @@ def test_a_batch_of_unknown_pixels_alone_moves_nothing_to_nan(name, network):
 
 
 def test_cggm_scales_every_encoder_by_dice():
-    """B of Eq. 7 from the first step's Dice of each light decoder (before it 0), hard, over known pixels; every
-    parameter of an encoder is scaled by it, finest stage included."""
+    """B of Eq. 7 from the first step's Dice of each light decoder (before it 0), hard, over known
+    pixels; every parameter of an encoder is scaled by it, finest stage included.
+    """
     cfg, method, net, batch, state = make("cggm", lam=0.0, rho=1.3)
     found = method.grads(net, batch, support.hp(cfg.method), state, CLOCK)
     joint = make("joint")[1].grads(Net(net.model, net.task), batch, {}, {}, CLOCK)
@@ -196,16 +219,22 @@ def test_cggm_scales_every_encoder_by_dice():
         b = 1.3 * (sum(scores) - score) / sum(scores)
         assert float(found.logs[f"balance/{m}"]) == pytest.approx(b)
         for key in net.group(f"encoders.{m}"):
-            torch.testing.assert_close(found.grads[key], b * joint.grads[key], rtol=1e-7, atol=1e-10)
+            torch.testing.assert_close(
+                found.grads[key], b * joint.grads[key], rtol=1e-7, atol=1e-10
+            )
 
 
 def test_cggm_direction_is_a_cosine_of_the_1x1_convolutions_gradients():
     cfg, method, net, batch, state = make("cggm")
     found = method.grads(net, batch, support.hp(cfg.method), state, CLOCK)
     features = net.encode(batch.inputs)
-    (fused,) = torch.autograd.grad(net.loss(net.fuse(features), batch.target), [net.params["fusion.head.weight"]])
+    (fused,) = torch.autograd.grad(
+        net.loss(net.fuse(features), batch.target), [net.params["fusion.head.weight"]]
+    )
     for m in net.modalities:
         logits = net.apply(f"aux.{m}", lambda part, x: part(x), features[m].detach())
-        (own,) = torch.autograd.grad(net.loss(logits, batch.target), [net.params[f"aux.{m}.head.weight"]])
+        (own,) = torch.autograd.grad(
+            net.loss(logits, batch.target), [net.params[f"aux.{m}.head.weight"]]
+        )
         cosine = torch.cosine_similarity(fused.flatten(), own.flatten(), 0)
         torch.testing.assert_close(found.logs[f"train/cos/{m}"], cosine, rtol=1e-8, atol=1e-10)

@@ -1,4 +1,6 @@
-"""G-Blending: weights by hand, estimates against a loop written out, when they come, and what each mode trains on."""
+"""G-Blending: weights by hand, estimates against a loop written out, when they come, and what each
+mode trains on.
+"""
 
 import math
 from types import SimpleNamespace
@@ -8,7 +10,7 @@ import torch
 
 from tests import support
 from tests.models import fusion_cases
-from tune_mm import config as C
+from tune_mm.config import with_overrides
 from tune_mm.core.build import check
 from tune_mm.core.net import Net
 from tune_mm.core.run import Run
@@ -25,7 +27,7 @@ def tensor(*values):
 
 def make(fusion="concat", task="classification", **settings):
     data = support.dataset(task=task)
-    cfg = C.replace(support.config("g_blending", **settings), {"model.fusion": fusion})
+    cfg = with_overrides(support.config("g_blending", **settings), {"model.fusion": fusion})
     method, net = support.bound(cfg, data)
     return cfg, method, net, support.batch(data)
 
@@ -45,14 +47,22 @@ def test_a_zero_denominator_stays_finite():
 
 def test_what_gains_nothing_weighs_nothing_and_if_none_gains_all_are_equal():
     floor = tensor(0.01)[0]
-    torch.testing.assert_close(g_blending.blend(tensor(-0.5, 0.2), tensor(0.1, 0.1), floor), tensor(0.0, 1.0))
-    torch.testing.assert_close(g_blending.blend(tensor(-0.5, 0.0), tensor(0.1, 0.0), floor), tensor(0.5, 0.5))
-    broken = g_blending.blend(tensor(-math.inf, math.nan, 0.2), tensor(math.inf, math.nan, 0.1), floor)
+    torch.testing.assert_close(
+        g_blending.blend(tensor(-0.5, 0.2), tensor(0.1, 0.1), floor), tensor(0.0, 1.0)
+    )
+    torch.testing.assert_close(
+        g_blending.blend(tensor(-0.5, 0.0), tensor(0.1, 0.0), floor), tensor(0.5, 0.5)
+    )
+    broken = g_blending.blend(
+        tensor(-math.inf, math.nan, 0.2), tensor(math.inf, math.nan, 0.1), floor
+    )
     torch.testing.assert_close(broken, tensor(0.0, 0.0, 1.0))
 
 
 def test_the_denominator_is_the_change_not_the_end_value():
-    """A large gap that training did not widen is no overfitting: O = 0, not the gap (a bug of public code)."""
+    """A large gap that training did not widen is no overfitting: O = 0, not the gap (a bug of
+    public code).
+    """
     data, cfg = support.dataset(), support.config("g_blending", floor=1e-9)
     run = Run(cfg, data)
     probe, method = run._probe(1.0), run.method
@@ -74,20 +84,27 @@ def test_the_denominator_is_the_change_not_the_end_value():
     ],
 )
 def test_when_weights_are_estimated(mode, start, epochs, expected):
-    method = g_blending.GBlending(g_blending.GBlendingConfig(mode=mode, super_epoch=0.3, start=start))
+    method = g_blending.GBlending(
+        g_blending.GBlendingConfig(mode=mode, super_epoch=0.3, start=start)
+    )
     assert method.estimates(epochs) == expected
     assert method.dips(epochs) == tuple((e + 1, e + 1) for e in expected)
 
 
 def test_dips_are_a_fifth_of_a_super_epoch():
     method = g_blending.GBlending(g_blending.GBlendingConfig(super_epoch=0.5))
-    assert method.dips(40) == ((2, 5), (22, 25))  # super-epochs of 20 from 1 and 21; 19 left in the second
+    assert method.dips(40) == (
+        (2, 5),
+        (22, 25),
+    )  # super-epochs of 20 from 1 and 21; 19 left in the second
 
 
 @pytest.mark.parametrize("heads", ["own", "fusion"])
 @pytest.mark.parametrize("task", ["classification", "regression"])
 def test_the_loss_is_the_weighted_sum(heads, task):
-    """weights .1 .2 .3 .4 of the three unimodal losses and the fused one, features zeroed one by one by hand."""
+    """weights .1 .2 .3 .4 of the three unimodal losses and the fused one, features zeroed one by
+    one by hand.
+    """
     cfg, method, net, batch = make(task=task, heads=heads)
     state = {"weights": tensor(0.1, 0.2, 0.3, 0.4)}
     found, _ = method.loss(net, batch, support.hp(cfg.method), state, CLOCK)
@@ -106,19 +123,27 @@ def test_the_loss_is_the_weighted_sum(heads, task):
 
 
 def test_the_fixed_mode_is_table_4_of_dgl():
-    """L_multi + alpha sum L_m, not normalised; own heads get alpha times their loss's gradient and nothing else."""
+    """L_multi + alpha sum L_m, not normalised; own heads get alpha times their loss's gradient and
+    nothing else.
+    """
     cfg, method, net, batch = make(mode="fixed", alpha=3.0)
     found = method.grads(net, batch, support.hp(cfg.method), {}, CLOCK)
     features = net.encode(batch.inputs)
     alone = sum(net.loss(z, batch.target) for z in method.alone(net, features).values())
     total = net.loss(net.fuse(features), batch.target) + 3 * alone
     names = list(net.params)
-    for name, g in zip(names, torch.autograd.grad(total, [net.params[n] for n in names]), strict=True):
-        torch.testing.assert_close(found.grads[name], g, rtol=1e-9, atol=1e-12, msg=support.named(name))
+    for name, g in zip(
+        names, torch.autograd.grad(total, [net.params[n] for n in names]), strict=True
+    ):
+        torch.testing.assert_close(
+            found.grads[name], g, rtol=1e-9, atol=1e-12, msg=support.named(name)
+        )
 
 
 def written_out(run, modality, number, epochs, lr):
-    """G and O of the loss `number` (from 0), a modality's own: plain SGD on a copy, batches of the probe's stream."""
+    """G and O of the loss `number` (from 0), a modality's own: plain SGD on a copy, batches of the
+    probe's stream.
+    """
     from tune_mm.core import batches
     from tune_mm.core.probe import STREAM
 
@@ -130,7 +155,10 @@ def written_out(run, modality, number, epochs, lr):
         hidden = net.encode_one(modality, batch.inputs[modality])
         real = hidden.mask.to(hidden.value.dtype)[..., None]
         vector = (hidden.value * real).sum(1) / real.sum(1)
-        return net.loss(vector @ params[f"aux.{modality}.weight"].T + params[f"aux.{modality}.bias"], batch.target)
+        return net.loss(
+            vector @ params[f"aux.{modality}.weight"].T + params[f"aux.{modality}.bias"],
+            batch.target,
+        )
 
     mine = [n for n in before if n.startswith((f"encoders.{modality}.", f"aux.{modality}."))]
     train, val = run.splits["train"], run.splits["val"]
@@ -138,18 +166,25 @@ def written_out(run, modality, number, epochs, lr):
         stream = batches.key(run.config.seed * STREAM + number, epoch)  # in epoch 0 of the run
         for index in batches.order(len(train), run.config.train.batch_size, stream):
             given = {n: trained[n].clone().requires_grad_() for n in mine}
-            grads = torch.autograd.grad(loss({**trained, **given}, train.batch(index)), list(given.values()))
+            grads = torch.autograd.grad(
+                loss({**trained, **given}, train.batch(index)), list(given.values())
+            )
             trained |= {n: (given[n] - lr * g).detach() for n, g in zip(mine, grads, strict=True)}
     run.model.eval()
     with torch.no_grad():
-        all_of = {s: split.batch(torch.arange(len(split))) for s, split in (("train", train), ("val", val))}
+        all_of = {
+            s: split.batch(torch.arange(len(split)))
+            for s, split in (("train", train), ("val", val))
+        }
         one, two = ({s: float(loss(p, b)) for s, b in all_of.items()} for p in (before, trained))
     return one["val"] - two["val"], (two["val"] - two["train"]) - (one["val"] - one["train"])
 
 
 def test_an_estimate_equals_copies_trained_by_hand():
-    plain = {"optim": {"name": "sgd", "lr": 0.05, "momentum": 0.0, "weight_decay": 0.0, "clip": None}}
-    cfg = C.replace(support.config("g_blending", {"train.epochs": 6}, super_epoch=0.34), plain)
+    plain = {
+        "optim": {"name": "sgd", "lr": 0.05, "momentum": 0.0, "weight_decay": 0.0, "clip": None}
+    }
+    cfg = with_overrides(support.config("g_blending", {"train.epochs": 6}, super_epoch=0.34), plain)
     run = Run(cfg, support.dataset())
     by_hand = [written_out(run, m, k, 2, 0.05) for k, m in enumerate(("text", "audio"))]
     end = run.method.epoch_end(run._probe(1.0), run.hp, run.state, Clock(0, 6, 6, 6))
@@ -189,12 +224,18 @@ def staged():
 
 
 def test_mmtm_needs_the_fusion_s_own_head():
-    small = {"encoder": {"name": "cnn", "channels": [4, 6], "width": 6}, "fusion": {"name": "mmtm", "stages": [1, 2]}}
+    small = {
+        "encoder": {"name": "cnn", "channels": [4, 6], "width": 6},
+        "fusion": {"name": "mmtm", "stages": [1, 2]},
+    }
     data = staged()
-    cfg = C.replace(support.config("g_blending", {"train.epochs": 3}), {"model": small})
-    with pytest.raises(ValueError, match=r"method\.heads: must be fusion where .* got 'own' \(model\.fusion: mmtm\)"):
+    cfg = with_overrides(support.config("g_blending", {"train.epochs": 3}), {"model": small})
+    with pytest.raises(
+        ValueError,
+        match=r"method\.heads: must be fusion where .* got 'own' \(model\.fusion: mmtm\)",
+    ):
         check(cfg, data.spec)
-    run = Run(C.replace(cfg, {"method.heads": "fusion"}), data)
+    run = Run(with_overrides(cfg, {"method.heads": "fusion"}), data)
     found = run.epoch().metrics
     assert found["samples"] == 12 * (1 + 3 + 2 * 3)
     assert math.isfinite(found["train/loss"])
@@ -206,6 +247,9 @@ def test_own_heads_are_predicted_too():
     found = method.predict(net, batch.inputs, {})
     assert set(found) == {"joint", *net.modalities, *(f"classifier/{m}" for m in net.modalities)}
     plain = build(
-        SimpleNamespace(encoder=make()[0].model.encoder, fusion=make()[0].model.fusion), support.dataset().spec
+        SimpleNamespace(encoder=make()[0].model.encoder, fusion=make()[0].model.fusion),
+        support.dataset().spec,
     )
-    assert len(list(net.model.parameters())) == len(list(plain.parameters())) + 2 * 3  # a weight and a bias each
+    assert (
+        len(list(net.model.parameters())) == len(list(plain.parameters())) + 2 * 3
+    )  # a weight and a bias each

@@ -1,4 +1,6 @@
-"""Greedy: conditional speeds by hand, windows as a loop written out, gates held and averaged each on its own."""
+"""Greedy: conditional speeds by hand, windows as a loop written out, gates held and averaged each
+on its own.
+"""
 
 import math
 
@@ -6,7 +8,7 @@ import pytest
 import torch
 
 from tests import support
-from tune_mm import config as C
+from tune_mm.config import with_overrides
 from tune_mm.core.build import check
 from tune_mm.core.net import Net
 from tune_mm.core.run import Run
@@ -37,7 +39,7 @@ def data(task="classification", modalities=("audio", "visual"), count=48):
 
 
 def config(overrides=(), **settings):
-    return C.replace(support.config("greedy", overrides, **settings), {"model": MODEL})
+    return with_overrides(support.config("greedy", overrides, **settings), {"model": MODEL})
 
 
 def make(task="classification", seed=0, **settings):
@@ -59,7 +61,9 @@ def test_the_difference_of_the_speeds_by_hand():
 
 
 def by_hand(differences, epsilon, length):
-    """Which modality is held at each step (-1: none), by counters and ifs; d is looked at in regular steps only."""
+    """Which modality is held at each step (-1: none), by counters and ifs; d is looked at in
+    regular steps only.
+    """
     out, window, whose = [], 0, -1
     for d in differences:
         out.append(whose)
@@ -90,7 +94,11 @@ def norms(net, found, modality):
     block = net.block(modality)
     main = [(found[n], p) for n, p in net.params.items() if n.startswith(f"encoders.{modality}.")]
     main.append((found["fusion.head.weight"][:, block], net.params["fusion.head.weight"][:, block]))
-    bypass = [(found[n], p) for n, p in net.params.items() if "exchanges" in n and f"gates.{other}" not in n]
+    bypass = [
+        (found[n], p)
+        for n, p in net.params.items()
+        if "exchanges" in n and f"gates.{other}" not in n
+    ]
     out = []
     for pairs in (main, bypass):
         g, w = (torch.cat([pair[i].flatten() for pair in pairs]) for i in (0, 1))
@@ -126,15 +134,24 @@ def gates_of(net, batch):
         excited = layer.squeeze(squeezed).relu()
         for m in maps:
             out[number, m] = 2 * torch.sigmoid(layer.gates[m](excited))
-        maps = {m: Padded(x.value * out[number, m][:, None, :, None, None], x.mask) for m, x in maps.items()}
+        maps = {
+            m: Padded(x.value * out[number, m][:, None, :, None, None], x.mask)
+            for m, x in maps.items()
+        }
     return out
 
 
 def test_each_modality_s_average_is_of_its_own_gates():
-    """Over two batches: the mean of both means. Public code averages the first modality's gates for both."""
+    """Over two batches: the mean of both means. Public code averages the first modality's gates for
+    both.
+    """
     cfg, method, net, batch = make(start=1.0)
     net.model.eval()
-    other = Batch({m: Padded(x.value.flip(0) * 0.5) for m, x in batch.inputs.items()}, batch.target, batch.index)
+    other = Batch(
+        {m: Padded(x.value.flip(0) * 0.5) for m, x in batch.inputs.items()},
+        batch.target,
+        batch.index,
+    )
     state = method.init(net, support.start())
     expected = [gates_of(net, b) for b in (batch, other)]
     for b in (batch, other):
@@ -148,21 +165,31 @@ def test_each_modality_s_average_is_of_its_own_gates():
 
 @pytest.mark.parametrize("whose", [0, 1])
 def test_a_held_branch_sees_its_own_input_only(whose):
-    """Its output does not move with the other modality's input, and nothing of its loss reaches the other's encoder."""
+    """Its output does not move with the other modality's input, and nothing of its loss reaches the
+    other's encoder.
+    """
     cfg, method, net, batch = make()
     net.model.eval()
-    state = method.grads(net, batch, support.hp(cfg.method), method.init(net, support.start()), CLOCK).state
+    state = method.grads(
+        net, batch, support.hp(cfg.method), method.init(net, support.start()), CLOCK
+    ).state
     held, other = net.modalities[whose], net.modalities[1 - whose]
     state["held"] = torch.eye(2, dtype=torch.float64)[whose]
     inputs = {**batch.inputs, other: Padded(batch.inputs[other].value * -3 + 1)}
     changed = Batch(inputs, batch.target, batch.index)
-    one, two = (method.loss(net, b, support.hp(cfg.method), state, CLOCK)[1] for b in (batch, changed))
+    one, two = (
+        method.loss(net, b, support.hp(cfg.method), state, CLOCK)[1] for b in (batch, changed)
+    )
     torch.testing.assert_close(one[f"train/loss/{held}"], two[f"train/loss/{held}"])
     assert not torch.allclose(one[f"train/loss/{other}"], two[f"train/loss/{other}"])
     theirs = list(net.group(f"encoders.{other}").values())
-    reached = torch.autograd.grad(one[f"train/loss/{held}"], theirs, retain_graph=True, materialize_grads=True)
+    reached = torch.autograd.grad(
+        one[f"train/loss/{held}"], theirs, retain_graph=True, materialize_grads=True
+    )
     assert all(not g.any() for g in reached)
-    own = torch.autograd.grad(one[f"train/loss/{held}"], list(net.group(f"encoders.{held}").values()))
+    own = torch.autograd.grad(
+        one[f"train/loss/{held}"], list(net.group(f"encoders.{held}").values())
+    )
     assert all(g.any() for g in own)
 
 
@@ -174,7 +201,9 @@ def test_branch_outputs_average_to_the_fused_prediction(task):
     torch.testing.assert_close((found["branch/audio"] + found["branch/visual"]) / 2, found["joint"])
     torch.testing.assert_close(found["joint"], net.fuse(net.encode(batch.inputs)))
     hidden, head = net.hidden(net.encode(batch.inputs)), net.model.fusion.head
-    torch.testing.assert_close(found["branch/audio"], 2 * hidden[:, :6] @ head.weight[:, :6].T + head.bias)
+    torch.testing.assert_close(
+        found["branch/audio"], 2 * hidden[:, :6] @ head.weight[:, :6].T + head.bias
+    )
 
 
 def test_random_windows_last_one_step_and_take_each_choice():
@@ -189,7 +218,9 @@ def test_random_windows_last_one_step_and_take_each_choice():
 
 
 def test_alone_equals_vmap_through_a_window():
-    """Two trials, two steps each, the second of which lies in a window that may be another modality's."""
+    """Two trials, two steps each, the second of which lies in a window that may be another
+    modality's.
+    """
     runs = [make(seed=s, epsilon=0.0) for s in (0, 3)]
     cfg, method, net, batch = runs[0]
     net.model.eval()
@@ -206,13 +237,17 @@ def test_alone_equals_vmap_through_a_window():
     alone = [two(r[2], h) for r, h in zip(runs, hps, strict=True)]
     stacked = {n: torch.stack([r[2].params[n].detach() for r in runs]) for n in net.params}
     lanes = {k: torch.stack([h[k] for h in hps]) for k in hps[0]}
-    together = torch.func.vmap(lambda p, h: two(Net(net.model, net.task, p, net.buffers), h))(stacked, lanes)
+    together = torch.func.vmap(lambda p, h: two(Net(net.model, net.task, p, net.buffers), h))(
+        stacked, lanes
+    )
     for s, expected in enumerate(alone):
         assert expected[2]["held"].sum() == 1
         for theirs, mine in zip(expected, together, strict=True):
             assert set(theirs) == set(mine)
             for key, value in theirs.items():
-                torch.testing.assert_close(mine[key][s], value, rtol=1e-8, atol=1e-10, msg=support.named(key))
+                torch.testing.assert_close(
+                    mine[key][s], value, rtol=1e-8, atol=1e-10, msg=support.named(key)
+                )
 
 
 @pytest.mark.parametrize("task", ["classification", "regression"])
@@ -223,7 +258,9 @@ def test_a_run_learns_and_a_resumed_one_ends_bit_equal(task, tmp_path):
     found = [whole.epoch().metrics for _ in range(5)]
     assert found[-1]["train/loss"] < found[0]["train/loss"]
     assert all(math.isfinite(v) for metrics in found for v in metrics.values())
-    assert found[0]["balance/audio"] + found[0]["balance/visual"] == 0, "no window in the first fifth"
+    assert found[0]["balance/audio"] + found[0]["balance/visual"] == 0, (
+        "no window in the first fifth"
+    )
     assert found[-1]["balance/audio"] + found[-1]["balance/visual"] > 0.3
     assert all(not torch.equal(p, before[n]) for n, p in whole.net.params.items())
     first.epoch()
@@ -239,8 +276,10 @@ def test_a_run_learns_and_a_resumed_one_ends_bit_equal(task, tmp_path):
 
 def test_what_it_cannot_train_is_refused():
     three = data(modalities=("audio", "visual", "depth"))
-    with pytest.raises(ValueError, match=r"method\.name: greedy needs 2 modalities, got 3 \(audio, visual, depth\)"):
+    with pytest.raises(
+        ValueError, match=r"method\.name: greedy needs 2 modalities, got 3 \(audio, visual, depth\)"
+    ):
         check(config(), three.spec)
     with pytest.raises(ValueError, match=r"model\.fusion: greedy needs one of mmtm, got 'concat'"):
-        check(C.replace(config(), {"model.fusion": "concat"}), data().spec)
+        check(with_overrides(config(), {"model.fusion": "concat"}), data().spec)
     check(config(), data("regression").spec)

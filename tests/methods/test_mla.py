@@ -1,4 +1,6 @@
-"""MLA against its formulae: the projection that really runs, turns within a batch, weights of the prediction."""
+"""MLA against its formulae: the projection that really runs, turns within a batch, weights of the
+prediction.
+"""
 
 import math
 
@@ -7,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from tests import support
-from tune_mm import config as C
+from tune_mm.config import with_overrides
 from tune_mm.core.build import check
 from tune_mm.core.run import Run
 from tune_mm.core.types import Clock
@@ -43,7 +45,9 @@ def test_projection_by_hand():
     """P = I, r = (1, 2), a = 0.5: k = (1, 2), a + r k = 5.5; a + k r^T = [[1.5, 2.5], [2.5, 4.5]]."""
     found = advance(torch.eye(2, dtype=torch.float64), tensor(1, 2), tensor(0.5)[0])
     torch.testing.assert_close(found, tensor([1 - 1 / 5.5, -2 / 5.5], [-2 / 5.5, 1 - 4 / 5.5]))
-    found = advance(torch.eye(2, dtype=torch.float64), tensor(1, 2), tensor(0.5)[0], elementwise=True)
+    found = advance(
+        torch.eye(2, dtype=torch.float64), tensor(1, 2), tensor(0.5)[0], elementwise=True
+    )
     torch.testing.assert_close(found, tensor([1 - 1 / 1.5, -2 / 2.5], [-2 / 2.5, 1 - 4 / 4.5]))
 
 
@@ -54,12 +58,16 @@ def test_projection_is_recursive_least_squares():
     found = torch.eye(4, dtype=torch.float64)
     for r in seen:
         found = advance(found, r, a)
-    torch.testing.assert_close(found, torch.linalg.inv(torch.eye(4, dtype=torch.float64) + seen.T @ seen / 0.3))
+    torch.testing.assert_close(
+        found, torch.linalg.inv(torch.eye(4, dtype=torch.float64) + seen.T @ seen / 0.3)
+    )
 
 
 @pytest.mark.parametrize("normalize", [True, False])
 def test_the_projection_fires_from_the_second_step_on(normalize):
-    """Public code never executes it. Here step 2 of 6 has a = 0.1^(1 + 2/6), and the head's gradient is g P^T."""
+    """Public code never executes it. Here step 2 of 6 has a = 0.1^(1 + 2/6), and the head's
+    gradient is g P^T.
+    """
     cfg, method, net, batch, state = make(normalize=normalize)
     hp = support.hp(cfg.method)
     first = method.grads(net, batch, hp, state, Clock(0, 0, 6, 2, 0))
@@ -105,8 +113,10 @@ def test_logs_of_a_turn_are_averaged_over_the_turns():
 
 
 def test_certainty_by_hand_and_over_classes():
-    """p = (1/4, 3/4): H = 2 ln 2 - 3/4 ln 3; uniform: ln 2. The weights of one sample are those it has in any batch:
-    a softmax over a batch of one would give an entropy of 0 to every modality, and equal weights."""
+    """p = (1/4, 3/4): H = 2 ln 2 - 3/4 ln 3; uniform: ln 2. The weights of one sample are those it
+    has in any batch: a softmax over a batch of one would give an entropy of 0 to every modality,
+    and equal weights.
+    """
     logits = tensor([[0, math.log(3)]], [[2, 2]])
     sure, unsure = 2 * math.log(2) - 0.75 * math.log(3), math.log(2)
     weights = [math.exp(unsure - sure), math.exp(unsure - unsure)]
@@ -116,10 +126,14 @@ def test_certainty_by_hand_and_over_classes():
 
 
 def test_prediction_by_entropy_or_by_weights():
-    _cfg, method, net, batch, state = make(inference="fixed", weights={"text": 0.35, "audio": 0.25, "visual": 0.4})
+    _cfg, method, net, batch, state = make(
+        inference="fixed", weights={"text": 0.35, "audio": 0.25, "visual": 0.4}
+    )
     z = {m: net.head(vector(net, batch, m)) for m in MODALITIES}
     found = method.predict(net, batch.inputs, state)
-    torch.testing.assert_close(found["joint"], 0.35 * z["text"] + 0.25 * z["audio"] + 0.4 * z["visual"])
+    torch.testing.assert_close(
+        found["joint"], 0.35 * z["text"] + 0.25 * z["audio"] + 0.4 * z["visual"]
+    )
     torch.testing.assert_close(found["audio"], z["audio"])
     _cfg, method, net, batch, state = make()
     entropy = {m: torch.distributions.Categorical(logits=z[m]).entropy() for m in z}
@@ -156,13 +170,28 @@ def test_the_projection_is_in_the_checkpoint():
 @pytest.mark.parametrize(
     ("changes", "modalities", "task", "message"),
     [
-        ({"model.fusion": "concat"}, MODALITIES, "classification", r"model\.fusion: mla needs one of shared_head"),
+        (
+            {"model.fusion": "concat"},
+            MODALITIES,
+            "classification",
+            r"model\.fusion: mla needs one of shared_head",
+        ),
         ({}, ("text",), "classification", r"mla needs 2 or more modalities, got 1 \(text\)"),
-        ({"method.inference": "entropy"}, MODALITIES, "regression", r"method\.inference: must be auto or fixed"),
-        ({"method.weights": {"vissual": 2.0}}, MODALITIES, "classification", r"weights: no modality .*'visual'"),
+        (
+            {"method.inference": "entropy"},
+            MODALITIES,
+            "regression",
+            r"method\.inference: must be auto or fixed",
+        ),
+        (
+            {"method.weights": {"vissual": 2.0}},
+            MODALITIES,
+            "classification",
+            r"weights: no modality .*'visual'",
+        ),
     ],
 )
 def test_refusals_name_what_is_supported(changes, modalities, task, message):
-    cfg = C.replace(support.config("mla"), changes)
+    cfg = with_overrides(support.config("mla"), changes)
     with pytest.raises(ValueError, match=message):
         check(cfg, support.dataset(modalities, task).spec)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests import support
-from tune_mm import config as C
+from tune_mm.config import with_overrides
 from tune_mm.core.build import check
 from tune_mm.core.run import Run
 from tune_mm.core.types import Clock, Padded
@@ -26,7 +26,7 @@ def doubles(*values: float) -> torch.Tensor:
 
 def make(fusion: Any = "concat", modalities: tuple[str, ...] = THREE, **settings: Any):
     data = support.dataset(modalities)
-    cfg = C.replace(support.config("mmcosine", **settings), {"model.fusion": fusion})
+    cfg = with_overrides(support.config("mmcosine", **settings), {"model.fusion": fusion})
     check(cfg, data.spec)
     method, net = support.bound(cfg, data)
     return cfg, method, net, support.batch(data)
@@ -55,12 +55,20 @@ def test_cosines_by_hand() -> None:
 
 @pytest.mark.parametrize("modalities", [TWO, THREE])
 @pytest.mark.parametrize(
-    "fusion", ["concat", "sum", {"name": "film", "symmetric": True}, {"name": "gated", "symmetric": True}]
+    "fusion",
+    ["concat", "sum", {"name": "film", "symmetric": True}, {"name": "gated", "symmetric": True}],
 )
-def test_loss_is_the_cross_entropy_of_scaled_cosines(fusion: Any, modalities: tuple[str, ...]) -> None:
+def test_loss_is_the_cross_entropy_of_scaled_cosines(
+    fusion: Any, modalities: tuple[str, ...]
+) -> None:
     cfg, method, net, batch = make(fusion, modalities, scale=7.0)
     z = logits_by_hand(net, net.hidden(net.encode(batch.inputs)).detach().numpy(), 7.0)
-    expected = np.mean([math.log(np.exp(row).sum()) - row[y] for row, y in zip(z, batch.target.tolist(), strict=True)])
+    expected = np.mean(
+        [
+            math.log(np.exp(row).sum()) - row[y]
+            for row, y in zip(z, batch.target.tolist(), strict=True)
+        ]
+    )
     state = method.init(net, support.start())
     found = method.grads(net, batch, support.hp(cfg.method), state, CLOCK)
     assert float(found.loss) == pytest.approx(float(expected), rel=1e-10)
@@ -75,7 +83,9 @@ def test_a_modality_alone_has_its_own_cosines() -> None:
     for m in THREE:
         own = np.zeros_like(hidden)
         own[:, net.block(m)] = hidden[:, net.block(m)]
-        np.testing.assert_allclose(found[m].detach().numpy(), logits_by_hand(net, own, 10.0), rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(
+            found[m].detach().numpy(), logits_by_hand(net, own, 10.0), rtol=1e-10, atol=1e-12
+        )
     total = torch.stack([found[m] for m in THREE]).sum(0)
     torch.testing.assert_close(total, found["joint"])
 
@@ -92,7 +102,9 @@ def test_no_modality_wins_by_length() -> None:
 
 
 def test_largest_probability_is_bounded_by_the_scale() -> None:
-    """Two classes with opposite weights, features along the first: 1 / (1 + exp(-2 s M)) with s = 0.5 and M = 2."""
+    """Two classes with opposite weights, features along the first: 1 / (1 + exp(-2 s M)) with s =
+    0.5 and M = 2.
+    """
     weight = doubles(1.0, 2.0, 3.0, -1.0, -2.0, -3.0).reshape(2, 3)
     z = 0.5 * mmcosine.cosines(7 * weight[:1], weight, [slice(0, 1), slice(1, 3)])
     assert float(z.softmax(1)[0, 0]) == pytest.approx(1 / (1 + math.exp(-2)))
@@ -111,7 +123,9 @@ def test_a_feature_of_length_zero_adds_nothing_and_passes_no_gradient() -> None:
 @pytest.mark.parametrize("fusion", ["concat", {"name": "film", "symmetric": True}])
 def test_all_but_the_heads_bias_is_trained(fusion: Any) -> None:
     cfg, method, net, batch = make(fusion)
-    found = method.grads(net, batch, support.hp(cfg.method), method.init(net, support.start()), CLOCK)
+    found = method.grads(
+        net, batch, support.hp(cfg.method), method.init(net, support.start()), CLOCK
+    )
     assert set(net.params) - set(found.grads) == {"fusion.head.bias"}
 
 
@@ -120,15 +134,21 @@ def test_prediction_uses_the_scale_of_the_last_step() -> None:
     cfg, method, net, batch = make(scale=10.0)
     state = method.init(net, support.start())
     first = method.predict(net, batch.inputs, state)["joint"]
-    state = method.grads(net, batch, {**support.hp(cfg.method), "scale": doubles(4.0)[0]}, state, CLOCK).state
+    state = method.grads(
+        net, batch, {**support.hp(cfg.method), "scale": doubles(4.0)[0]}, state, CLOCK
+    ).state
     torch.testing.assert_close(method.predict(net, batch.inputs, state)["joint"], 0.4 * first)
 
 
 def test_no_statistics_of_a_head_that_does_not_predict() -> None:
-    run = Run(support.config("mmcosine", overrides={"train.gradient_vectors": 2}), support.dataset())
+    run = Run(
+        support.config("mmcosine", overrides={"train.gradient_vectors": 2}), support.dataset()
+    )
     found = run.epoch().metrics
     assert "grad/norm/text" in found
-    assert not any(k.startswith(("grad/norm_", "grad/cos", "grad/suppression", "probe/")) for k in found)
+    assert not any(
+        k.startswith(("grad/norm_", "grad/cos", "grad/suppression", "probe/")) for k in found
+    )
     assert run.gradient_vectors() == {}
 
 
@@ -139,9 +159,15 @@ def test_parts_of_a_batch_add_up() -> None:
 
     def part(rows: slice):
         inputs = {m: Padded(x.value[rows], x.mask[rows]) for m, x in batch.inputs.items()}
-        return method.grads(net, type(batch)(inputs, batch.target[rows], batch.index[rows]), hp, state, CLOCK).grads
+        return method.grads(
+            net, type(batch)(inputs, batch.target[rows], batch.index[rows]), hp, state, CLOCK
+        ).grads
 
-    whole, left, right = method.grads(net, batch, hp, state, CLOCK).grads, part(slice(0, 8)), part(slice(8, 16))
+    whole, left, right = (
+        method.grads(net, batch, hp, state, CLOCK).grads,
+        part(slice(0, 8)),
+        part(slice(8, 16)),
+    )
     assert method.separable
     for name, g in whole.items():
         torch.testing.assert_close((left[name] + right[name]) / 2, g, rtol=1e-9, atol=1e-12)
@@ -151,13 +177,17 @@ def test_parts_of_a_batch_add_up() -> None:
     ("fusion", "task", "message"),
     [
         ("concat", "regression", r"mmcosine trains classification, and these data are regression"),
-        ("transformer", "classification", r"mmcosine needs one of concat, sum, film, gated, mmtm, got 'transformer'"),
+        (
+            "transformer",
+            "classification",
+            r"mmcosine needs one of concat, sum, film, gated, mmtm, got 'transformer'",
+        ),
         ("bilinear", "classification", r"mmcosine needs one of .*, got 'bilinear'"),
         ("film", "classification", r"set model\.fusion\.symmetric=true .*model\.fusion: film"),
         ("gated", "classification", r"set model\.fusion\.symmetric=true .*model\.fusion: gated"),
     ],
 )
 def test_what_is_refused(fusion: str, task: str, message: str) -> None:
-    cfg = C.replace(support.config("mmcosine"), {"model.fusion": {"name": fusion}})
+    cfg = with_overrides(support.config("mmcosine"), {"model.fusion": {"name": fusion}})
     with pytest.raises(ValueError, match=message):
         check(cfg, support.dataset(task=task).spec)

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from tests import support
-from tune_mm import config as C
+from tune_mm.config import with_overrides
 from tune_mm.core.build import check
 from tune_mm.core.types import Clock
 from tune_mm.methods import mmpareto
@@ -24,18 +24,24 @@ def doubles(*values: float) -> torch.Tensor:
     return torch.tensor(values, dtype=torch.float64)
 
 
-def make(fusion: str = "concat", modalities: tuple[str, ...] = TWO, task: str = "classification", **settings: Any):
+def make(
+    fusion: str = "concat",
+    modalities: tuple[str, ...] = TWO,
+    task: str = "classification",
+    **settings: Any,
+):
     data = support.dataset(modalities, task)
     cfg = support.config("mmpareto", **settings)
     if fusion != "transformer":
-        cfg = C.replace(cfg, {"model.fusion": fusion})
+        cfg = with_overrides(cfg, {"model.fusion": fusion})
     method, net = support.bound(cfg, data)
     return cfg, method, net, support.batch(data)
 
 
 def test_weights_of_gradients_in_conflict() -> None:
-    """g = (1, 0), u = (-1, 1): (u - g) . u / |u - g|^2 = (2 + 1) / (4 + 1) = 3/5; the point (0.2, 0.4) is at right
-    angles to g - u = (2, -1)."""
+    """g = (1, 0), u = (-1, 1): (u - g) . u / |u - g|^2 = (2 + 1) / (4 + 1) = 3/5; the point (0.2,
+    0.4) is at right angles to g - u = (2, -1).
+    """
     g, u = doubles(1.0, 0.0), doubles(-1.0, 1.0)
     a = float(mmpareto.min_norm(g, u))
     assert a == pytest.approx(0.6)
@@ -55,12 +61,16 @@ def test_closed_form_is_the_shortest_of_all() -> None:
         if g @ u < 0:
             conflicts += 1
             best = float(grid[np.square(grid * g + (1 - grid) * u).sum(1).argmin(), 0])
-            assert float(mmpareto.min_norm(torch.tensor(g), torch.tensor(u))) == pytest.approx(best, abs=1e-4)
+            assert float(mmpareto.min_norm(torch.tensor(g), torch.tensor(u))) == pytest.approx(
+                best, abs=1e-4
+            )
     assert conflicts > 10
 
 
 def test_direction_in_conflict_gets_the_plain_sums_length() -> None:
-    """d = 2 (0.2, 0.4) of length 0.894 becomes as long as g + u = (0, 1), times gamma: 1.5 (1, 2)/sqrt 5."""
+    """d = 2 (0.2, 0.4) of length 0.894 becomes as long as g + u = (0, 1), times gamma: 1.5 (1,
+    2)/sqrt 5.
+    """
     found = mmpareto.rescaled(doubles(0.4, 0.8), doubles(0.0, 1.0), doubles(1.5)[0])
     torch.testing.assert_close(found, doubles(1.5 / math.sqrt(5), 3.0 / math.sqrt(5)))
 
@@ -71,7 +81,9 @@ def test_a_longer_direction_is_not_shortened() -> None:
 
 
 def test_opposite_and_vanishing_gradients_stay_finite_and_do_not_grow() -> None:
-    """g = (1, 2)/3 and u = -7 g: the shortest combination is 0, whose rounding error has no direction to follow."""
+    """g = (1, 2)/3 and u = -7 g: the shortest combination is 0, whose rounding error has no
+    direction to follow.
+    """
     g = doubles(1.0, 2.0) / 3
     for u in (-7 * g, -g, 0 * g):
         a = mmpareto.min_norm(g, u)
@@ -132,9 +144,12 @@ def by_hand(g: np.ndarray, u: np.ndarray, parts: list[slice], gamma: float) -> n
 def test_gradients_of_encoders_fusion_and_heads(
     fusion: str, modalities: tuple[str, ...], task: str, heads: str, conflict: bool, rescale: str
 ) -> None:
-    """Against separate backward passes and numpy. conflict: each modality's own head is the fused one turned round, so
-    that the two losses pull the encoders apart and a leaves 1/2."""
-    cfg, method, net, batch = make(fusion, modalities, task, heads=heads, rescale=rescale, gamma=1.7)
+    """Against separate backward passes and numpy. conflict: each modality's own head is the fused
+    one turned round, so that the two losses pull the encoders apart and a leaves 1/2.
+    """
+    cfg, method, net, batch = make(
+        fusion, modalities, task, heads=heads, rescale=rescale, gamma=1.7
+    )
     for m in modalities if conflict else ():
         with torch.no_grad():
             net.params[f"aux.{m}.weight"].copy_(-net.params["fusion.head.weight"][:, net.block(m)])
@@ -152,7 +167,9 @@ def test_gradients_of_encoders_fusion_and_heads(
         np.testing.assert_allclose(mine, expected, rtol=1e-6, atol=1e-10)
     for name in net.group("fusion", *(("aux",) if heads == "own" else ())):
         expected_sum = multi[name] + torch.stack([unimodal[m][name] for m in modalities]).sum(0)
-        torch.testing.assert_close(found.grads[name], expected_sum, rtol=1e-9, atol=1e-12, msg=support.named(name))
+        torch.testing.assert_close(
+            found.grads[name], expected_sum, rtol=1e-9, atol=1e-12, msg=support.named(name)
+        )
     assert float(found.loss) == pytest.approx(float(sum(own.values(), joint).detach()))
 
 

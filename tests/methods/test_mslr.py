@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from tests import support
-from tune_mm import config as C
+from tune_mm.config import check_field, flatten, load_config, with_overrides
 from tune_mm.core import build, step
 from tune_mm.core.run import Run
 from tune_mm.core.types import Clock
 from tune_mm.methods import mslr
-from tune_mm.tune import space as S
+from tune_mm.tune.space import space as S
 
 CLOCK = Clock(0, 0, 6, 2)
 SPACE = """# A ratio for a modality.
@@ -37,31 +37,47 @@ def moves(method, optimizer, **settings):
 
 
 def test_a_ratio_is_a_setting_of_its_own():
-    cfg = C.load("avdigits", ["method=mslr", "method.ratios.audio=0.5", "method.ratios.visual=2"])
-    flat = C.flatten(cfg)
-    assert (flat["method.ratios.audio"], flat["method.ratios.visual"]) == (0.5, 2.0)
-    assert build.float_fields(cfg.method) == {"ratios.audio": 0.5, "ratios.visual": 2.0, "smooth": 0.0}
-    assert (
-        C.replace(C.load("avdigits", ["method=mslr"]), {"method.ratios.visual": 2.0, "method.ratios.audio": 0.5}) == cfg
+    cfg = load_config(
+        "avdigits", ["method=mslr", "method.ratios.audio=0.5", "method.ratios.visual=2"]
     )
-    assert C.check_field(cfg, "method.ratios.audio", 0.0) == "method.ratios.audio: must be > 0, got 0.0"
+    flat = flatten(cfg)
+    assert (flat["method.ratios.audio"], flat["method.ratios.visual"]) == (0.5, 2.0)
+    assert build.float_fields(cfg.method) == {
+        "ratios.audio": 0.5,
+        "ratios.visual": 2.0,
+        "smooth": 0.0,
+    }
+    assert (
+        with_overrides(
+            load_config("avdigits", ["method=mslr"]),
+            {"method.ratios.visual": 2.0, "method.ratios.audio": 0.5},
+        )
+        == cfg
+    )
+    assert (
+        check_field(cfg, "method.ratios.audio", 0.0) == "method.ratios.audio: must be > 0, got 0.0"
+    )
 
 
-@pytest.mark.parametrize(("name", "problem"), [("audio", None), ("audoi", "no modality 'audoi'; nearest 'audio'")])
+@pytest.mark.parametrize(
+    ("name", "problem"), [("audio", None), ("audoi", "no modality 'audoi'; nearest 'audio'")]
+)
 def test_a_searched_ratio_is_tried_on_the_data_before_trials_start(name, problem, tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(SPACE.format(name=name))
     space = S.build("mine", S.read(str(path)), {})
     assert {f"method.ratios.{name}": 0.1} in S.variants(space)
     spec = support.dataset(("audio", "visual")).spec
-    tried = [C.replace(support.config("mslr"), change) for change in S.variants(space)]
+    tried = [with_overrides(support.config("mslr"), change) for change in S.variants(space)]
     refused = set()
     for cfg in tried:
         try:
             build.check(cfg, spec)
         except ValueError as error:
             refused.add(str(error))
-    assert refused == (set() if problem is None else {f"method.ratios: {problem}; available: audio, visual"})
+    assert refused == (
+        set() if problem is None else {f"method.ratios: {problem}; available: audio, visual"}
+    )
 
 
 def test_smoothing_is_a_geometric_mean():
@@ -72,13 +88,17 @@ def test_smoothing_is_a_geometric_mean():
 
 def test_progress_by_hand():
     """0.6 / mean(0.4, 0.6) = 1.2; 0.2 / mean(0.5, 0.3) = 0.5; nothing before: 1."""
-    found = mslr.progress(tensor(0.6, 0.2, 0.7), torch.stack([tensor(0.4, 0.5, 0.0), tensor(0.6, 0.3, 0.0)]))
+    found = mslr.progress(
+        tensor(0.6, 0.2, 0.7), torch.stack([tensor(0.4, 0.5, 0.0), tensor(0.6, 0.3, 0.0)])
+    )
     torch.testing.assert_close(found, tensor(1.2, 0.5, 1.0))
 
 
 def test_rates_multiply_what_the_optimizer_would_have_taken():
     hp = {"lr": tensor(0.1)[0], "momentum": tensor(0.9)[0]}
-    found = step.rated({"aux": {"lr": tensor(0.5)[0]}}, hp, {"aux": tensor(3.0)[0], "encoders.a": tensor(2.0)[0]})
+    found = step.rated(
+        {"aux": {"lr": tensor(0.5)[0]}}, hp, {"aux": tensor(3.0)[0], "encoders.a": tensor(2.0)[0]}
+    )
     assert {owner: {k: float(v) for k, v in own.items()} for owner, own in found.items()} == {
         "aux": {"lr": 1.5},
         "encoders.a": {"lr": 0.2},
@@ -87,19 +107,31 @@ def test_rates_multiply_what_the_optimizer_would_have_taken():
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_encoders_step_at_their_own_rates(optimizer):
-    """Multiplied gradients would change nothing under Adam, whose first step is lr * sign(gradient)."""
+    """Multiplied gradients would change nothing under Adam, whose first step is lr *
+    sign(gradient).
+    """
     plain = moves("joint", optimizer)
     found = moves("mslr", optimizer, ratios={"text": 0.25, "audio": 4.0})
     halved = moves("mslr", optimizer, ratios={"text": 0.25, "audio": 4.0}, smooth=0.5)
     for name, change in plain.items():
-        factor = {"encoders.text": 0.25, "encoders.audio": 4.0}.get(".".join(name.split(".")[:2]), 1.0)
-        torch.testing.assert_close(found[name], factor * change, rtol=1e-3, atol=1e-6, msg=support.named(name))
-        torch.testing.assert_close(halved[name], factor**0.5 * change, rtol=1e-3, atol=1e-6, msg=support.named(name))
+        factor = {"encoders.text": 0.25, "encoders.audio": 4.0}.get(
+            ".".join(name.split(".")[:2]), 1.0
+        )
+        torch.testing.assert_close(
+            found[name], factor * change, rtol=1e-3, atol=1e-6, msg=support.named(name)
+        )
+        torch.testing.assert_close(
+            halved[name], factor**0.5 * change, rtol=1e-3, atol=1e-6, msg=support.named(name)
+        )
 
 
-@pytest.mark.parametrize(("task", "metric"), [("classification", "accuracy"), ("regression", "mae")])
+@pytest.mark.parametrize(
+    ("task", "metric"), [("classification", "accuracy"), ("regression", "mae")]
+)
 def test_dynamic_rates_follow_validation(task, metric):
-    """d = a_t / mean(a of the K = 2 epochs before), from the third epoch on; a = accuracy, or 1 / mae."""
+    """d = a_t / mean(a of the K = 2 epochs before), from the third epoch on; a = accuracy, or 1 /
+    mae.
+    """
     modalities = ("text", "audio", "visual")
     cfg = support.config("mslr", overrides={"train.epochs": 4}, strategy="dynamic", memory=2)
     run = Run(cfg, support.dataset(modalities, task))
@@ -109,7 +141,11 @@ def test_dynamic_rates_follow_validation(task, metric):
         assert [found[f"balance/{m}"] for m in modalities] == pytest.approx(expected[-1], rel=1e-5)
         raw = [found[f"val/{metric}/{m}"] for m in modalities]
         scores.append(raw if metric == "accuracy" else [1 / x for x in raw])
-        ratio = [2 * now / (a + b) for a, b, now in zip(*scores[-3:], strict=True)] if epoch >= 2 else [1.0] * 3
+        ratio = (
+            [2 * now / (a + b) for a, b, now in zip(*scores[-3:], strict=True)]
+            if epoch >= 2
+            else [1.0] * 3
+        )
         expected.append(ratio)
     assert expected[3] != [1.0] * 3
     assert run.state["rate"].tolist() == pytest.approx(expected[4], rel=1e-5)
@@ -117,7 +153,9 @@ def test_dynamic_rates_follow_validation(task, metric):
 
 def test_a_dynamic_rate_moves_its_encoder():
     cfg = support.config(
-        "mslr", overrides={"optim.name": "sgd", "optim.lr": 0.1, "optim.clip": None}, strategy="dynamic"
+        "mslr",
+        overrides={"optim.name": "sgd", "optim.lr": 0.1, "optim.clip": None},
+        strategy="dynamic",
     )
     changes = []
     for rate in (1.0, 3.0):
@@ -128,7 +166,9 @@ def test_a_dynamic_rate_moves_its_encoder():
         changes.append({n: p.detach() - before[n] for n, p in run.net.params.items()})
     for name, change in changes[0].items():
         factor = 3.0 if name.startswith("encoders.audio.") else 1.0
-        torch.testing.assert_close(changes[1][name], factor * change, rtol=1e-3, atol=1e-6, msg=support.named(name))
+        torch.testing.assert_close(
+            changes[1][name], factor * change, rtol=1e-3, atol=1e-6, msg=support.named(name)
+        )
 
 
 def test_dynamic_rates_survive_a_checkpoint(tmp_path):

@@ -1,4 +1,6 @@
-"""PMR: prototypes, weights and both terms against plain arithmetic; windows; classes that are absent."""
+"""PMR: prototypes, weights and both terms against plain arithmetic; windows; classes that are
+absent.
+"""
 
 import math
 
@@ -7,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from tests import support
-from tune_mm import config as C
+from tune_mm.config import with_overrides
 from tune_mm.core import build
 from tune_mm.core.net import Net
 from tune_mm.core.run import Run
@@ -25,7 +27,7 @@ def tensor(*values):
 def make(fusion="concat", modalities=("text", "audio", "visual"), **settings):
     data = support.dataset(modalities)
     cfg = support.config("pmr", **settings)
-    cfg = cfg if fusion == "transformer" else C.replace(cfg, {"model.fusion": fusion})
+    cfg = cfg if fusion == "transformer" else with_overrides(cfg, {"model.fusion": fusion})
     method, net = support.bound(cfg, data)
     return cfg, method, net, support.batch(data)
 
@@ -33,7 +35,10 @@ def make(fusion="concat", modalities=("text", "audio", "visual"), **settings):
 def prototypes(net, known=(True, True, True), seed=0):
     """A state as after an epoch: prototypes drawn, of width 10 as the features."""
     generator = torch.Generator().manual_seed(seed)
-    rows = {f"prototypes/{m}": torch.randn(3, 10, dtype=torch.float64, generator=generator) for m in net.modalities}
+    rows = {
+        f"prototypes/{m}": torch.randn(3, 10, dtype=torch.float64, generator=generator)
+        for m in net.modalities
+    }
     return {**rows, "known": torch.tensor(known)}
 
 
@@ -74,9 +79,13 @@ def test_similarity_by_hand():
     assert found.tolist() == [[-5.0, 0.0, pmr.FAR], [0.0, -5.0, pmr.FAR]]
 
 
-@pytest.mark.parametrize(("first", "second"), [(9.0, 6.0), (6.0, 9.0), (9.0, 3.0), (1.0, 1.0), (2.0, 1.0)])
+@pytest.mark.parametrize(
+    ("first", "second"), [(9.0, 6.0), (6.0, 9.0), (9.0, 3.0), (1.0, 1.0), (2.0, 1.0)]
+)
 def test_two_weights_are_equation_11(first, second):
-    """rho = s_0 / s_1;  rho < 1: beta = clip(1/rho - 1), gamma = 0;  else beta = 0, gamma = clip(rho - 1)."""
+    """rho = s_0 / s_1;  rho < 1: beta = clip(1/rho - 1), gamma = 0;  else beta = 0, gamma =
+    clip(rho - 1).
+    """
     rho = first / second
     beta = min(max(1 / rho - 1, 0.0), 1.0) if rho < 1 else 0.0
     gamma = min(max(rho - 1, 0.0), 1.0) if rho >= 1 else 0.0
@@ -84,7 +93,9 @@ def test_two_weights_are_equation_11(first, second):
 
 
 def test_more_weights_and_the_hard_switch():
-    """0.9 / 0.6 - 1 = 0.5; 0.9 / 0.3 - 1 = 2, clipped; a score of 0 is clipped too, all 0 is no lag."""
+    """0.9 / 0.6 - 1 = 0.5; 0.9 / 0.3 - 1 = 2, clipped; a score of 0 is clipped too, all 0 is no
+    lag.
+    """
     assert pmr.lag(tensor(0.9, 0.6, 0.3)).tolist() == pytest.approx([0.0, 0.5, 1.0])
     assert pmr.lag(tensor(0.9, 0.6, 0.3), hard=True).tolist() == [0.0, 1.0, 1.0]
     assert pmr.lag(tensor(0.4, 0.4), hard=True).tolist() == [0.0, 0.0]
@@ -100,21 +111,29 @@ def test_entropy_by_hand():
 
 
 def test_prototypes_by_hand():
-    """Means (2, 2) and (5, 5), none for the third class; known ones move by 0.2 old + 0.8 new, absent ones stay."""
+    """Means (2, 2) and (5, 5), none for the third class; known ones move by 0.2 old + 0.8 new,
+    absent ones stay.
+    """
     features = torch.stack([tensor(1, 1), tensor(3, 3), tensor(5, 5)])
     now, present = pmr.means(features, torch.tensor([0, 0, 1]), 3)
     assert now.tolist() == [[2, 2], [5, 5], [0, 0]]
     assert present.tolist() == [True, True, False]
     old = torch.stack([tensor(7, 2), tensor(9, 9), tensor(4, 4)])
     found = pmr.moved(old, torch.tensor([True, False, True]), now, present, tensor(0.2)[0])
-    torch.testing.assert_close(found, torch.stack([tensor(3.0, 2.0), tensor(5.0, 5.0), tensor(4.0, 4.0)]))
+    torch.testing.assert_close(
+        found, torch.stack([tensor(3.0, 2.0), tensor(5.0, 5.0), tensor(4.0, 4.0)])
+    )
 
 
 @pytest.mark.parametrize("known", [(True, True, True), (True, False, True)], ids=["all", "absent"])
 @pytest.mark.parametrize("weights", ["clip", "switch"])
-@pytest.mark.parametrize("modalities", [("text", "audio"), ("text", "audio", "visual")], ids=["two", "three"])
+@pytest.mark.parametrize(
+    "modalities", [("text", "audio"), ("text", "audio", "visual")], ids=["two", "three"]
+)
 def test_loss_written_out(known, weights, modalities):
-    cfg, method, net, batch = make(modalities=modalities, alpha=1.5, entropy=0.3, weights=weights, **ALL)
+    cfg, method, net, batch = make(
+        modalities=modalities, alpha=1.5, entropy=0.3, weights=weights, **ALL
+    )
     state = prototypes(net, known)
     found, logs = method.loss(net, batch, support.hp(cfg.method), state, CLOCK)
     expected, balance = by_hand(net, batch, state, cfg)
@@ -129,9 +148,13 @@ def test_only_encoders_that_lag_get_a_prototype_gradient():
     found = method.grads(net, batch, hp, state, CLOCK)
     plain = method.grads(net, batch, hp, {}, CLOCK)
     for name, value in found.grads.items():
-        behind = name.startswith("encoders.") and float(found.logs[f"balance/{name.split('.')[1]}"]) > 0
+        behind = (
+            name.startswith("encoders.") and float(found.logs[f"balance/{name.split('.')[1]}"]) > 0
+        )
         if not behind:
-            torch.testing.assert_close(value, plain.grads[name], rtol=1e-9, atol=1e-12, msg=support.named(name))
+            torch.testing.assert_close(
+                value, plain.grads[name], rtol=1e-9, atol=1e-12, msg=support.named(name)
+            )
     moved = {n.split(".")[1] for n in found.grads
              if n.startswith("encoders.") and not torch.allclose(found.grads[n], plain.grads[n])}  # fmt: skip
     assert moved == {m for m in net.modalities if float(found.logs[f"balance/{m}"]) > 0}
@@ -165,12 +188,16 @@ def test_released_variant_has_no_entropy_term():
     cfg, method, net, batch = make(weights="switch", entropy=0.0, end=0.67, **ALL)
     state = prototypes(net)
     expected, _ = by_hand(net, batch, state, cfg)
-    assert float(method.loss(net, batch, support.hp(cfg.method), state, CLOCK)[0].detach()) == pytest.approx(expected)
+    assert float(
+        method.loss(net, batch, support.hp(cfg.method), state, CLOCK)[0].detach()
+    ) == pytest.approx(expected)
 
 
 def test_prototypes_of_a_run_are_means_of_evaluated_features():
     """A tenth of 96 samples, evenly spread; the next epoch's with momentum 0.2."""
-    run = Run(support.config("pmr", overrides={"model.encoder.dropout_residual": 0.3}), support.dataset())
+    run = Run(
+        support.config("pmr", overrides={"model.encoder.dropout_residual": 0.3}), support.dataset()
+    )
     previous: dict[str, torch.Tensor] = {}
     for epoch in range(2):
         run.epoch()
@@ -186,14 +213,19 @@ def test_prototypes_of_a_run_are_means_of_evaluated_features():
                 rows = [f.value[i, : int(lengths[i])].mean(0) for i in chosen]
                 now = torch.stack(rows).mean(0)
                 expected = 0.8 * now + 0.2 * previous[f"{m}{k}"] if epoch else now
-                torch.testing.assert_close(run.state[f"prototypes/{m}"][k], expected, rtol=1e-4, atol=1e-5)
+                torch.testing.assert_close(
+                    run.state[f"prototypes/{m}"][k], expected, rtol=1e-4, atol=1e-5
+                )
                 previous[f"{m}{k}"] = expected
     assert run.samples == 2 * (96 + 10)
 
 
 def test_classes_absent_from_the_part_stay_finite():
     """One sample makes the prototypes: two of three classes have none, which is 0/0 in public code."""
-    run = Run(support.config("pmr", overrides={"train.epochs": 3}, fraction=0.01, **ALL), support.dataset())
+    run = Run(
+        support.config("pmr", overrides={"train.epochs": 3}, fraction=0.01, **ALL),
+        support.dataset(),
+    )
     for _ in range(3):
         result = run.epoch()
         assert not result.diverged
@@ -204,7 +236,9 @@ def test_classes_absent_from_the_part_stay_finite():
 
 def test_a_feature_on_its_prototype_has_a_finite_gradient():
     h = torch.stack([tensor(1.0, 2.0), tensor(0.0, 0.0)]).requires_grad_()
-    logits = pmr.similarity(h, torch.stack([tensor(1.0, 2.0), tensor(5.0, 5.0)]), torch.tensor([True, True]))
+    logits = pmr.similarity(
+        h, torch.stack([tensor(1.0, 2.0), tensor(5.0, 5.0)]), torch.tensor([True, True])
+    )
     (gradient,) = torch.autograd.grad(F.cross_entropy(logits, torch.tensor([0, 1])), h)
     assert bool(torch.isfinite(gradient).all())
 
@@ -220,12 +254,19 @@ def test_lanes_equal_trials_with_prototypes(fusion):
         return method.grads(bound, batch, hp, state, CLOCK).grads
 
     alone = [one(h, s) for h, s in zip(hps, states, strict=True)]
-    together = torch.func.vmap(one)(*({k: torch.stack([x[k] for x in xs]) for k in xs[0]} for xs in (hps, states)))
+    together = torch.func.vmap(one)(
+        *({k: torch.stack([x[k] for x in xs]) for k in xs[0]} for xs in (hps, states))
+    )
     for lane, expected in enumerate(alone):
         for name, value in expected.items():
-            torch.testing.assert_close(together[name][lane], value, rtol=1e-9, atol=1e-11, msg=support.named(name))
+            torch.testing.assert_close(
+                together[name][lane], value, rtol=1e-9, atol=1e-11, msg=support.named(name)
+            )
 
 
 def test_regression_is_refused():
-    with pytest.raises(ValueError, match=r"^method\.name: pmr trains classification, and these data are regression$"):
+    with pytest.raises(
+        ValueError,
+        match=r"^method\.name: pmr trains classification, and these data are regression$",
+    ):
         build.check(support.config("pmr"), support.dataset(task="regression").spec)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests import support
-from tune_mm import config as C
+from tune_mm.config import with_overrides
 from tune_mm.core.build import check
 from tune_mm.core.run import Run
 from tune_mm.core.types import Clock, Task
@@ -53,8 +53,9 @@ def test_stages_share_the_epochs_of_a_run(stages, epochs, expected):
 
 
 def test_boosting_by_hand():
-    """The others give the true class 3/4, the learner 1/2 and 1/5: -5 mean(y ln p) + mean(y p_others ln p), over the
-    elements of [B, C] = [2, 2]."""
+    """The others give the true class 3/4, the learner 1/2 and 1/5: -5 mean(y ln p) + mean(y
+    p_others ln p), over the elements of [B, C] = [2, 2].
+    """
     own, others = tensor([0, 0], [math.log(4), 0]), tensor([math.log(3), 0], [0, math.log(3)])
     found = boosting(CLASSES, own, others, torch.tensor([0, 1]), tensor(5)[0], tensor(1)[0])
     expected = (-5 * (math.log(0.5) + math.log(0.2)) + 0.75 * (math.log(0.5) + math.log(0.2))) / 4
@@ -64,15 +65,24 @@ def test_boosting_by_hand():
 def test_boosting_of_a_score_by_hand():
     """Others off by ln 2 are trusted 1/2, the learner is off by 3: (4 - 2 / 2) * 3."""
     found = boosting(
-        Task("regression", 1), tensor([4]), tensor([1 + math.log(2)]), tensor(1), tensor(4)[0], tensor(2)[0]
+        Task("regression", 1),
+        tensor([4]),
+        tensor([1 + math.log(2)]),
+        tensor(1),
+        tensor(4)[0],
+        tensor(2)[0],
     )
     torch.testing.assert_close(found, tensor(9)[0])
 
 
 def test_agreement_by_hand():
     """(1/2, 1/2) and (3/4, 1/4): 1/16 on average; scores 1 and 3: 4."""
-    torch.testing.assert_close(agreement(CLASSES, tensor([0, 0]), tensor([math.log(3), 0])), tensor(1 / 16)[0])
-    torch.testing.assert_close(agreement(Task("regression", 1), tensor([1]), tensor([3])), tensor(4)[0])
+    torch.testing.assert_close(
+        agreement(CLASSES, tensor([0, 0]), tensor([math.log(3), 0])), tensor(1 / 16)[0]
+    )
+    torch.testing.assert_close(
+        agreement(Task("regression", 1), tensor([1]), tensor([3])), tensor(4)[0]
+    )
 
 
 def at(epoch, step=0):
@@ -85,12 +95,16 @@ def test_the_agreement_has_a_gradient(kind):
     cfg, method, net, batch, state = make(agreement=kind)
     hp = support.hp(cfg.method)
     names = net.group("encoders.audio", "fusion")
-    none, much = (method.grads(net, batch, {**hp, "alpha": tensor(a)[0]}, state, at(2)).grads for a in (0, 10))
+    none, much = (
+        method.grads(net, batch, {**hp, "alpha": tensor(a)[0]}, state, at(2)).grads for a in (0, 10)
+    )
     assert all(torch.equal(none[name], much[name]) for name in names) == (kind == "detached")
 
 
 def test_the_first_phase_by_autograd():
-    """Stage 1 trains audio with text fixed: L from whole expressions, p_others with the rate, and audio alone moves."""
+    """Stage 1 trains audio with text fixed: L from whole expressions, p_others with the rate, and
+    audio alone moves.
+    """
     cfg, method, net, batch, state = make(alpha=0.7, w1=3.0, w2=2.0)
     with torch.no_grad():
         net.params["aux.rate.value"].fill_(1.5)
@@ -103,24 +117,32 @@ def test_the_first_phase_by_autograd():
     params = net.group("encoders.audio", "fusion")
     torch.testing.assert_close(found.loss, loss.detach())
     assert found.grads.keys() == params.keys()
-    for name, gradient in zip(params, torch.autograd.grad(loss, list(params.values())), strict=True):
+    for name, gradient in zip(
+        params, torch.autograd.grad(loss, list(params.values())), strict=True
+    ):
         torch.testing.assert_close(found.grads[name], gradient, msg=support.named(name))
 
 
 def test_the_second_phase_by_autograd():
-    """Cross-entropy of the rate times the sum over text and audio, which had a turn; visual stays as it is."""
+    """Cross-entropy of the rate times the sum over text and audio, which had a turn; visual stays
+    as it is.
+    """
     cfg, method, net, batch, state = make()
     found = method.grads(net, batch, support.hp(cfg.method), state, at(3))
     total = own_logits(net, batch, "text") + own_logits(net, batch, "audio")
     loss = torch.nn.functional.cross_entropy(net.params["aux.rate.value"] * total, batch.target)
     params = net.group("encoders.text", "encoders.audio", "fusion", "aux")
     assert found.grads.keys() == params.keys()
-    for name, gradient in zip(params, torch.autograd.grad(loss, list(params.values())), strict=True):
+    for name, gradient in zip(
+        params, torch.autograd.grad(loss, list(params.values())), strict=True
+    ):
         torch.testing.assert_close(found.grads[name], gradient, msg=support.named(name))
 
 
 def test_others_predict_with_the_head_as_the_stage_began():
-    """Within a stage the state's head stays, whatever the head has become; at the next it is taken anew."""
+    """Within a stage the state's head stays, whatever the head has become; at the next it is taken
+    anew.
+    """
     cfg, method, net, batch, state = make()
     hp = support.hp(cfg.method)
     begun = method.grads(net, batch, hp, state, at(2)).state
@@ -162,8 +184,13 @@ def test_modalities_take_turns_and_the_optimizer_begins_anew():
 
 
 def test_a_run_resumed_within_a_phase_ends_bit_equal(tmp_path):
-    """Stages of 2 + 2 epochs: after the first epoch the head of the stage's beginning is known from the state only."""
-    cfg, data = support.config("reconboost", overrides={"train.epochs": 8}, stages=2), support.dataset()
+    """Stages of 2 + 2 epochs: after the first epoch the head of the stage's beginning is known from
+    the state only.
+    """
+    cfg, data = (
+        support.config("reconboost", overrides={"train.epochs": 8}, stages=2),
+        support.dataset(),
+    )
     whole, part = Run(cfg, data), Run(cfg, data)
     for _ in range(5):
         part.epoch()
@@ -179,7 +206,10 @@ def test_a_run_resumed_within_a_phase_ends_bit_equal(tmp_path):
 
 
 def test_encoders_may_begin_as_they_were_trained_alone():
-    cfg, data = support.config("reconboost", start="unimodal", teacher={"epochs": 1}), support.dataset()
+    cfg, data = (
+        support.config("reconboost", start="unimodal", teacher={"epochs": 1}),
+        support.dataset(),
+    )
     run, scratch = Run(cfg, data), Run(support.config("reconboost"), data)
     teachers = Run(support.config("umt", teacher={"epochs": 1}), data).state
     for name, p in run.net.params.items():
@@ -192,10 +222,16 @@ def test_encoders_may_begin_as_they_were_trained_alone():
 @pytest.mark.parametrize(
     ("changes", "modalities", "message"),
     [
-        ({"model.fusion": "sum"}, MODALITIES, r"model\.fusion: reconboost needs one of shared_head, got 'sum'"),
+        (
+            {"model.fusion": "sum"},
+            MODALITIES,
+            r"model\.fusion: reconboost needs one of shared_head, got 'sum'",
+        ),
         ({}, ("text",), r"reconboost needs 2 or more modalities, got 1 \(text\)"),
     ],
 )
 def test_refusals_name_what_is_supported(changes, modalities, message):
     with pytest.raises(ValueError, match=message):
-        check(C.replace(support.config("reconboost"), changes), support.dataset(modalities).spec)
+        check(
+            with_overrides(support.config("reconboost"), changes), support.dataset(modalities).spec
+        )

@@ -1,4 +1,6 @@
-"""Diagnosing and Re-learning: purity and resets by hand, when they come, and what a reset leaves alone."""
+"""Diagnosing and Re-learning: purity and resets by hand, when they come, and what a reset leaves
+alone.
+"""
 
 import math
 
@@ -6,7 +8,7 @@ import pytest
 import torch
 
 from tests import support
-from tune_mm import config as C
+from tune_mm.config import with_overrides
 from tune_mm.core.run import Run
 from tune_mm.core.types import Clock, Dataset, DataSpec, Padded, Split, Task
 from tune_mm.methods import relearn
@@ -26,7 +28,9 @@ def test_purity_by_hand():
     clusters, labels = torch.tensor([0, 0, 0, 1, 1, 2]), torch.tensor([0, 0, 1, 1, 1, 2])
     assert float(relearn.purity(clusters, labels)) == pytest.approx(5 / 6)
     assert float(relearn.purity(torch.zeros(6, dtype=torch.int64), labels)) == pytest.approx(3 / 6)
-    assert float(relearn.purity(torch.tensor([2, 2, 2, 0, 0, 1]), labels)) == pytest.approx(5 / 6)  # names do not count
+    assert float(relearn.purity(torch.tensor([2, 2, 2, 0, 0, 1]), labels)) == pytest.approx(
+        5 / 6
+    )  # names do not count
 
 
 def test_features_are_scaled_to_the_unit_interval():
@@ -36,13 +40,19 @@ def test_features_are_scaled_to_the_unit_interval():
 
 
 def test_k_means_finds_clusters_that_only_scaling_makes_visible():
-    """Two groups .01 apart in one column, noise of 100 in the other: raw distances see the noise alone."""
+    """Two groups .01 apart in one column, noise of 100 in the other: raw distances see the noise
+    alone.
+    """
     generator = torch.Generator().manual_seed(0)
     group = torch.arange(60) % 2
     noise = 100 * (torch.arange(60) % 30 // 2 / 15 - 0.5)  # the same for both groups
-    features = torch.stack([0.01 * group + 1e-4 * torch.randn(60, generator=generator), 0.2 * noise + 3], 1)
+    features = torch.stack(
+        [0.01 * group + 1e-4 * torch.randn(60, generator=generator), 0.2 * noise + 3], 1
+    )
     assert float(relearn.purity(relearn.cluster(features, 2, 0), group)) == 1.0
-    assert len(relearn.cluster(features[:3], 5, 0).unique()) == 3  # never more clusters than samples
+    assert (
+        len(relearn.cluster(features[:3], 5, 0).unique()) == 3
+    )  # never more clusters than samples
     assert relearn.cluster(torch.zeros(6, 2), 3, 0).unique().tolist() == [0]  # an encoder that died
 
 
@@ -57,7 +67,12 @@ def test_regression_s_classes_are_equal_shares_of_the_training_targets():
 @pytest.mark.parametrize(
     ("epochs", "settings", "when", "dips"),
     [
-        (90, {"period": 20 / 90, "times": 3}, (20, 40, 60), ((20, 24), (40, 44), (60, 64))),  # as published
+        (
+            90,
+            {"period": 20 / 90, "times": 3},
+            (20, 40, 60),
+            ((20, 24), (40, 44), (60, 64)),
+        ),  # as published
         (30, {"period": 0.5, "times": 2}, (15,), ((15, 17),)),  # none after the last epoch
         (10, {"period": 0.2, "times": 9}, (2, 4, 6, 8), ((2, 3), (4, 5), (6, 7), (8, 9))),
         (3, {"period": 0.01, "times": 2}, (1,), ((1, 2),)),
@@ -77,9 +92,13 @@ def trained(task="classification", modalities=("text", "audio", "visual"), **set
 
 
 @pytest.mark.parametrize("task", ["classification", "regression"])
-@pytest.mark.parametrize("modalities", [("text", "audio"), ("text", "audio", "visual")], ids=["two", "three"])
+@pytest.mark.parametrize(
+    "modalities", [("text", "audio"), ("text", "audio", "visual")], ids=["two", "three"]
+)
 def test_a_reset_by_hand(task, modalities):
-    """beta = tanh(3 |p_train - p_val|), every weight of the encoder beta of the way to where it began."""
+    """beta = tanh(3 |p_train - p_val|), every weight of the encoder beta of the way to where it
+    began.
+    """
     run = trained(task, modalities)
     begun = Run(run.config, run.dataset)
     end = run.method.epoch_end(run._probe(1.0), run.hp, run.state, Clock(1, 6, 6, 4))
@@ -106,12 +125,16 @@ def test_at_lam_0_nothing_moves_and_at_a_large_one_all_is_as_it_was_at_first():
     assert wide
     for m in wide:
         for name in run.net.group(f"encoders.{m}"):
-            torch.testing.assert_close(back.params[name], begun.net.params[name].detach(), rtol=0, atol=1e-6)
+            torch.testing.assert_close(
+                back.params[name], begun.net.params[name].detach(), rtol=0, atol=1e-6
+            )
 
 
 def test_the_optimizer_forgets_what_was_reset_and_only_that():
     """Public code goes on with the momentum of the weights that are gone."""
-    run = Run(support.config("relearn", {"train.epochs": 4}, period=0.25, times=1), support.dataset())
+    run = Run(
+        support.config("relearn", {"train.epochs": 4}, period=0.25, times=1), support.dataset()
+    )
     found = run.epoch()
     assert "balance/text" in found.metrics
     assert found.metrics["samples"] == 2 * 96
@@ -138,13 +161,22 @@ def images():
     return Dataset("images", spec, {"train": split(48), "val": split(24), "test": split(24)})
 
 
-@pytest.mark.parametrize("fusion", [{"name": "concat"}, {"name": "mmtm", "stages": [1, 2]}], ids=["concat", "mmtm"])
+@pytest.mark.parametrize(
+    "fusion", [{"name": "concat"}, {"name": "mmtm", "stages": [1, 2]}], ids=["concat", "mmtm"]
+)
 @pytest.mark.parametrize("reset", [True, False])
 def test_running_statistics_are_drawn_back_with_the_weights(fusion, reset):
-    """mean <- (1 - beta) mean, variance <- beta + (1 - beta) variance: of BatchNorm's start, 0 and 1."""
+    """mean <- (1 - beta) mean, variance <- beta + (1 - beta) variance: of BatchNorm's start, 0 and
+    1.
+    """
     model = {"encoder": {"name": "cnn", "channels": [4, 6], "width": 6}, "fusion": fusion}
     settings = {"period": 0.5, "times": 1, "reset_statistics": reset, "lam": 5.0}
-    run = Run(C.replace(support.config("relearn", {"train.epochs": 4}, **settings), {"model": model}), images())
+    run = Run(
+        with_overrides(
+            support.config("relearn", {"train.epochs": 4}, **settings), {"model": model}
+        ),
+        images(),
+    )
     run.epoch()
     before = {n: b.clone() for n, b in run.net.buffers.items()}
     end = run.method.epoch_end(run._probe(1.0), run.hp, run.state, Clock(1, 6, 6, 4))
@@ -161,7 +193,7 @@ def test_running_statistics_are_drawn_back_with_the_weights(fusion, reset):
 def test_initial_weights_survive_a_checkpoint():
     """They are those of the first run, not of the object that resumes under another seed."""
     run = trained()
-    other = Run(C.replace(run.config, {"seed": 5}), run.dataset)
+    other = Run(with_overrides(run.config, {"seed": 5}), run.dataset)
     kept = {n: t.clone() for n, t in run.state.items()}
     assert any(not torch.equal(other.state[n], t) for n, t in kept.items())
     other.load_state_dict(run.state_dict())

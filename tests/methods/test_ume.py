@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests import support
-from tune_mm import config as C
+from tune_mm.config import with_overrides
 from tune_mm.core.build import check
 from tune_mm.core.run import Run
 from tune_mm.core.types import Clock, Dataset, Padded, Split
@@ -36,23 +36,37 @@ def test_each_gradient_is_that_of_the_modalitys_own_training(task):
     found = method.grads(net, batch, support.hp(cfg.method), state, CLOCK)
     for m, z in own_logits(net, batch).items():
         params = net.group(f"encoders.{m}", HEAD)
-        expected = dict(zip(params, torch.autograd.grad(net.loss(z, batch.target), list(params.values())), strict=True))
+        expected = dict(
+            zip(
+                params,
+                torch.autograd.grad(net.loss(z, batch.target), list(params.values())),
+                strict=True,
+            )
+        )
         for name, gradient in expected.items():
             block = (slice(None), net.block(m)) if name == HEAD else ...
-            torch.testing.assert_close(found.grads[name][block], gradient[block], msg=support.named(name))
+            torch.testing.assert_close(
+                found.grads[name][block], gradient[block], msg=support.named(name)
+            )
 
 
 def shuffled(data, modality):
-    """The same data with one modality's training samples in another order, so that they say nothing of the target."""
+    """The same data with one modality's training samples in another order, so that they say nothing
+    of the target.
+    """
     split = data.splits["train"]
     x = split.inputs[modality]
     inputs = {**split.inputs, modality: Padded(x.value.flip(0), x.mask.flip(0))}
-    return Dataset(data.name, data.spec, {**data.splits, "train": Split(inputs, split.target, split.ids)})
+    return Dataset(
+        data.name, data.spec, {**data.splits, "train": Split(inputs, split.target, split.ids)}
+    )
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_a_modality_trains_as_if_the_others_were_not_there(optimizer):
-    cfg = support.config("ume", overrides={"optim.name": optimizer, "optim.clip": None, "optim.weight_decay": 0.01})
+    cfg = support.config(
+        "ume", overrides={"optim.name": optimizer, "optim.clip": None, "optim.weight_decay": 0.01}
+    )
     data = support.dataset()
     one, two = Run(cfg, data), Run(cfg, shuffled(data, "audio"))
     for run in (one, two):
@@ -66,7 +80,9 @@ def test_a_modality_trains_as_if_the_others_were_not_there(optimizer):
         assert equal == (m != "audio")
 
 
-@pytest.mark.parametrize(("weights", "expected"), [({}, (1, 1, 1)), ({"audio": 3.0, "visual": 0.5}, (1, 3, 0.5))])
+@pytest.mark.parametrize(
+    ("weights", "expected"), [({}, (1, 1, 1)), ({"audio": 3.0, "visual": 0.5}, (1, 3, 0.5))]
+)
 def test_prediction_is_the_weighted_mean_of_the_logits(weights, expected):
     _cfg, method, net, batch, state = make(weights=weights)
     z = own_logits(net, batch)
@@ -85,20 +101,26 @@ def test_weights_are_the_trials_own():
 
 
 def test_weights_are_searched_by_modality_and_kept_in_the_checkpoint():
-    cfg = C.replace(support.config("ume"), {"method.weights.audio": 2.0})
+    cfg = with_overrides(support.config("ume"), {"method.weights.audio": 2.0})
     run = Run(cfg, support.dataset())
     run.epoch()
-    torch.testing.assert_close(run.state_dict()["method"]["weights"], torch.tensor([0.25, 0.5, 0.25]))
+    torch.testing.assert_close(
+        run.state_dict()["method"]["weights"], torch.tensor([0.25, 0.5, 0.25])
+    )
 
 
 @pytest.mark.parametrize(
     ("changes", "modalities", "message"),
     [
-        ({"model.fusion": "concat"}, MODALITIES, r"model\.fusion: ume needs one of sum, got 'concat'"),
+        (
+            {"model.fusion": "concat"},
+            MODALITIES,
+            r"model\.fusion: ume needs one of sum, got 'concat'",
+        ),
         ({}, ("text",), r"ume needs 2 or more modalities, got 1 \(text\)"),
         ({"method.weights": {"adio": 2.0}}, MODALITIES, r"weights: no modality 'adio'.*'audio'"),
     ],
 )
 def test_refusals_name_what_is_supported(changes, modalities, message):
     with pytest.raises(ValueError, match=message):
-        check(C.replace(support.config("ume"), changes), support.dataset(modalities).spec)
+        check(with_overrides(support.config("ume"), changes), support.dataset(modalities).spec)

@@ -1,4 +1,5 @@
-"""Settings of every fusion, small models with them, and each fusion's formula written out literally.
+"""Settings of every fusion, small models with them, and each fusion's formula written out
+literally.
 
 A new file in tune_mm/models/fusions needs an entry in CASES and a formula in `literal`.
 """
@@ -32,8 +33,14 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "bilinear": ("bilinear", {"width": 5}),
     "shared_head": ("shared_head", {}),
     "mixer": ("mixer", {"factor": 1.5, "dropout": 0.0}),
-    "mixer-concat": ("mixer", {"hidden": (2, 4, 5), "length": 2, "readout": "concat", "dropout": 0.0}),
-    "mixer-flatten": ("mixer", {"blocks": 1, "length": 3, "width": 4, "readout": "flatten", "dropout": 0.0}),
+    "mixer-concat": (
+        "mixer",
+        {"hidden": (2, 4, 5), "length": 2, "readout": "concat", "dropout": 0.0},
+    ),
+    "mixer-flatten": (
+        "mixer",
+        {"blocks": 1, "length": 3, "width": 4, "readout": "flatten", "dropout": 0.0},
+    ),
     "mmtm": ("mmtm", {"stages": (1, 2), "ratio": 2.0}),
     "mmtm-late": ("mmtm", {"stages": (2,), "scale": 1.0}),
     "mmtm-early": ("mmtm", {"stages": (1,)}),
@@ -62,7 +69,9 @@ def batch(count, size=5, seed=1):
         m: Padded(torch.randn(size, *shape, generator=generator, dtype=torch.float64))
         for m, shape in list(SHAPES.items())[:count]
     }
-    return Batch(inputs, torch.randint(0, OUTPUTS, (size,), generator=generator), torch.arange(size))
+    return Batch(
+        inputs, torch.randint(0, OUTPUTS, (size,), generator=generator), torch.arange(size)
+    )
 
 
 def net_of(model):
@@ -101,20 +110,29 @@ def film(fusion, h):
 
 
 def gated(fusion, h):
-    """1 / (1 + exp(-(U g + b))) times V o + c, U over the gating modalities one block of columns at a time."""
+    """1 / (1 + exp(-(U g + b))) times V o + c, U over the gating modalities one block of columns at
+    a time.
+    """
     parts = []
     for target, names in fusion.sources.items():
         gate, layer, start = fusion.gates[target], fusion.projections[target], 0
         score = gate.bias
         for m in names:
-            score = score + torch.einsum("oi,bi->bo", gate.weight[:, start : start + h[m].shape[1]], h[m])
+            score = score + torch.einsum(
+                "oi,bi->bo", gate.weight[:, start : start + h[m].shape[1]], h[m]
+            )
             start += h[m].shape[1]
-        parts.append((torch.einsum("oi,bi->bo", layer.weight, h[target]) + layer.bias) / (1 + torch.exp(-score)))
+        parts.append(
+            (torch.einsum("oi,bi->bo", layer.weight, h[target]) + layer.bias)
+            / (1 + torch.exp(-score))
+        )
     return torch.cat(parts, 1)
 
 
 def bilinear(fusion, h, alone=None):
-    """sum over pairs i < j of sum_kl W_ij[o, k, l] h_i[k] h_j[l], plus the bias; `alone`: in its pairs, with itself."""
+    """sum over pairs i < j of sum_kl W_ij[o, k, l] h_i[k] h_j[l], plus the bias; `alone`: in its
+    pairs, with itself.
+    """
     out = fusion.product.bias
     matrices = fusion.product.weight.chunk(len(list(combinations(h, 2))), 1)
     for weight, (a, b) in zip(matrices, combinations(h, 2), strict=True):
@@ -128,28 +146,51 @@ def shared_head(fusion, h):
     return sum(h.values()) / len(h)
 
 
-FORMULAE = {"concat": blocks_times, "sum": blocks_times, "film": film, "gated": gated, "shared_head": shared_head}
+FORMULAE = {
+    "concat": blocks_times,
+    "sum": blocks_times,
+    "film": film,
+    "gated": gated,
+    "shared_head": shared_head,
+}
 
 
 def mmtm(model, maps, config, present):
-    """Squeeze, excite and gate at every stage, with zeros for what is absent, stage by stage over both encoders."""
+    """Squeeze, excite and gate at every stage, with zeros for what is absent, stage by stage over
+    both encoders.
+    """
     encoders, size = model.encoders, next(iter(maps.values())).value.shape[0]
     for number in range(config.stages[0], 3):
         if number > config.stages[0]:
-            maps = {m: encoders[m].stage(number, maps[m]) if m in present else maps[m] for m in maps}
+            maps = {
+                m: encoders[m].stage(number, maps[m]) if m in present else maps[m] for m in maps
+            }
         if number not in config.stages:
             continue
         layer = model.fusion.exchanges[str(number)]
         squeezed = []
         for m in maps:
             mean = maps[m].value.permute(0, 2, 1, 3, 4).flatten(2).mean(2)
-            squeezed.append(mean if m in present else torch.zeros(size, encoders[m].channels[number - 1]).double())
-        excited = (torch.cat(squeezed, 1) @ layer.squeeze.weight.T + layer.squeeze.bias).clamp(min=0)
-        assert excited.shape[1] == int(2 * sum(encoders[m].channels[number - 1] for m in maps) / config.ratio)
+            squeezed.append(
+                mean
+                if m in present
+                else torch.zeros(size, encoders[m].channels[number - 1]).double()
+            )
+        excited = (torch.cat(squeezed, 1) @ layer.squeeze.weight.T + layer.squeeze.bias).clamp(
+            min=0
+        )
+        assert excited.shape[1] == int(
+            2 * sum(encoders[m].channels[number - 1] for m in maps) / config.ratio
+        )
         for m in present:
-            gate = config.scale / (1 + torch.exp(-(excited @ layer.gates[m].weight.T + layer.gates[m].bias)))
+            gate = config.scale / (
+                1 + torch.exp(-(excited @ layer.gates[m].weight.T + layer.gates[m].bias))
+            )
             maps = {**maps, m: Padded(torch.einsum("btchw,bc->btchw", maps[m].value, gate))}
-    pooled_ = [encoders[m].pool(maps[m]).value if m in present else torch.zeros(size, 6).double() for m in maps]
+    pooled_ = [
+        encoders[m].pool(maps[m]).value if m in present else torch.zeros(size, 6).double()
+        for m in maps
+    ]
     return torch.cat(pooled_, 1)
 
 
@@ -157,9 +198,15 @@ def literal(model, case, features, alone=None, path=None):
     """Hidden by the formula; `alone`: of one modality by `path`."""
     name = CASES[case][0]
     if name == "mmtm":
-        return mmtm(model, features, fusion_section(case), [m for m in features if alone in (None, m)])
+        return mmtm(
+            model, features, fusion_section(case), [m for m in features if alone in (None, m)]
+        )
     if name == "transformer":  # whose formula test_multimodal.py holds
-        return model.fusion.hidden(features) if alone is None else model.fusion.unimodal(features, path)[alone]
+        return (
+            model.fusion.hidden(features)
+            if alone is None
+            else model.fusion.unimodal(features, path)[alone]
+        )
     h = {m: pooled(f, "mean") for m, f in features.items()}
     if name == "mixer":
         rows = {m: v[:, None].repeat(1, model.fusion.length, 1) for m, v in h.items()}
@@ -169,5 +216,8 @@ def literal(model, case, features, alone=None, path=None):
     if alone is not None and name == "shared_head" and path != "zero":
         return h[alone]
     if alone is not None:
-        h = {m: v if m == alone else h[alone] if path == "self" else torch.zeros_like(v) for m, v in h.items()}
+        h = {
+            m: v if m == alone else h[alone] if path == "self" else torch.zeros_like(v)
+            for m, v in h.items()
+        }
     return FORMULAE[name](model.fusion, h)

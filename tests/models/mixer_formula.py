@@ -10,7 +10,11 @@ from torch import Tensor
 
 from tune_mm.models.fusions.mixer import Mix, MixerFusion
 
-AXES = ("blmd,hl->bhmd", "blmd,hm->blhd", "blmd,hd->blmh")  # a matrix on one axis, in the order of the MLPs
+AXES = (
+    "blmd,hl->bhmd",
+    "blmd,hm->blhd",
+    "blmd,hd->blmh",
+)  # a matrix on one axis, in the order of the MLPs
 
 
 def normal(x: Tensor, gain: Tensor, shift: Tensor) -> Tensor:
@@ -27,11 +31,17 @@ def along(axis: int, bias: Tensor) -> Tensor:
     return bias.view(shape)
 
 
-def mixer(fusion: MixerFusion, rows: Mapping[str, Tensor], alone: str | None = None, path: str | None = None) -> Tensor:
+def mixer(
+    fusion: MixerFusion,
+    rows: Mapping[str, Tensor],
+    alone: str | None = None,
+    path: str | None = None,
+) -> Tensor:
     """Hidden of rows [B, L, W_m] per modality; `alone`: of one of them by `path`.
 
-    `mask` keeps all slices and makes the absent ones 0 wherever a slice is read: by the MLPs along the modalities after
-    their norm, and by the readout, whose mean over the modalities is then the present one's share alone.
+    `mask` keeps all slices and makes the absent ones 0 wherever a slice is read: by the MLPs along
+    the modalities after their norm, and by the readout, whose mean over the modalities is then the
+    present one's share alone.
     """
     kept = torch.tensor([alone in (None, m) for m in rows], dtype=torch.float64)[:, None]
     maps = {m: layer.get_parameter("weight") for m, layer in fusion.project.items()}

@@ -20,13 +20,17 @@ Three = tuple[Tensor, Tensor, Tensor]
 
 def case(queries=KEYS, dtype=torch.float64, masked=True) -> tuple[Three, Any]:
     torch.manual_seed(1)
-    q, k, v = (torch.randn(SAMPLES * HEADS, n, CHANNELS, dtype=dtype) for n in (queries, KEYS, KEYS))
+    q, k, v = (
+        torch.randn(SAMPLES * HEADS, n, CHANNELS, dtype=dtype) for n in (queries, KEYS, KEYS)
+    )
     mask = torch.rand(SAMPLES, KEYS) < 0.6
     mask[:, 0] = True
     return (q.requires_grad_(), k.requires_grad_(), v.requires_grad_()), mask if masked else None
 
 
-def formula(qkv: Three, mask: Tensor | None, keep: Tensor | None = None, share: float = 1.0) -> Tensor:
+def formula(
+    qkv: Three, mask: Tensor | None, keep: Tensor | None = None, share: float = 1.0
+) -> Tensor:
     q, k, v = qkv
     scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
     if mask is not None:
@@ -43,7 +47,8 @@ def assert_same(found, wanted, tensors, tolerance=1e-14):
     torch.testing.assert_close(found, wanted, rtol=0, atol=tolerance)
     seed = torch.randn_like(wanted)
     for a, b in zip(
-        *(torch.autograd.grad(out, tensors, seed, retain_graph=True) for out in (found, wanted)), strict=True
+        *(torch.autograd.grad(out, tensors, seed, retain_graph=True) for out in (found, wanted)),
+        strict=True,
     ):
         torch.testing.assert_close(a, b, rtol=0, atol=2 * tolerance)
 
@@ -63,14 +68,19 @@ def test_chunks_equal_the_formula(monkeypatch, dropped, masked, queries, chunk):
     keep = keep_bytes((SAMPLES * HEADS, queries, KEYS), 0.3) if dropped else None
     share = kept_share(0.3) if dropped else 1.0
     monkeypatch.setattr(A, "CHUNK", chunk)
-    found = A.ChunkedAttention.apply(*tensors, A.bias_of(mask, HEADS, torch.float64), keep, share, HEADS)
+    found = A.ChunkedAttention.apply(
+        *tensors, A.bias_of(mask, HEADS, torch.float64), keep, share, HEADS
+    )
     assert_same(found, formula(tensors, mask, keep, share), tensors)
 
 
 @pytest.mark.parametrize("masked", [False, True])
 def test_gradcheck(masked):
     tensors, mask = case(masked=masked)
-    keep, bias = keep_bytes((SAMPLES * HEADS, KEYS, KEYS), 0.3), A.bias_of(mask, HEADS, torch.float64)
+    keep, bias = (
+        keep_bytes((SAMPLES * HEADS, KEYS, KEYS), 0.3),
+        A.bias_of(mask, HEADS, torch.float64),
+    )
     assert torch.autograd.gradcheck(
         lambda *t: A.ChunkedAttention.apply(*t, bias, keep, kept_share(0.3), HEADS), tensors
     )
@@ -120,7 +130,11 @@ def test_half_precision_keeps_its_type_with_dropout(monkeypatch, form):
 def test_dropout_follows_the_global_generator(long):
     tensors, mask = case()
     torch.manual_seed(5)
-    first, state, second = attend(tensors, mask, 0.5), torch.get_rng_state(), attend(tensors, mask, 0.5)
+    first, state, second = (
+        attend(tensors, mask, 0.5),
+        torch.get_rng_state(),
+        attend(tensors, mask, 0.5),
+    )
     assert not torch.equal(first, second)
     torch.set_rng_state(state)
     assert torch.equal(attend(tensors, mask, 0.5), second)

@@ -1,4 +1,6 @@
-"""Encoders of images and frames: against torchvision's network, the formula of the small one, and their stages."""
+"""Encoders of images and frames: against torchvision's network, the formula of the small one, and
+their stages.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ def encoder(name, shape, seed=0, **fields):
 
 
 def values(shape, count=2, seed=1):
-    return torch.randn(count, *shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return torch.randn(
+        count, *shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
 
 
 def used(encoder_, shape):
@@ -50,7 +54,9 @@ def written(reference, tmp_path):
 
     def write(change=lambda state: state):
         # float32, which the reference was made in: the same numbers in half the bytes.
-        state = {k: v.float() if v.is_floating_point() else v for k, v in reference.state_dict().items()}
+        state = {
+            k: v.float() if v.is_floating_point() else v for k, v in reference.state_dict().items()
+        }
         torch.save(change(state), tmp_path / "net.pt")
         return str(tmp_path / "net.pt")
 
@@ -76,22 +82,36 @@ def test_resnet18_shapes(shape):
             x = net.stage(number, x)
             side = 2 ** (number + 1)
             frames = shape[0] if len(shape) == 4 else 1
-            assert x.value.shape == (1, frames, channels, math.ceil(shape[-2] / side), math.ceil(shape[-1] / side))
+            assert x.value.shape == (
+                1,
+                frames,
+                channels,
+                math.ceil(shape[-2] / side),
+                math.ceil(shape[-1] / side),
+            )
 
 
 def test_resnet18_equals_torchvision_s(reference):
     net = encoder("resnet18", IMAGES)
-    net.load_state_dict({k: v for k, v in reference.state_dict().items() if not k.startswith("fc.")})
+    net.load_state_dict(
+        {k: v for k, v in reference.state_dict().items() if not k.startswith("fc.")}
+    )
     x = values(IMAGES)
     with torch.no_grad():
-        torch.testing.assert_close(net.eval()(Padded(x)).value, features_of(reference, x), rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(
+            net.eval()(Padded(x)).value, features_of(reference, x), rtol=1e-10, atol=1e-12
+        )
 
 
 def test_resnet18_starts_kaiming_normal():
-    """Standard deviation sqrt(2 / fan out), fan out = 64 filters of 7 x 7, also for a stem of another width."""
+    """Standard deviation sqrt(2 / fan out), fan out = 64 filters of 7 x 7, also for a stem of
+    another width.
+    """
     wanted = math.sqrt(2 / (64 * 49))
     for channels in (1, 3):
-        assert encoder("resnet18", (channels, 8, 8)).conv1.weight.std().item() == pytest.approx(wanted, rel=0.05)
+        assert encoder("resnet18", (channels, 8, 8)).conv1.weight.std().item() == pytest.approx(
+            wanted, rel=0.05
+        )
 
 
 def test_resnet18_averages_frames():
@@ -133,7 +153,8 @@ def test_stages_make_up_the_whole(name, shape):
 @pytest.mark.parametrize("shape", [(4, 6), (7,), (1, 2, 3, 4, 5)])
 def test_other_shapes_are_refused(name, shape):
     with pytest.raises(
-        ValueError, match=rf"the {name} encoder takes images \(C, H, W\) or frames .*got shape \({shape[0]}"
+        ValueError,
+        match=rf"the {name} encoder takes images \(C, H, W\) or frames .*got shape \({shape[0]}",
     ):
         encoder(name, shape)
 
@@ -155,7 +176,9 @@ def test_weights_of_a_file(reference, written, change):
     net = encoder("resnet18", IMAGES, weights=written(change)).eval()
     x = values(IMAGES)
     with torch.no_grad():
-        torch.testing.assert_close(net(Padded(x)).value, features_of(reference, x), rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(
+            net(Padded(x)).value, features_of(reference, x), rtol=1e-10, atol=1e-12
+        )
 
 
 @pytest.mark.parametrize("channels", [1, 2])
@@ -194,7 +217,10 @@ def wider(state):
         (without("conv1.weight"), "it has no conv1.weight$"),
         (deeper, "it has unknown layer1.2.conv1.weight$"),
         (wider, r"layer2.0.conv1.weight must have shape \(128, 64, 3, 3\), got \(128, 32, 3, 3\)"),
-        (lambda state: {**state, "conv1.weight": torch.zeros(64, 3, 3, 3)}, r"\(64, 3, 7, 7\), got \(64, 3, 3, 3\)"),
+        (
+            lambda state: {**state, "conv1.weight": torch.zeros(64, 3, 3, 3)},
+            r"\(64, 3, 7, 7\), got \(64, 3, 3, 3\)",
+        ),
         (lambda state: {"model": 5}, "holds no state dict"),
         (lambda state: [1, 2], "holds no state dict"),
         (lambda state: {}, "it has no conv1.weight, bn1.weight, bn1.bias and 97 more"),
@@ -246,7 +272,9 @@ def test_safetensors(reference, tmp_path):
 @pytest.mark.parametrize("norm", ["batch", "none"])
 @pytest.mark.parametrize("training", [True, False])
 def test_cnn_equals_its_formula(norm, training):
-    """Per stage conv, (x - mean) / sqrt(var + eps) with weight 1 and bias 0, ReLU, max pooling; mean, linear, ReLU."""
+    """Per stage conv, (x - mean) / sqrt(var + eps) with weight 1 and bias 0, ReLU, max pooling;
+    mean, linear, ReLU.
+    """
     shape = (2, 3, 9, 7)
     net = used(encoder("cnn", shape, channels=(4, 6), width=5, norm=norm), shape).train(training)
     convs = [m for m in net.modules() if isinstance(m, torch.nn.Conv2d)]
@@ -265,7 +293,9 @@ def test_cnn_equals_its_formula(norm, training):
         maps = maps.clamp(min=0)
         h, w = maps.shape[2] // 2, maps.shape[3] // 2
         maps = maps[:, :, : 2 * h, : 2 * w].reshape(4, -1, h, 2, w, 2).amax((3, 5))
-    wanted = (maps.mean((2, 3)).reshape(2, 2, -1).mean(1) @ net.project.weight.T + net.project.bias).clamp(min=0)
+    wanted = (
+        maps.mean((2, 3)).reshape(2, 2, -1).mean(1) @ net.project.weight.T + net.project.bias
+    ).clamp(min=0)
     torch.testing.assert_close(net(Padded(x)).value, wanted)
 
 
@@ -288,7 +318,9 @@ def test_cnn_dropout_is_on_the_features_in_training():
     torch.testing.assert_close(dropped[left], 2 * kept[left])
 
 
-@pytest.mark.parametrize("fields", [{"channels": ()}, {"channels": (4, 0)}, {"width": 0}, {"norm": "layer"}])
+@pytest.mark.parametrize(
+    "fields", [{"channels": ()}, {"channels": (4, 0)}, {"width": 0}, {"norm": "layer"}]
+)
 def test_cnn_settings_are_checked(fields):
     with pytest.raises(ValidationError, match=next(iter(fields))):
         plugins.load("encoders", "cnn").Config(**fields)

@@ -1,4 +1,6 @@
-"""ESANet: its parts and its fusion written out, what an absent modality leaves, its loss over scales, weights."""
+"""ESANet: its parts and its fusion written out, what an absent modality leaves, its loss over
+scales, weights.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,13 @@ from tune_mm.models.multimodal import build
 SHAPES = {"rgb": (3, 40, 56), "depth": (1, 40, 56)}
 TASK = Task("segmentation", 5, weights=(1.0, 0.5, 2.0, 1.0, 3.0))
 ENCODER: dict[str, Any] = {"name": "esanet", "channels": (4, 4, 6, 6, 8), "blocks": (1, 1, 2, 1)}
-FUSION: dict[str, Any] = {"name": "esanet", "decoder": (8, 6, 5), "blocks": 1, "bins": (1, 2), "reduction": 2}
+FUSION: dict[str, Any] = {
+    "name": "esanet",
+    "decoder": (8, 6, 5),
+    "blocks": 1,
+    "bins": (1, 2),
+    "reduction": 2,
+}
 
 
 def model(shapes=None, encoder=None, fusion=None, **fields):
@@ -35,7 +43,10 @@ def model(shapes=None, encoder=None, fusion=None, **fields):
 def batch(size=3, shapes=None, seed=1):
     generator = torch.Generator().manual_seed(seed)
     given = shapes or SHAPES
-    return {m: Padded(torch.randn(size, *s, dtype=torch.float64, generator=generator)) for m, s in given.items()}
+    return {
+        m: Padded(torch.randn(size, *s, dtype=torch.float64, generator=generator))
+        for m, s in given.items()
+    }
 
 
 def masks(size=3):
@@ -58,9 +69,17 @@ def norm(x, layer, eps):
 
 def entropy(logits, target):
     """Weighted mean over known pixels of each sample, averaged, on every k-th pixel of the target."""
-    heights, widths = (torch.arange(n) * full // n for n, full in zip(logits.shape[2:], (40, 56), strict=True))
-    target, weights = target[:, heights][:, :, widths], torch.tensor(TASK.weights, dtype=logits.dtype)
-    own = [F.cross_entropy(z[None], y[None], weights, ignore_index=VOID) for z, y in zip(logits, target, strict=True)]
+    heights, widths = (
+        torch.arange(n) * full // n for n, full in zip(logits.shape[2:], (40, 56), strict=True)
+    )
+    target, weights = (
+        target[:, heights][:, :, widths],
+        torch.tensor(TASK.weights, dtype=logits.dtype),
+    )
+    own = [
+        F.cross_entropy(z[None], y[None], weights, ignore_index=VOID)
+        for z, y in zip(logits, target, strict=True)
+    ]
     return torch.stack(own).mean()
 
 
@@ -72,17 +91,29 @@ def test_the_block_written_out(inputs, outputs, stride):
     net(x)
     net.eval()
     out = F.conv2d(x, net.conv3x1_1.weight, net.conv3x1_1.bias, (stride, 1), (1, 0)).clamp(min=0)
-    out = norm(F.conv2d(out, net.conv1x3_1.weight, net.conv1x3_1.bias, (1, stride), (0, 1)), net.bn1, 1e-3).clamp(min=0)
+    out = norm(
+        F.conv2d(out, net.conv1x3_1.weight, net.conv1x3_1.bias, (1, stride), (0, 1)), net.bn1, 1e-3
+    ).clamp(min=0)
     out = F.conv2d(out, net.conv3x1_2.weight, net.conv3x1_2.bias, 1, (1, 0)).clamp(min=0)
     out = norm(F.conv2d(out, net.conv1x3_2.weight, net.conv1x3_2.bias, 1, (0, 1)), net.bn2, 1e-3)
-    own = x if stride == 1 else norm(F.conv2d(x, net.downsample[0].weight, stride=stride), net.downsample[1], 1e-5)
+    own = (
+        x
+        if stride == 1
+        else norm(F.conv2d(x, net.downsample[0].weight, stride=stride), net.downsample[1], 1e-5)
+    )
     torch.testing.assert_close(net(x), (out + own).clamp(min=0))
 
 
 def test_blocks_add_more_to_the_variance_than_all_else():
-    """As the published weights were trained: 1e-3 in the blocks' two BatchNorms, in the decoder's too; else 1e-5."""
+    """As the published weights were trained: 1e-3 in the blocks' two BatchNorms, in the decoder's
+    too; else 1e-5.
+    """
     whole = model()
-    found = {n: layer.eps for n, layer in whole.named_modules() if isinstance(layer, torch.nn.BatchNorm2d)}
+    found = {
+        n: layer.eps
+        for n, layer in whole.named_modules()
+        if isinstance(layer, torch.nn.BatchNorm2d)
+    }
     blocks = [n for n, layer in whole.named_modules() if isinstance(layer, NonBottleneck1D)]
     assert {n.split(".")[0] for n in blocks} == {"encoders", "fusion"}
     own = {f"{n}.{bn}" for n in blocks for bn in ("bn1", "bn2")}
@@ -116,7 +147,9 @@ def test_the_published_sizes():
             x = rgb.stage(number, x)
             sizes.append(tuple(x.value.shape[1:]))
         net = Net(whole, spec.task)
-        hidden = net.hidden(net.encode({m: Padded(torch.zeros(2, *s)) for m, s in spec.shapes.items()}))
+        hidden = net.hidden(
+            net.encode({m: Padded(torch.zeros(2, *s)) for m, s in spec.shapes.items()})
+        )
         logits = net.head(hidden)
     sides = ((2, 64), (4, 64), (8, 128), (16, 256), (32, 512))
     assert sizes == [(1, channels, 480 // s, 640 // s) for s, channels in sides]
@@ -131,7 +164,10 @@ def literal(whole, features, present):
     fusion, maps, fused = whole.fusion, {m: features[m].value[:, 0] for m in present}, []
     for s in range(5):
         if s:
-            maps = {m: whole.encoders[m].stage(s + 1, Padded(x[:, None])).value[:, 0] for m, x in maps.items()}
+            maps = {
+                m: whole.encoders[m].stage(s + 1, Padded(x[:, None])).value[:, 0]
+                for m, x in maps.items()
+            }
         fused.append(sum(fusion.gates[s][m](x) for m, x in maps.items()))
         if "rgb" in maps:
             maps["rgb"] = fused[-1]
@@ -154,7 +190,9 @@ def literal(whole, features, present):
 
 
 def test_the_fusion_written_out_and_with_a_modality_at_zero():
-    """40 x 56: stages of 20 x 28, 10 x 14, 5 x 7, 3 x 4, 2 x 2, where upsampled maps are cut to the odd ones."""
+    """40 x 56: stages of 20 x 28, 10 x 14, 5 x 7, 3 x 4, 2 x 2, where upsampled maps are cut to the
+    odd ones.
+    """
     whole = used(model())
     net = Net(whole, TASK)
     features = net.encode(batch())
@@ -171,8 +209,12 @@ def test_a_modality_alone_reaches_its_own_encoder_only():
     net = Net(whole, TASK)
     for m, logits in net.unimodal(net.encode(batch())).items():
         params = net.group("encoders")
-        found = torch.autograd.grad(logits.square().sum(), list(params.values()), allow_unused=True, retain_graph=True)
-        assert {name.split(".")[1] for name, g in zip(params, found, strict=True) if g is not None} == {m}
+        found = torch.autograd.grad(
+            logits.square().sum(), list(params.values()), allow_unused=True, retain_graph=True
+        )
+        assert {
+            name.split(".")[1] for name, g in zip(params, found, strict=True) if g is not None
+        } == {m}
 
 
 def test_the_loss_is_the_sum_over_scales_in_training_and_of_the_finest_in_evaluation():
@@ -190,7 +232,9 @@ def test_the_loss_is_the_sum_over_scales_in_training_and_of_the_finest_in_evalua
 
 
 def test_one_image_has_no_statistics_of_its_mean():
-    """A batch of one: the branch of the whole map's mean is normalised by running statistics, which stay."""
+    """A batch of one: the branch of the whole map's mean is normalised by running statistics, which
+    stay.
+    """
     pool: Any = PyramidPooling(4, 5, (1, 2)).double().train()
     norm_of_mean = pool.branches[0][1]
     norm_of_mean.running_mean.fill_(0.5), norm_of_mean.running_var.fill_(2.0)
@@ -223,9 +267,18 @@ def test_three_modalities_and_another_encoder():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"encoder": UNetConfig()}, r"model\.encoder: modality 'rgb': its features do not fit this fusion"),
-        ({"shapes": {"rgb": (3, 40, 56), "depth": (1, 40, 40)}}, r"model\.fusion: .* needs images .* of one size"),
-        ({"shapes": {"rgb": (2, 3, 40, 56), "depth": (1, 40, 56)}}, r"model\.fusion: .* needs images"),
+        (
+            {"encoder": UNetConfig()},
+            r"model\.encoder: modality 'rgb': its features do not fit this fusion",
+        ),
+        (
+            {"shapes": {"rgb": (3, 40, 56), "depth": (1, 40, 40)}},
+            r"model\.fusion: .* needs images .* of one size",
+        ),
+        (
+            {"shapes": {"rgb": (2, 3, 40, 56), "depth": (1, 40, 56)}},
+            r"model\.fusion: .* needs images",
+        ),
         ({"shapes": {"rgb": (40, 56)}}, r"model\.encoder: .* the esanet encoder takes images"),
     ],
 )
@@ -241,11 +294,15 @@ def test_checkpointing_and_dropout_are_refused_together():
 
 @pytest.mark.parametrize("prefix", ["", "module.encoder."])
 def test_weights_of_a_file(prefix, tmp_path):
-    """As they are, or of the published file's names; the stem of one channel is the sum over the file's three."""
+    """As they are, or of the published file's names; the stem of one channel is the sum over the
+    file's three.
+    """
     torch.manual_seed(3)
     shape = {k: ENCODER[k] for k in ("channels", "blocks")}
     source = EsanetEncoder(3, **shape)
-    state = {f"{prefix}{k}": v for k, v in source.state_dict().items()} | {f"{prefix}fc.weight": torch.zeros(2, 2)}
+    state = {f"{prefix}{k}": v for k, v in source.state_dict().items()} | {
+        f"{prefix}fc.weight": torch.zeros(2, 2)
+    }
     torch.save({"state_dict": state}, tmp_path / "net.pth")
     settings = EsanetConfig(**ENCODER, weights=str(tmp_path / "net.pth"))
     same, grey = (EsanetEncoder.build(settings, (c, 32, 32)).eval() for c in (3, 1))
@@ -253,5 +310,7 @@ def test_weights_of_a_file(prefix, tmp_path):
     torch.testing.assert_close(same(Padded(x)).value, source.eval()(Padded(x)).value)
     torch.testing.assert_close(grey(Padded(x[:, :1])).value, source(Padded(x)).value)
     other = EsanetConfig(**{**ENCODER, "blocks": (1, 1, 1, 1)}, weights=str(tmp_path / "net.pth"))
-    with pytest.raises(ValueError, match=r"net\.pth is no esanet encoder: it has unknown layer3\.1\."):
+    with pytest.raises(
+        ValueError, match=r"net\.pth is no esanet encoder: it has unknown layer3\.1\."
+    ):
         EsanetEncoder.build(other, (3, 32, 32))

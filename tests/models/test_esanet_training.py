@@ -1,4 +1,6 @@
-"""Methods on ESANet: what they train, DGL's groups of parameters and shared passes, vmap, and a run that learns."""
+"""Methods on ESANet: what they train, DGL's groups of parameters and shared passes, vmap, and a run
+that learns.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ import torch
 
 from tests import support
 from tests.methods import dense
-from tune_mm import config as C
+from tune_mm.config import with_overrides
 from tune_mm.core.net import Net
 from tune_mm.core.run import Run
 from tune_mm.core.types import Clock
@@ -34,8 +36,9 @@ def test_every_method_trains_every_parameter(name):
 
 
 def test_dgl_learns_by_groups_of_parameters():
-    """Encoders: alpha times the gradient of the loss over scales of each alone; all else: that of the multimodal loss
-    over scales, whose gradient does not reach the encoders."""
+    """Encoders: alpha times the gradient of the loss over scales of each alone; all else: that of
+    the multimodal loss over scales, whose gradient does not reach the encoders.
+    """
     data, cfg = dense.dataset(2), config("dgl", alpha=ALPHA)
     method, net = support.bound(cfg, data)
     net.model.train()
@@ -44,17 +47,25 @@ def test_dgl_learns_by_groups_of_parameters():
     features = net.encode(given.inputs)
     for m, logits in net.unimodal(features).items():
         params = net.group(f"encoders.{m}")
-        own = torch.autograd.grad(ALPHA * net.loss(logits, given.target), list(params.values()), retain_graph=True)
+        own = torch.autograd.grad(
+            ALPHA * net.loss(logits, given.target), list(params.values()), retain_graph=True
+        )
         for key, value in zip(params, own, strict=True):
-            torch.testing.assert_close(found.grads[key], value, rtol=1e-8, atol=1e-11, msg=support.named(key))
+            torch.testing.assert_close(
+                found.grads[key], value, rtol=1e-8, atol=1e-11, msg=support.named(key)
+            )
     params = net.group("fusion")
     multi = torch.autograd.grad(net.loss(net.fuse(features), given.target), list(params.values()))
     for key, value in zip(params, multi, strict=True):
-        torch.testing.assert_close(found.grads[key], value, rtol=1e-8, atol=1e-11, msg=support.named(key))
+        torch.testing.assert_close(
+            found.grads[key], value, rtol=1e-8, atol=1e-11, msg=support.named(key)
+        )
 
 
 def test_a_stream_that_sees_no_other_runs_once_for_all_passes():
-    """DGL's passes: the first modality's last stage fused and alone, the second one's for both at once."""
+    """DGL's passes: the first modality's last stage fused and alone, the second one's for both at
+    once.
+    """
     data, cfg = dense.dataset(2), config("dgl")
     method, net = support.bound(cfg, data)
     net.model.train()
@@ -87,11 +98,13 @@ def test_alone_equals_vmap():
     together = torch.func.vmap(one, randomness="different")(stacked, buffers)
     for lane, expected in enumerate(alone):
         for key, value in expected.items():
-            torch.testing.assert_close(together[key][lane], value, rtol=1e-8, atol=1e-10, msg=support.named(key))
+            torch.testing.assert_close(
+                together[key][lane], value, rtol=1e-8, atol=1e-10, msg=support.named(key)
+            )
 
 
 def test_a_run_learns():
-    cfg = C.replace(config("dgl"), {"train.epochs": 4})
+    cfg = with_overrides(config("dgl"), {"train.epochs": 4})
     run = Run(cfg, dense.dataset(2))
     found = [run.epoch().metrics["val/loss"] for _ in range(4)]
     assert found[-1] < found[0]

@@ -1,4 +1,5 @@
-"""What every fusion must satisfy: its formula, the ways of a modality alone, DGL's gradients, and lanes under vmap.
+"""What every fusion must satisfy: its formula, the ways of a modality alone, DGL's gradients, and
+lanes under vmap.
 
 A new file in tune_mm/models/fusions is covered by an entry in fusion_cases.py.
 """
@@ -38,7 +39,9 @@ ALPHA, CLOCK = 1.5, Clock(0, 0, 1, 1)
 
 def test_every_fusion_is_covered():
     """But for those that predict pixels, which have tests of their own."""
-    names = {name for name in plugins.available("fusions") if not plugins.load("fusions", name).dense}
+    names = {
+        name for name in plugins.available("fusions") if not plugins.load("fusions", name).dense
+    }
     assert {fusion for fusion, _ in CASES.values()} == names
 
 
@@ -50,11 +53,15 @@ def test_hidden_equals_the_formula(case, path, count):
     hidden = model.hidden(features)
     assert hidden.shape == (5, model.fusion.head.in_features)
     torch.testing.assert_close(hidden, literal(model, case, features), rtol=0, atol=1e-13)
-    torch.testing.assert_close(model(inputs), hidden @ model.fusion.head.weight.T + model.fusion.head.bias)
+    torch.testing.assert_close(
+        model(inputs), hidden @ model.fusion.head.weight.T + model.fusion.head.bias
+    )
     found = model.unimodal(features, path)
     assert list(found) == list(features)
     for m, value in found.items():
-        torch.testing.assert_close(value, literal(model, case, features, m, path), rtol=0, atol=1e-13)
+        torch.testing.assert_close(
+            value, literal(model, case, features, m, path), rtol=0, atol=1e-13
+        )
 
 
 @MODALITIES
@@ -66,14 +73,18 @@ def test_without_is_the_formula_of_zeros(case, count):
     if CASES[case][0] == "mmtm":
         wanted = mmtm(model, features, fusion_section(case), [m for m in features if m != "audio"])
     else:
-        wanted = literal(model, case, {m: f.zero() if m == "audio" else f for m, f in features.items()})
+        wanted = literal(
+            model, case, {m: f.zero() if m == "audio" else f for m, f in features.items()}
+        )
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-13)
 
 
 @MODALITIES
 @CASE_AND_PATH
 def test_dgl_trains_the_fusion_jointly_and_each_encoder_alone(case, path, count):
-    """d(fusion, head) = d L_multi, d encoder_m = alpha d L_m, each from its own graph of the formula."""
+    """d(fusion, head) = d L_multi, d encoder_m = alpha d L_m, each from its own graph of the
+    formula.
+    """
     model, data = make(case, count), batch(count)
     method = plugins.load("methods", "dgl")
     section = method.Config(alpha=ALPHA, unimodal_path=path)
@@ -91,7 +102,11 @@ def test_dgl_trains_the_fusion_jointly_and_each_encoder_alone(case, path, count)
     for m in model.encoders:
         alone = ALPHA * loss(literal(model, case, encode(model, data.inputs), m, path))
         wanted.update(derivative(alone, net.group(f"encoders.{m}")))
-        others = {n: p for n, p in net.params.items() if n.startswith("encoders.") and n.split(".")[1] != m}
+        others = {
+            n: p
+            for n, p in net.params.items()
+            if n.startswith("encoders.") and n.split(".")[1] != m
+        }
         own = model.unimodal(encode(model, data.inputs), path)[m]
         passed = torch.autograd.grad(loss(own), list(others.values()), allow_unused=True)
         assert all(g is None or not g.any() for g in passed)
@@ -135,7 +150,9 @@ def test_a_modality_alone_does_not_see_the_others(case, path, count):
 @MODALITIES
 @CASE
 def test_lanes_equal_single_models(case, count):
-    """Gradients and BatchNorm's statistics of three models stacked under vmap, against one at a time, in training."""
+    """Gradients and BatchNorm's statistics of three models stacked under vmap, against one at a
+    time, in training.
+    """
     data, path = batch(count), plugins.load("fusions", CASES[case][0]).paths[0]
     method = plugins.load("methods", "dgl")
     trainer = method(method.Config(unimodal_path=path))
@@ -156,15 +173,21 @@ def test_lanes_equal_single_models(case, count):
         wanted = trainer.grads(net, data, {"alpha": alphas[lane]}, {}, CLOCK)
         torch.testing.assert_close(losses[lane], wanted.loss, rtol=1e-10, atol=0)
         for name, value in wanted.grads.items():
-            torch.testing.assert_close(found[name][lane], value, rtol=1e-8, atol=1e-11, msg=named(name))
+            torch.testing.assert_close(
+                found[name][lane], value, rtol=1e-8, atol=1e-11, msg=named(name)
+            )
         for name, value in net.model.named_buffers():
-            torch.testing.assert_close(moved[name][lane], value, rtol=1e-10, atol=1e-12, msg=named(name))
+            torch.testing.assert_close(
+                moved[name][lane], value, rtol=1e-10, atol=1e-12, msg=named(name)
+            )
             assert not torch.equal(value, buffers[name][lane]), name
 
 
 @CASE
 def test_blocks(case):
-    """A modality's own columns lie side by side in order; where hidden is shared, each has all of them."""
+    """A modality's own columns lie side by side in order; where hidden is shared, each has all of
+    them.
+    """
     model = make(case, 3)
     columns = {m: list(range(model.fusion.head.in_features))[model.fusion.block(m)] for m in SHAPES}
     every = list(range(model.fusion.head.in_features))
@@ -178,12 +201,16 @@ def test_blocks(case):
 
 @pytest.mark.parametrize("case", OWN_PARAMETERS)
 def test_one_modality_is_a_model_too(case):
-    """The method `unimodal` builds it: where there is nothing to fuse, its features pass as they are."""
+    """The method `unimodal` builds it: where there is nothing to fuse, its features pass as they
+    are.
+    """
     model, data = make(case, 1), batch(1)
     features = encode(model, data.inputs)
     if CASES[case][0] in ("film", "gated", "bilinear"):
         assert torch.equal(model.hidden(features), features["audio"].value)
-        assert torch.equal(model.unimodal(features, model.fusion.paths[0])["audio"], features["audio"].value)
+        assert torch.equal(
+            model.unimodal(features, model.fusion.paths[0])["audio"], features["audio"].value
+        )
     net = net_of(model)
     loss = net.loss(net.fuse(net.encode(data.inputs)), data.target)
     assert all(g.any() for _, g in derivative(loss, net.params))
@@ -192,14 +219,18 @@ def test_one_modality_is_a_model_too(case):
 SEQUENCES = {"text": ((4, 7), 5), "audio": ((6, 3), 4), "visual": ((2, 8), 3)}
 
 
-@pytest.mark.parametrize("case", ["film", "film-visual", "film-symmetric", "gated", "gated-visual", "gated-symmetric"])
+@pytest.mark.parametrize(
+    "case", ["film", "film-visual", "film-symmetric", "gated", "gated-visual", "gated-symmetric"]
+)
 @pytest.mark.parametrize("pool", ["mean", "first"])
 def test_sequences_of_unequal_widths(case, pool):
     """Late fusions take the mean over real steps, or the first step, of features of any width."""
     widths = {m: width for m, (_, width) in SEQUENCES.items()}
     fusion_name, fields = CASES[case]
     cls = plugins.load("fusions", fusion_name)
-    spec = DataSpec({m: shape for m, (shape, _) in SEQUENCES.items()}, Task("classification", OUTPUTS))
+    spec = DataSpec(
+        {m: shape for m, (shape, _) in SEQUENCES.items()}, Task("classification", OUTPUTS)
+    )
     torch.manual_seed(0)
     fusion = cls.build(cls.Config(**fields, pool=pool), spec, widths).double()
     lengths = torch.tensor([[1], [2]])
@@ -208,12 +239,17 @@ def test_sequences_of_unequal_widths(case, pool):
         for m, ((steps, _), width) in SEQUENCES.items()
     }
     count = torch.ones_like(lengths) if pool == "first" else lengths
-    h = {m: torch.stack([f.value[i, : count[i]].mean(0) for i in range(2)]) for m, f in features.items()}
+    h = {
+        m: torch.stack([f.value[i, : count[i]].mean(0) for i in range(2)])
+        for m, f in features.items()
+    }
     torch.testing.assert_close(fusion.hidden(features), FORMULAE[fusion_name](fusion, h))
     alone = fusion.unimodal(features, "zero")["audio"]
     only = {m: v if m == "audio" else 0 * v for m, v in h.items()}
     torch.testing.assert_close(alone, FORMULAE[fusion_name](fusion, only))
-    with pytest.raises(ValueError, match="'text' takes the place of 'audio', which needs equal widths, got 5 and 4"):
+    with pytest.raises(
+        ValueError, match="'text' takes the place of 'audio', which needs equal widths, got 5 and 4"
+    ):
         fusion.unimodal(features, "self")
 
 
@@ -231,14 +267,19 @@ def test_condition_and_gate_choose_the_source():
 
 @pytest.mark.parametrize("path", ["zero", "mask"])
 def test_bilinear_refuses_zeros(path):
-    with pytest.raises(ValueError, match=rf"unimodal_path: must be one of auto, self .*got '{path}' \(.*; use self\)"):
+    with pytest.raises(
+        ValueError,
+        match=rf"unimodal_path: must be one of auto, self .*got '{path}' \(.*; use self\)",
+    ):
         net_of(make("bilinear", 2)).path(path)
 
 
 @pytest.mark.parametrize("name", ["bilinear", "shared_head"])
 def test_unequal_widths_are_refused(name):
     cls, spec = plugins.load("fusions", name), DataSpec(SHAPES, Task("classification", OUTPUTS))
-    with pytest.raises(ValueError, match=rf"the {name} fusion takes features of one width.*'visual': 7"):
+    with pytest.raises(
+        ValueError, match=rf"the {name} fusion takes features of one width.*'visual': 7"
+    ):
         cls.build(cls.Config(), spec, {"audio": 6, "visual": 7})
 
 
@@ -251,7 +292,9 @@ def test_mmtm_checks_its_encoders():
     staged = {"audio": cnn.build(cnn.Config(), SHAPES["audio"])}
     with pytest.raises(ValueError, match="no stage 4; the encoder of 'audio' has stages 1 to 3"):
         cls.build(cls.Config(), spec, staged)
-    with pytest.raises(ValueError, match="ratio: must be at most 32 with 16 channels at a stage, got 33"):
+    with pytest.raises(
+        ValueError, match="ratio: must be at most 32 with 16 channels at a stage, got 33"
+    ):
         cls.build(cls.Config(stages=(1, 2), ratio=33), spec, staged)
     assert staged["audio"].until is None
     for stages in ((2, 2), (3, 1), (), (0, 1)):
@@ -260,7 +303,9 @@ def test_mmtm_checks_its_encoders():
 
 
 def test_mmtm_runs_no_stage_of_an_absent_modality():
-    """One pass for the features, then later stages once jointly and once alone, which running statistics do not see."""
+    """One pass for the features, then later stages once jointly and once alone, which running
+    statistics do not see.
+    """
     model = make("mmtm", 3)
     net = net_of(model)
     norms = [m for m in model.encoders.modules() if isinstance(m, torch.nn.BatchNorm2d)]
@@ -285,7 +330,9 @@ def test_bilinear_starts_like_a_linear_layer():
     assert 0.9 * bound < weight.abs().max() <= bound
 
 
-@pytest.mark.parametrize("case", ["concat", "sum", "film", "gated-symmetric", "bilinear", "shared_head", "mmtm"])
+@pytest.mark.parametrize(
+    "case", ["concat", "sum", "film", "gated-symmetric", "bilinear", "shared_head", "mmtm"]
+)
 def test_builds_without_memory(case):
     """The check before a run builds on the meta device."""
     with torch.device("meta"):

@@ -29,14 +29,20 @@ def test_first_equals_position_0_of_the_full_computation(layers, masked):
     torch.testing.assert_close(first, full, rtol=0, atol=1e-13)
     seed = torch.randn_like(full)
     params = list(body.parameters())
-    for a, b in zip(*(torch.autograd.grad(out, params, seed) for out in (first, full)), strict=True):
+    for a, b in zip(
+        *(torch.autograd.grad(out, params, seed) for out in (first, full)), strict=True
+    ):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
 
 
 def test_layer_equals_torch_s_own():
     """torch's pre-norm encoder layer with the same numbers gives the same result."""
     layer = transformer(1).layers[0].eval()
-    other = torch.nn.TransformerEncoderLayer(10, 2, 40, 0.0, norm_first=True, batch_first=True).double().eval()
+    other = (
+        torch.nn.TransformerEncoderLayer(10, 2, 40, 0.0, norm_first=True, batch_first=True)
+        .double()
+        .eval()
+    )
     names = {
         "self_attn.in_proj_weight": "qkv.weight", "self_attn.in_proj_bias": "qkv.bias",
         "self_attn.out_proj.weight": "out.weight", "self_attn.out_proj.bias": "out.bias",
@@ -47,9 +53,15 @@ def test_layer_equals_torch_s_own():
     }  # fmt: skip
     state = layer.state_dict()
     other.load_state_dict({theirs: state[ours] for theirs, ours in names.items()})
-    x, keys = torch.randn(3, 5, 10, dtype=torch.float64), torch.arange(5) < torch.tensor([[2], [5], [4]])
+    x, keys = (
+        torch.randn(3, 5, 10, dtype=torch.float64),
+        torch.arange(5) < torch.tensor([[2], [5], [4]]),
+    )
     torch.testing.assert_close(
-        layer(x, bias_of(keys, 2, x.dtype))[keys], other(x, src_key_padding_mask=~keys)[keys], rtol=0, atol=1e-12
+        layer(x, bias_of(keys, 2, x.dtype))[keys],
+        other(x, src_key_padding_mask=~keys)[keys],
+        rtol=0,
+        atol=1e-12,
     )
 
 

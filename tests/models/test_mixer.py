@@ -1,4 +1,5 @@
-"""The MLP-Mixer fusion on sequences: time bins, padding, the ways of a modality alone, and every method on it.
+"""The MLP-Mixer fusion on sequences: time bins, padding, the ways of a modality alone, and every
+method on it.
 
 What all fusions have in common is held by test_fusions.py, on vectors.
 """
@@ -17,13 +18,13 @@ from torch.func import functional_call, grad_and_value, vmap
 
 from tests import support
 from tests.models.mixer_formula import mixer
-from tune_mm import config as C
 from tune_mm import plugins
+from tune_mm.config import Config, with_overrides
 from tune_mm.core.build import check
 from tune_mm.core.run import Run
 from tune_mm.core.types import Clock, DataSpec, Features, Padded, Task, UnimodalPath
 from tune_mm.models.fusions.mixer import MixerConfig, MixerFusion, binned
-from tune_mm.tune import space as S
+from tune_mm.tune.space import space as S
 
 SHAPES = {"text": (4, 6), "audio": (9, 6), "visual": (6,)}
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -37,7 +38,9 @@ EVERY = pytest.mark.parametrize("setting", SETTINGS)
 COUNTS = pytest.mark.parametrize("count", [2, 3])
 
 
-def make(setting: str = "defaults", shapes: Any = SHAPES, seed: int = 0, dropout: float = 0.0) -> MixerFusion:
+def make(
+    setting: str = "defaults", shapes: Any = SHAPES, seed: int = 0, dropout: float = 0.0
+) -> MixerFusion:
     """A float64 fusion of 4 outputs, whose norms are away from 1 and 0."""
     torch.manual_seed(seed)
     config = MixerConfig(**SETTINGS[setting], dropout=dropout)
@@ -55,9 +58,13 @@ def some(shapes: Any = SHAPES, count: int = 5, masked: bool = True, seed: int = 
     generator = torch.Generator().manual_seed(seed)
     out = {}
     for m, shape in shapes.items():
-        value = torch.randn(count, *shape, generator=generator, dtype=torch.float64).requires_grad_()
+        value = torch.randn(
+            count, *shape, generator=generator, dtype=torch.float64
+        ).requires_grad_()
         lengths = torch.randint(1, shape[0] + 1, (count, 1), generator=generator)
-        out[m] = Padded(value, torch.arange(shape[0]) < lengths if masked and len(shape) == 2 else None)
+        out[m] = Padded(
+            value, torch.arange(shape[0]) < lengths if masked and len(shape) == 2 else None
+        )
     return out
 
 
@@ -66,15 +73,22 @@ def first(count: int) -> dict[str, tuple[int, ...]]:
 
 
 def rows(features: Features, length: int) -> dict[str, Tensor]:
-    """Bin l of a sample: the mean of those steps t with l T / L - 1 < t < (l + 1) T / L that are real, one by one."""
+    """Bin l of a sample: the mean of those steps t with l T / L - 1 < t < (l + 1) T / L that are
+    real, one by one.
+    """
     out = {}
     for m, feature in features.items():
-        value, mask = feature.value if feature.value.ndim == 3 else feature.value[:, None], feature.mask
+        value, mask = (
+            feature.value if feature.value.ndim == 3 else feature.value[:, None],
+            feature.mask,
+        )
         steps, samples = value.shape[1], []
         for i, sample in enumerate(value):
             means = []
             for b in range(length):
-                inside = [t for t in range(steps) if b * steps / length - 1 < t < (b + 1) * steps / length]
+                inside = [
+                    t for t in range(steps) if b * steps / length - 1 < t < (b + 1) * steps / length
+                ]
                 real = [sample[t] for t in inside if mask is None or mask[i, t]]
                 means.append(sum(real) / len(real) if real else torch.zeros_like(sample[0]))
             samples.append(torch.stack([torch.as_tensor(x) for x in means]))
@@ -98,10 +112,14 @@ def test_hidden_equals_the_formula(setting: str, masked: bool, count: int) -> No
     length = SETTINGS[setting].get("length", 4)
     assert fusion.length == length
     binned_rows = rows(features, length)
-    torch.testing.assert_close(fusion.hidden(features), mixer(fusion, binned_rows), rtol=0, atol=1e-13)
+    torch.testing.assert_close(
+        fusion.hidden(features), mixer(fusion, binned_rows), rtol=0, atol=1e-13
+    )
     for path in fusion.paths:
         for m, found in fusion.unimodal(features, path).items():
-            torch.testing.assert_close(found, mixer(fusion, binned_rows, m, path), rtol=0, atol=1e-13)
+            torch.testing.assert_close(
+                found, mixer(fusion, binned_rows, m, path), rtol=0, atol=1e-13
+            )
     for m in features:
         without = {k: Padded(0 * x.value, x.mask) if k == m else x for k, x in features.items()}
         wanted = mixer(fusion, rows(without, length))
@@ -110,16 +128,25 @@ def test_hidden_equals_the_formula(setting: str, masked: bool, count: int) -> No
 
 def test_length_is_that_of_the_shortest_sequence_and_one_for_vectors() -> None:
     assert make().length == 4
-    assert make(shapes={"a": (9, 6), "b": (1, 8, 8)}).length == 9, "an image's features are a vector"
+    assert make(shapes={"a": (9, 6), "b": (1, 8, 8)}).length == 9, (
+        "an image's features are a vector"
+    )
     assert make(shapes={"a": (6,), "b": (5,)}).length == 1
 
 
 def test_sizes() -> None:
-    """Hidden units: the factor times the axis, rounded and at least one, or as given; the widest features give D."""
+    """Hidden units: the factor times the axis, rounded and at least one, or as given; the widest
+    features give D.
+    """
     shapes = {"text": (4, 6), "audio": (9, 3)}
     found = {s: make(s, shapes) for s in SETTINGS}
     sizes = {s: [mix.up.out_features for mix in fusion.mixes[:3]] for s, fusion in found.items()}
-    assert sizes == {"defaults": [4, 2, 6], "long": [18, 5, 15], "narrow": [5, 2, 3], "flatten": [2, 2, 6]}
+    assert sizes == {
+        "defaults": [4, 2, 6],
+        "long": [18, 5, 15],
+        "narrow": [5, 2, 3],
+        "flatten": [2, 2, 6],
+    }
     assert {s: len(fusion.mixes) for s, fusion in found.items()} == {
         "defaults": 6, "long": 3, "narrow": 6, "flatten": 6,
     }  # fmt: skip
@@ -135,7 +162,9 @@ def test_sizes() -> None:
 def test_what_lies_behind_the_mask_is_not_read(setting: str) -> None:
     fusion, features = make(setting), some()
     spoilt = {
-        m: f if f.mask is None else Padded(f.value.masked_fill(~f.mask[..., None], math.nan), f.mask)
+        m: f
+        if f.mask is None
+        else Padded(f.value.masked_fill(~f.mask[..., None], math.nan), f.mask)
         for m, f in features.items()
     }
     assert any(f.value.isnan().any() for f in spoilt.values())
@@ -144,7 +173,11 @@ def test_what_lies_behind_the_mask_is_not_read(setting: str) -> None:
         for m, found in fusion.unimodal(spoilt, path).items():
             assert torch.equal(found, fusion.unimodal(features, path)[m])
     values = {m: f.value for m, f in features.items() if f.mask is not None}
-    for m, grad in zip(values, torch.autograd.grad(fusion.hidden(features).sum(), list(values.values())), strict=True):
+    for m, grad in zip(
+        values,
+        torch.autograd.grad(fusion.hidden(features).sum(), list(values.values())),
+        strict=True,
+    ):
         mask = features[m].mask
         assert mask is not None and grad[mask].abs().min() > 0
         assert not grad[~mask].any()
@@ -175,11 +208,15 @@ def test_a_modality_alone_sees_itself_only(setting: str, path: UnimodalPath) -> 
 
 @pytest.mark.parametrize("path", PATHS)
 def test_lanes_equal_single_fusions(path: UnimodalPath) -> None:
-    """Three fusions stacked under vmap, on masked sequences, against one at a time: values and gradients."""
+    """Three fusions stacked under vmap, on masked sequences, against one at a time: values and
+    gradients.
+    """
     features, fusions = some(), [make("long", seed=s) for s in range(3)]
 
     def loss(params: dict[str, Tensor]) -> Tensor:
-        hidden = functional_call(Whole(fusions[0], path), {f"fusion.{n}": p for n, p in params.items()}, (features,))
+        hidden = functional_call(
+            Whole(fusions[0], path), {f"fusion.{n}": p for n, p in params.items()}, (features,)
+        )
         return (hidden**2).sum()
 
     params = [dict(f.named_parameters()) for f in fusions]
@@ -190,7 +227,9 @@ def test_lanes_equal_single_fusions(path: UnimodalPath) -> None:
         torch.testing.assert_close(values[lane], wanted, rtol=1e-12, atol=0)
         used = {n: p for n, p in params[lane].items() if not n.startswith("head.")}
         for name, grad in zip(used, torch.autograd.grad(wanted, list(used.values())), strict=True):
-            torch.testing.assert_close(grads[name][lane], grad, rtol=1e-9, atol=1e-11, msg=support.named(name))
+            torch.testing.assert_close(
+                grads[name][lane], grad, rtol=1e-9, atol=1e-11, msg=support.named(name)
+            )
 
 
 class Whole(torch.nn.Module):
@@ -201,21 +240,27 @@ class Whole(torch.nn.Module):
         self.fusion, self.path = fusion, path
 
     def forward(self, features: Features) -> Tensor:
-        return torch.stack([self.fusion.hidden(features), *self.fusion.unimodal(features, self.path).values()])
+        return torch.stack(
+            [self.fusion.hidden(features), *self.fusion.unimodal(features, self.path).values()]
+        )
 
 
 def test_the_order_of_steps_matters() -> None:
     """Reversed in time the same steps give another hidden: the fusion is no pooling."""
     fusion, features = make(), some(masked=False)
     text = features["text"].value
-    assert not torch.allclose(fusion.hidden({**features, "text": Padded(text.flip(1))}), fusion.hidden(features))
+    assert not torch.allclose(
+        fusion.hidden({**features, "text": Padded(text.flip(1))}), fusion.hidden(features)
+    )
 
 
 def test_dropout_acts_in_training_only() -> None:
     fusion, features = make(dropout=0.5), some()
     assert not torch.equal(fusion.hidden(features), fusion.hidden(features))
     fusion.eval()
-    torch.testing.assert_close(fusion.hidden(features), mixer(fusion, rows(features, 4)), rtol=0, atol=1e-13)
+    torch.testing.assert_close(
+        fusion.hidden(features), mixer(fusion, rows(features, 4)), rtol=0, atol=1e-13
+    )
 
 
 @pytest.mark.parametrize(
@@ -238,7 +283,9 @@ def test_settings_are_checked(settings: dict[str, Any], message: str) -> None:
 
 
 def test_the_baseline_of_the_dgl_space_searches_the_same_fusion() -> None:
-    dgl, joint = (S.build(name, S.read(name), {}) for name in ("dgl_mosi_mixer", "joint_mosi_mixer"))
+    dgl, joint = (
+        S.build(name, S.read(name), {}) for name in ("dgl_mosi_mixer", "joint_mosi_mixer")
+    )
     assert dgl.spec.finals.baseline == "joint_mosi_mixer"
     assert dgl.base.model == joint.base.model
     assert isinstance(dgl.base.model.fusion, MixerConfig)
@@ -254,12 +301,14 @@ METHODS = plugins.available("methods")
 MIXER = {"name": "mixer", "dropout": 0.0}
 
 
-def config(method: str, **settings: Any) -> C.Config:
-    return C.replace(support.config(method, **settings), {"model.fusion": MIXER})
+def config(method: str, **settings: Any) -> Config:
+    return with_overrides(support.config(method, **settings), {"model.fusion": MIXER})
 
 
 def test_self_is_no_way() -> None:
-    with pytest.raises(ValueError, match=r"unimodal_path: must be one of auto, zero, mask .*got 'self'"):
+    with pytest.raises(
+        ValueError, match=r"unimodal_path: must be one of auto, zero, mask .*got 'self'"
+    ):
         check(config("dgl", unimodal_path="self"), DATA.spec)
 
 
@@ -267,7 +316,11 @@ def test_self_is_no_way() -> None:
 def test_one_step_of_every_method_or_its_refusal(name: str) -> None:
     allowed, cfg = plugins.load("methods", name).support, config(name)
     if allowed.most is not None or allowed.fusions is not None:
-        why = "needs 2 modalities, got 3 .*" if allowed.most is not None else "needs one of .*, got 'mixer'"
+        why = (
+            "needs 2 modalities, got 3 .*"
+            if allowed.most is not None
+            else "needs one of .*, got 'mixer'"
+        )
         with pytest.raises(ValueError, match=rf"^(method.name|model.fusion): {name} {why}$"):
             check(cfg, DATA.spec)
         return
@@ -286,14 +339,23 @@ def test_dgl_keeps_its_two_graphs_apart(path: UnimodalPath) -> None:
     method, net = support.bound(config("dgl", alpha=1.5, unimodal_path=path), DATA)
     batch, fusion = support.batch(DATA), net.model.get_submodule("fusion")
     assert isinstance(fusion, MixerFusion)
-    found = method.grads(net, batch, {"alpha": torch.tensor(1.5, dtype=torch.float64)}, {}, Clock(0, 0, 1, 1)).grads
+    found = method.grads(
+        net, batch, {"alpha": torch.tensor(1.5, dtype=torch.float64)}, {}, Clock(0, 0, 1, 1)
+    ).grads
 
     def loss(alone: str | None = None) -> Tensor:
         hidden = mixer(fusion, rows(net.encode(batch.inputs), fusion.length), alone, path)
         return F.cross_entropy(hidden @ fusion.head.weight.T + fusion.head.bias, batch.target)
 
-    for prefix, value in {"fusion": loss(), **{f"encoders.{m}": 1.5 * loss(m) for m in net.modalities}}.items():
+    for prefix, value in {
+        "fusion": loss(),
+        **{f"encoders.{m}": 1.5 * loss(m) for m in net.modalities},
+    }.items():
         params = net.group(prefix)
-        for name, wanted in zip(params, torch.autograd.grad(value, list(params.values())), strict=True):
-            torch.testing.assert_close(found[name], wanted, rtol=1e-8, atol=1e-12, msg=support.named(name))
+        for name, wanted in zip(
+            params, torch.autograd.grad(value, list(params.values())), strict=True
+        ):
+            torch.testing.assert_close(
+                found[name], wanted, rtol=1e-8, atol=1e-12, msg=support.named(name)
+            )
             assert wanted.any(), name

@@ -26,16 +26,35 @@ def section(kind, name, **fields):
 
 
 def make(
-    shapes, encoder="transformer", fusion="transformer", dropout=0.0, mask=True, seed=0, aux=None, layers=2, **more
+    shapes,
+    encoder="transformer",
+    fusion="transformer",
+    dropout=0.0,
+    mask=True,
+    seed=0,
+    aux=None,
+    layers=2,
+    **more,
 ):
     torch.manual_seed(seed)
     sizes = {f"dropout_{d}": dropout for d in DROPOUTS}
-    encoders = {"transformer": {"width": 10, "heads": 2, "layers": layers, "padding_mask": mask, **sizes}}
+    encoders = {
+        "transformer": {"width": 10, "heads": 2, "layers": layers, "padding_mask": mask, **sizes}
+    }
     fusions = {
-        "transformer": {"heads": 2, "layers": layers, "padding_mask": mask, "dropout_output": dropout, **sizes, **more}
+        "transformer": {
+            "heads": 2,
+            "layers": layers,
+            "padding_mask": mask,
+            "dropout_output": dropout,
+            **sizes,
+            **more,
+        }
     }
     config = SimpleNamespace(
-        encoder=section("encoders", encoder, **encoders.get(encoder, {"width": 10, "dropout": dropout})),
+        encoder=section(
+            "encoders", encoder, **encoders.get(encoder, {"width": 10, "dropout": dropout})
+        ),
         fusion=section("fusions", fusion, **fusions.get(fusion, more)),
     )
     return build(config, DataSpec(shapes, Task("classification", 4)), aux).double()
@@ -47,7 +66,9 @@ def inputs(shapes, count=6, masked=True, seed=1):
     for m, shape in shapes.items():
         value = torch.randn(count, *shape, generator=generator, dtype=torch.float64)
         steps = torch.randint(1, shape[0] + 1, (count, 1), generator=generator)
-        out[m] = Padded(value, torch.arange(shape[0]) < steps if masked and len(shape) == 2 else None)
+        out[m] = Padded(
+            value, torch.arange(shape[0]) < steps if masked and len(shape) == 2 else None
+        )
     return out
 
 
@@ -105,7 +126,9 @@ def test_padding_attends_when_the_mask_is_off():
 def test_evaluation_does_not_depend_on_the_batch(shapes, fusion):
     model, x = make(shapes, fusion=fusion, dropout=0.3).eval(), inputs(shapes)
     whole = model(x)
-    each = torch.cat([model({m: v.take(torch.tensor([i])) for m, v in x.items()}) for i in range(6)])
+    each = torch.cat(
+        [model({m: v.take(torch.tensor([i])) for m, v in x.items()}) for i in range(6)]
+    )
     torch.testing.assert_close(each, whole, rtol=0, atol=1e-13)
 
 
@@ -121,12 +144,20 @@ def test_zero_path_is_literal_zeroing(shapes, fusion):
 
 
 def masked_literally(fusion: TransformerFusion, features, modality):
-    """The full sequence with the other modalities zeroed and kept out of the keys, every layer in full."""
-    sequences = {m: f.value if f.value.dim() == 3 else f.value[:, None] for m, f in features.items()}
+    """The full sequence with the other modalities zeroed and kept out of the keys, every layer in
+    full.
+    """
+    sequences = {
+        m: f.value if f.value.dim() == 3 else f.value[:, None] for m, f in features.items()
+    }
     x = torch.cat([s if m == modality else torch.zeros_like(s) for m, s in sequences.items()], 1)
     masks = []
     for m, s in sequences.items():
-        own = torch.ones(s.shape[:2], dtype=torch.bool) if features[m].mask is None else features[m].mask
+        own = (
+            torch.ones(s.shape[:2], dtype=torch.bool)
+            if features[m].mask is None
+            else features[m].mask
+        )
         masks.append(own if m == modality else torch.zeros_like(own))
     return fusion._residual(fusion.body(x, torch.cat(masks, 1))[:, 0])
 
@@ -135,13 +166,16 @@ def masked_literally(fusion: TransformerFusion, features, modality):
 @pytest.mark.parametrize("layers", [1, 3])
 def test_mask_path_is_a_literal_key_mask(shapes, layers):
     model, x = make(shapes, layers=layers), inputs(shapes)
-    features = {m: Padded(f.value.detach().requires_grad_(), f.mask) for m, f in encode(model, x).items()}
+    features = {
+        m: Padded(f.value.detach().requires_grad_(), f.mask) for m, f in encode(model, x).items()
+    }
     found = model.fusion.unimodal(features, "mask")
     for m in shapes:
         wanted = masked_literally(model.fusion, features, m)
         torch.testing.assert_close(found[m], wanted, rtol=0, atol=1e-13)
         a, b = (
-            torch.autograd.grad(t.square().sum(), features[m].value, retain_graph=True)[0] for t in (found[m], wanted)
+            torch.autograd.grad(t.square().sum(), features[m].value, retain_graph=True)[0]
+            for t in (found[m], wanted)
         )
         torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
 
@@ -153,14 +187,19 @@ def test_mask_path_is_the_same_stacked_and_one_by_one():
         features = encode(model, x)
         found = model.fusion.unimodal(features, "mask")
         for m in shapes:
-            torch.testing.assert_close(found[m], masked_literally(model.fusion, features, m), rtol=0, atol=1e-13)
+            torch.testing.assert_close(
+                found[m], masked_literally(model.fusion, features, m), rtol=0, atol=1e-13
+            )
 
 
 def test_mask_path_sees_one_modality_only():
     model, x = make(SEQUENCES), inputs(SEQUENCES)
     features = encode(model, x)
     alone = model.fusion.unimodal(features, "mask")["audio"]
-    other = {m: f if m == "audio" else Padded(torch.randn_like(f.value), f.mask) for m, f in features.items()}
+    other = {
+        m: f if m == "audio" else Padded(torch.randn_like(f.value), f.mask)
+        for m, f in features.items()
+    }
     assert torch.equal(alone, model.fusion.unimodal(other, "mask")["audio"])
 
 
@@ -168,7 +207,9 @@ def test_mask_path_sees_one_modality_only():
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_names_and_gradients(shapes, fusion):
     def aux(spec, widths):
-        return torch.nn.ModuleDict({m: Classifier(widths[m], 4, 2, 2, 0.1) for m in spec.modalities})
+        return torch.nn.ModuleDict(
+            {m: Classifier(widths[m], 4, 2, 2, 0.1) for m in spec.modalities}
+        )
 
     model, x = make(shapes, fusion=fusion, dropout=0.1, aux=aux), inputs(shapes)
     prefixes = (*(f"encoders.{m}." for m in shapes), "fusion.", *(f"aux.{m}." for m in shapes))
@@ -206,7 +247,9 @@ def test_stacked_parameters_under_vmap(fusion):
 def test_dropout_under_vmap_differs_by_lane():
     model, x = make(SEQUENCES, dropout=0.4), inputs(SEQUENCES)
     params, buffers = stack_module_state([model, model])
-    out = vmap(lambda p, b: functional_call(model, (p, b), (x,)), randomness="different")(params, buffers)
+    out = vmap(lambda p, b: functional_call(model, (p, b), (x,)), randomness="different")(
+        params, buffers
+    )
     assert not torch.allclose(out[0], out[1])
 
 
@@ -224,19 +267,30 @@ def test_same_seed_same_bits(fusion):
 def test_late_fusion_is_a_sum_of_blocks(fusion):
     model, x = make(SEQUENCES, fusion=fusion), inputs(SEQUENCES)
     features, head = encode(model, x), model.fusion.head
-    parts = [pooled(f, "mean") @ head.weight[:, model.fusion.block(m)].T for m, f in features.items()]
+    parts = [
+        pooled(f, "mean") @ head.weight[:, model.fusion.block(m)].T for m, f in features.items()
+    ]
     torch.testing.assert_close(model(x), sum(parts) + head.bias)
-    assert [model.fusion.block(m) for m in SEQUENCES] == [slice(0, 10), slice(10, 20), slice(20, 30)]
+    assert [model.fusion.block(m) for m in SEQUENCES] == [
+        slice(0, 10),
+        slice(10, 20),
+        slice(20, 30),
+    ]
 
 
 def test_sum_starts_as_separate_layers():
     head = make(SEQUENCES, fusion="sum").fusion.head
-    assert head.weight.abs().max() > 1 / 30**0.5  # beyond what one layer over all features would draw
+    assert (
+        head.weight.abs().max() > 1 / 30**0.5
+    )  # beyond what one layer over all features would draw
     assert head.weight.abs().max() <= 1 / 10**0.5
 
 
 def test_pooling():
-    value, mask = torch.arange(12.0).view(2, 3, 2), torch.tensor([[True, True, False], [True, False, False]])
+    value, mask = (
+        torch.arange(12.0).view(2, 3, 2),
+        torch.tensor([[True, True, False], [True, False, False]]),
+    )
     assert pooled(Padded(value, mask), "mean").tolist() == [[1, 2], [6, 7]]
     assert pooled(Padded(value), "mean").tolist() == [[2, 3], [8, 9]]
     assert pooled(Padded(value, mask), "first").tolist() == [[0, 1], [6, 7]]
@@ -251,7 +305,9 @@ def test_transformer_block_is_the_whole_head():
 def test_mlp_encoder():
     model, x = make(VECTORS, encoder="mlp", fusion="concat", dropout=0.2), inputs(VECTORS)
     assert encode(model, x)["rgb"].value.shape == (6, 10)
-    with pytest.raises(ValueError, match=r"model.encoder: modality 'text': the mlp encoder takes vectors.*\(4, 6\)"):
+    with pytest.raises(
+        ValueError, match=r"model.encoder: modality 'text': the mlp encoder takes vectors.*\(4, 6\)"
+    ):
         make(SEQUENCES, encoder="mlp")
 
 
@@ -276,7 +332,10 @@ def make_with_heads(heads):
 def test_classifier(layers):
     torch.manual_seed(0)
     classifier = Classifier(10, 3, layers, 2, 0.2).double().eval()
-    x = Padded(torch.randn(5, 7, 10, dtype=torch.float64), torch.arange(7) < torch.tensor([[1], [2], [7], [4], [3]]))
+    x = Padded(
+        torch.randn(5, 7, 10, dtype=torch.float64),
+        torch.arange(7) < torch.tensor([[1], [2], [7], [4], [3]]),
+    )
     hidden = classifier.hidden(x)
     torch.testing.assert_close(hidden, classifier.body(x.value, x.mask)[:, 0], rtol=0, atol=1e-13)
     torch.testing.assert_close(classifier(x), classifier.head(hidden))

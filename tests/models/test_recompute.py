@@ -1,4 +1,6 @@
-"""Activation checkpointing: the same gradients and statistics as without, whatever passes a method makes of a step."""
+"""Activation checkpointing: the same gradients and statistics as without, whatever passes a method
+makes of a step.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +12,19 @@ from torch import nn
 
 from tests import support
 from tests.methods import dense
-from tune_mm import config as C
+from tune_mm.config import with_overrides
 from tune_mm.core.types import Clock
 from tune_mm.data.base import ENV_CACHE
 from tune_mm.models.encoders._recompute import recomputed
 
 CLOCK = Clock(0, 0, 3, 4)
 SIZES = {"esanet": 16, "deeplab": 24}
-ONE_PASS = {"joint", "unimodal", "mslr", "mrd"}  # of the encoders, the multimodal one: left out of the larger network
+ONE_PASS = {
+    "joint",
+    "unimodal",
+    "mslr",
+    "mrd",
+}  # of the encoders, the multimodal one: left out of the larger network
 CASES = [(n, k) for k in SIZES for n in dense.methods() if k == "esanet" or n not in ONE_PASS]
 
 
@@ -57,7 +64,9 @@ def test_the_second_pass_is_in_the_modes_of_the_first(modes):
 
 
 def test_statistics_that_move_before_the_backward_pass_do_not_reach_it():
-    """An evaluation pass, then a training pass, then the backward pass of the first: running statistics by value."""
+    """An evaluation pass, then a training pass, then the backward pass of the first: running
+    statistics by value.
+    """
     x = torch.randn(5, 3, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     plain, again = block().eval(), block().eval()
     expected = gradients(plain, plain(x).square().sum())
@@ -71,7 +80,7 @@ def test_statistics_that_move_before_the_backward_pass_do_not_reach_it():
 def step(name: str, network: str, checkpoint: bool) -> dict[str, torch.Tensor]:
     """Gradients of a method's first step, its logs, and the statistics that it leaves."""
     data = dense.dataset(2, size=SIZES[network])
-    cfg = C.replace(dense.config(name, network), {"model.encoder.checkpoint": checkpoint})
+    cfg = with_overrides(dense.config(name, network), {"model.encoder.checkpoint": checkpoint})
     method, net = support.bound(cfg, data)
     net.model.train()
     state = method.init(net, support.start(cfg, data, 24))

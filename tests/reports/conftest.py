@@ -1,4 +1,6 @@
-"""A real store for all tests of reports, made once; `tests/reports/runs.py` says what is in it, by formula."""
+"""A real store for all tests of reports, made once; `tests/reports/runs.py` says what is in it, by
+formula.
+"""
 
 from pathlib import Path
 
@@ -10,7 +12,9 @@ from tune_mm.track import Store
 
 @pytest.fixture(scope="session")
 def store_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the store: `<store_root>/mlruns/mlflow.db`. Read only: it is shared by all tests."""
+    """The folder of the store: `<store_root>/mlruns/mlflow.db`. Read only: it is shared by all
+    tests.
+    """
     root = tmp_path_factory.mktemp("reports")
     runs.make(root)
     return root
@@ -18,7 +22,9 @@ def store_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def store(store_root: Path) -> Store:
-    """The same store, opened for writing (attach, say); tests that change runs take a copy of the folder."""
+    """The same store, opened for writing (attach, say); tests that change runs take a copy of the
+    folder.
+    """
     return Store.open(f"sqlite:///{store_root}/mlruns/mlflow.db", store_root)
 
 

@@ -30,7 +30,10 @@ def report(name: str, **changes: object) -> Any:
 
 
 def figure_names() -> list[str]:
-    kinds = {p.stem: yaml.safe_load(p.read_text(encoding="utf-8")).get("kind") for p in PAPER.glob("*.yaml")}
+    kinds = {
+        p.stem: yaml.safe_load(p.read_text(encoding="utf-8")).get("kind")
+        for p in PAPER.glob("*.yaml")
+    }
     return sorted(name for name, kind in kinds.items() if kind in ("sweep", "curves", "scatter"))
 
 
@@ -38,7 +41,9 @@ def choice(data: str | None = None, run: str | None = None) -> Choice:
     return Choice(data=data, since=None, run=run)
 
 
-def draw(name: str, records: Sequence[Record], reader: Any, chosen: Choice, **changes: object) -> Figure:
+def draw(
+    name: str, records: Sequence[Record], reader: Any, chosen: Choice, **changes: object
+) -> Figure:
     found = report(name, **changes)
     figure: Figure = getattr(figures, found.kind)(found, records, reader, chosen, name)
     return figure
@@ -51,7 +56,9 @@ def axes_of(figure: Figure) -> list[Any]:
 
 def near(got: Any, expected: Any) -> None:
     """Equal to nine digits."""
-    np.testing.assert_allclose(np.asarray(got, dtype=float), np.asarray(expected, dtype=float), rtol=1e-9)
+    np.testing.assert_allclose(
+        np.asarray(got, dtype=float), np.asarray(expected, dtype=float), rtol=1e-9
+    )
 
 
 def lines(axes: Any) -> dict[str, Any]:
@@ -67,7 +74,15 @@ def record(seed: int, values: Mapping[str, Any], search: str = "s-1") -> Record:
     """A completed final run on `toy`; values: params and metrics by name ("/" in it: a metric)."""
     metrics = {k: v for k, v in values.items() if "/" in k}
     params = {k: str(v) for k, v in values.items() if "/" not in k}
-    tags = {"dataset": "toy", "data_kind": "real", "search": search, "seed": str(seed), "method": "dgl"}
+    tags = {
+        "dataset": "toy",
+        "data_kind": "real",
+        "search": search,
+        "seed": str(seed),
+        "method": "dgl",
+    }
     started = datetime(2025, 1, 1, tzinfo=UTC) + timedelta(minutes=seed)
     name = f"{search}-{seed}-{len(values)}-{sorted(params.items())}"
-    return Record(name, name, "toy", search, None, "final", "completed", started, tags, params, metrics)
+    return Record(
+        name, name, "toy", search, None, "final", "completed", started, tags, params, metrics
+    )

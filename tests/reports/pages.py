@@ -17,7 +17,9 @@ RHO = {"kind": "uniform", "args": [1.0, 1.5]}
 
 
 class Page(HTMLParser):
-    """What a reader sees: text, rows of the tables (with the marked ones), and what the page would load."""
+    """What a reader sees: text, rows of the tables (with the marked ones), and what the page would
+    load.
+    """
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -72,24 +74,48 @@ class Page(HTMLParser):
 
 
 def make(
-    root: Path, trials: Sequence[Mapping[str, Any]], *, name: str = "toy-1", uid: str = "toy-1-0000", **files: str
+    root: Path,
+    trials: Sequence[Mapping[str, Any]],
+    *,
+    name: str = "toy-1",
+    uid: str = "toy-1-0000",
+    **files: str,
 ) -> Reader:
-    """A store with one search of the space `toy`. A trial: params, curve (the objective), status, tags, metrics.
+    """A store with one search of the space `toy`. A trial: params, curve (the objective), status,
+    tags, metrics.
 
     files: artifacts of the parent run, by name without `.json`.
     """
     store = Store.open(f"sqlite:///{root}/mlruns/mlflow.db", root)
     with Writer(store, "toy", search=uid) as writer:
-        tags = {"stage": "search", "search": name, "objective": "val/accuracy", "data_kind": "synthetic", "seed": 0}
+        tags = {
+            "stage": "search",
+            "search": name,
+            "objective": "val/accuracy",
+            "data_kind": "synthetic",
+            "seed": 0,
+        }
         parent = writer.start(name, {"method": "cggm"}, tags, key="search")
         for file, text in files.items():
             writer.artifact(parent, text, f"{file}.json")
         for number, trial in enumerate(trials):
             stage = trial.get("stage", "search")
-            own = {**tags, "method": "cggm", "stage": stage, "trial": number, **trial.get("tags", {})}
-            run = writer.start(f"{stage} {number}", trial["params"], own, parent=parent, key=f"{stage}/{number}")
+            own = {
+                **tags,
+                "method": "cggm",
+                "stage": stage,
+                "trial": number,
+                **trial.get("tags", {}),
+            }
+            run = writer.start(
+                f"{stage} {number}", trial["params"], own, parent=parent, key=f"{stage}/{number}"
+            )
             for epoch, value in enumerate(trial.get("curve", []), start=1):
-                values = {"objective": value, "val/accuracy": value, "val/accuracy/audio": value / 2}
+                values = {
+                    "objective": value,
+                    "val/accuracy": value,
+                    "val/accuracy/audio": value / 2,
+                }
                 writer.log(run, {**values, **trial.get("epoch", {})}, epoch)
             writer.log(run, trial.get("metrics", {}), len(trial.get("curve", [])))
             writer.finish(run, trial.get("status", "completed"), trial.get("reason", ""))

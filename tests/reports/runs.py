@@ -1,7 +1,9 @@
-"""A small store of runs whose every value follows from a formula: written with the real writer into real MLflow.
+"""A small store of runs whose every value follows from a formula: written with the real writer into
+real MLflow.
 
-Of a run with seed s (1, 2, 3) in a cell of number i (its place in `cells`) and base value b, in a search whose values
-lie `offset` higher, with the m-th (from 0) modality and the e-th (from 1) of EPOCHS epochs:
+Of a run with seed s (1, 2, 3) in a cell of number i (its place in `cells`) and base value b, in a
+search whose values lie `offset` higher, with the m-th (from 0) modality and the e-th (from 1) of
+EPOCHS epochs:
 
     test/accuracy            final(b, i, s) + offset,   final = b + 0.01 s + 0.002 ((s + i) mod 3)
                              so its mean over the three seeds is b + 0.022 + offset, whatever i
@@ -25,8 +27,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tune_mm import config as C
-from tune_mm.config import Config
+from tune_mm.config import Config, dump_config, flatten, load_config, with_overrides
 from tune_mm.track import RunHandle, Store, Writer
 from tune_mm.track.tags import tags_for
 
@@ -46,7 +47,9 @@ class Cell:
 
 @dataclass(frozen=True)
 class Search:
-    """A search of final runs. config: a protocol in configs/; baseline: cells of its tuned baseline."""
+    """A search of final runs. config: a protocol in configs/; baseline: cells of its tuned
+    baseline.
+    """
 
     name: str
     uid: str
@@ -69,7 +72,10 @@ def _truncation(multimodal: str, unimodal: str, alpha: float, base: float) -> Ce
 
 
 def _cggm(base: float, **values: object) -> Cell:
-    return Cell(base, ("method=cggm", "method.variant=stable", *(f"method.{k}={v}" for k, v in values.items())))
+    return Cell(
+        base,
+        ("method=cggm", "method.variant=stable", *(f"method.{k}={v}" for k, v in values.items())),
+    )
 
 
 TRUNCATION = (
@@ -78,10 +84,15 @@ TRUNCATION = (
     _truncation("false", "true", 4.0, 0.72),
     _truncation("true", "true", 4.0, 0.75),
 )
-ALPHA = tuple(Cell(0.75 - 0.01 * abs(4 - a), ("method=dgl", f"method.alpha={a}.0")) for a in range(1, 6))
+ALPHA = tuple(
+    Cell(0.75 - 0.01 * abs(4 - a), ("method=dgl", f"method.alpha={a}.0")) for a in range(1, 6)
+)
 RHO = (
     _cggm(0.70, magnitude="false", lam=0.0),  # joint training
-    *(_cggm(0.80 - 0.1 * abs(rho - 1.2), magnitude="true", lam=0.2, rho=rho) for rho in (0.9, 1.2, 1.5)),
+    *(
+        _cggm(0.80 - 0.1 * abs(rho - 1.2), magnitude="true", lam=0.2, rho=rho)
+        for rho in (0.9, 1.2, 1.5)
+    ),
 )
 LAMBDA = (_cggm(0.60, magnitude="true", lam=0.01), _cggm(0.62, magnitude="true", lam=0.2))
 JOINT = Cell(0.66, ())
@@ -90,7 +101,14 @@ OLDER = Search("ablation_truncation-1", "ablation_truncation-1-0000aaaa", "ablat
                AUDIO_VISUAL, TRUNCATION, offset=-0.1)  # fmt: skip
 NEWER = Search("ablation_truncation-2", "ablation_truncation-2-0000bbbb", "ablation_truncation", "avdigits",
                AUDIO_VISUAL, TRUNCATION)  # fmt: skip
-ALPHAS = Search("ablation_alpha-1", "ablation_alpha-1-0000cccc", "ablation_alpha", "avdigits", AUDIO_VISUAL, ALPHA)
+ALPHAS = Search(
+    "ablation_alpha-1",
+    "ablation_alpha-1-0000cccc",
+    "ablation_alpha",
+    "avdigits",
+    AUDIO_VISUAL,
+    ALPHA,
+)
 RHOS = Search("ablation_rho-1", "ablation_rho-1-0000dddd", "ablation_rho", "utd_mhad", SENSORS, RHO,
               baseline=(Cell(0.71, ()),))  # fmt: skip
 LAMBDAS = Search("ablation_lambda-1", "ablation_lambda-1-0000eeee", "ablation_lambda", "mosi",
@@ -118,18 +136,37 @@ def final(cell: Cell, number: int, seed: int, offset: float = 0.0) -> float:
 def ended(value: float, modalities: Iterable[str]) -> dict[str, float]:
     """The metrics that a final run gets at its end: best/val/... and test/..."""
     alone = {f"accuracy/{m}": value - 0.1 * (k + 1) for k, m in enumerate(modalities)}
-    return {f"{split}/{k}": v for split in ("best/val", "test") for k, v in {"accuracy": value, **alone}.items()}
+    return {
+        f"{split}/{k}": v
+        for split in ("best/val", "test")
+        for k, v in {"accuracy": value, **alone}.items()
+    }
 
 
 def epoch(value: float, modalities: Iterable[str], e: int, cggm: bool) -> dict[str, float]:
     """The metrics of epoch e."""
     accuracy = value * e / EPOCHS
-    out = {"objective": accuracy, "val/accuracy": accuracy, "val/loss": 2 - accuracy, "train/loss": 2 / e}
+    out = {
+        "objective": accuracy,
+        "val/accuracy": accuracy,
+        "val/loss": 2 - accuracy,
+        "train/loss": 2 / e,
+    }
     for k, m in enumerate(modalities):
         size = (k + 1) / e
-        out |= {f"val/accuracy/{m}": (value - 0.1 * (k + 1)) * e / EPOCHS, f"train/loss/{m}": (k + 2) / e}
-        out |= {f"grad/norm/{m}": size, f"grad/norm_multi/{m}": size / 2, f"grad/norm_uni/{m}": 2 * size}
-        out |= {f"grad/cos/{m}": 0.1 * (k + 1) - 0.02 * e, f"grad/suppression/{m}": 1 + 0.1 * (k + 1) * e}
+        out |= {
+            f"val/accuracy/{m}": (value - 0.1 * (k + 1)) * e / EPOCHS,
+            f"train/loss/{m}": (k + 2) / e,
+        }
+        out |= {
+            f"grad/norm/{m}": size,
+            f"grad/norm_multi/{m}": size / 2,
+            f"grad/norm_uni/{m}": 2 * size,
+        }
+        out |= {
+            f"grad/cos/{m}": 0.1 * (k + 1) - 0.02 * e,
+            f"grad/suppression/{m}": 1 + 0.1 * (k + 1) * e,
+        }
         out |= {f"balance/{m}": 1 / (k + 1) + 0.1 * e} if cggm else {}
     return out
 
@@ -138,7 +175,9 @@ def epoch(value: float, modalities: Iterable[str], e: int, cggm: bool) -> dict[s
 
 
 def write(store: Store) -> None:
-    """Write everything, oldest first: OLDER, NEWER, ALPHAS, RHOS, LAMBDAS, UNFINISHED, then joint runs of `train`."""
+    """Write everything, oldest first: OLDER, NEWER, ALPHAS, RHOS, LAMBDAS, UNFINISHED, then joint
+    runs of `train`.
+    """
     for search in (OLDER, NEWER, ALPHAS, RHOS, LAMBDAS):
         with Writer(store, search.space, search=search.uid) as writer:
             write_search(writer, search)
@@ -158,18 +197,25 @@ def write_search(writer: Writer, search: Search) -> None:
                 start_final(writer, parent, search, cell, seed, facts, final(cell, i, seed, search.offset),
                             nan=(i, seed) in search.nan)  # fmt: skip
                 number += 1
-    writer.artifact(parent, json.dumps({"name": search.name, "status": "completed"}), "summary.json")
+    writer.artifact(
+        parent, json.dumps({"name": search.name, "status": "completed"}), "summary.json"
+    )
     writer.finish(parent, "completed")
 
 
 def start_parent(writer: Writer, search: Search) -> RunHandle:
     """The parent run of a search, open."""
-    config = C.load(search.config, search.cells[0].overrides)
+    config = load_config(search.config, search.cells[0].overrides)
     tags = {**tags_for(config, stage="search", data_kind=search.kind), "objective": "val/accuracy"}
     tags |= {"search": search.name, "space": search.space, "searcher": "grid"}
-    facts = {"trials": len(TRIALS), "epochs": EPOCHS, "scheduler": "none", "method": config.method.name}
+    facts = {
+        "trials": len(TRIALS),
+        "epochs": EPOCHS,
+        "scheduler": "none",
+        "method": config.method.name,
+    }
     parent = writer.start(search.name, facts, tags, key="search")
-    writer.artifact(parent, C.dump(config), "config.yaml")
+    writer.artifact(parent, dump_config(config), "config.yaml")
     writer.artifact(parent, json.dumps({"name": search.config, "kind": search.kind}), "data.json")
     return parent
 
@@ -187,9 +233,15 @@ def start_final(
 ) -> None:
     """A final run; open after its first epoch unless `finish`."""
     config = loaded(search.config, cell, seed)
-    tags = {**tags_for(config, stage="final", data_kind=search.kind), "search": search.name, **facts}
+    tags = {
+        **tags_for(config, stage="final", data_kind=search.kind),
+        "search": search.name,
+        **facts,
+    }
     number = facts["trial"]
-    run = writer.start(f"final {number}", params(config), tags, parent=parent, key=f"final/{number}")
+    run = writer.start(
+        f"final {number}", params(config), tags, parent=parent, key=f"final/{number}"
+    )
     for e in range(1, EPOCHS + 1 if finish else 2):
         found = epoch(value, search.modalities, e, config.method.name == "cggm")
         writer.log(run, dict.fromkeys(found, math.nan) if nan and e >= 3 else found, e)
@@ -201,35 +253,56 @@ def start_final(
 
 def loaded(protocol: str, cell: Cell, seed: int) -> Config:
     """The configuration of a run, as a search has it."""
-    return C.replace(_loaded(protocol, cell), {"seed": seed})
+    return with_overrides(_loaded(protocol, cell), {"seed": seed})
 
 
 @cache
 def _loaded(protocol: str, cell: Cell) -> Config:
-    return C.load(protocol, (*cell.overrides, f"train.epochs={EPOCHS}", "train.monitor=val/accuracy"))
+    return load_config(
+        protocol, (*cell.overrides, f"train.epochs={EPOCHS}", "train.monitor=val/accuracy")
+    )
 
 
 def params(config: Config) -> dict[str, Any]:
     """The params of a run; the encoder's and the front-ends' are left out, for speed."""
-    kept = ("method.", "optim.", "train.", "model.fusion.name", "data.name", "data.folder", "name", "seed")
-    return {k: v for k, v in C.flatten(config).items() if k.startswith(kept)}
+    kept = (
+        "method.",
+        "optim.",
+        "train.",
+        "model.fusion.name",
+        "data.name",
+        "data.folder",
+        "name",
+        "seed",
+    )
+    return {k: v for k, v in flatten(config).items() if k.startswith(kept)}
 
 
 def write_unfinished(store: Store) -> None:
-    """A search that goes on: trials of TRIALS, one final run done (seed 1), one running (seed 2); objective of a trial
-    at its epoch e: final(0.77 - 0.02 |alpha - 3|, 0, 0) e / EPOCHS.
+    """A search that goes on: trials of TRIALS, one final run done (seed 1), one running (seed 2);
+    objective of a trial at its epoch e: final(0.77 - 0.02 |alpha - 3|, 0, 0) e / EPOCHS.
 
-    The runs that are to stay open are told to MLflow again after the writer, which would mark them as stopped.
+    The runs that are to stay open are told to MLflow again after the writer, which would mark them
+    as stopped.
     """
     search = UNFINISHED
     with Writer(store, search.space, search=search.uid) as writer:
         parent = start_parent(writer, search)
         opened = [parent]
         for number, (alpha, lr, epochs, status) in enumerate(TRIALS):
-            cell = Cell(0.77 - 0.02 * abs(alpha - 3), ("method=dgl", f"method.alpha={alpha}", f"optim.lr={lr}"))
+            cell = Cell(
+                0.77 - 0.02 * abs(alpha - 3),
+                ("method=dgl", f"method.alpha={alpha}", f"optim.lr={lr}"),
+            )
             config = loaded(search.config, cell, 0)
-            tags = {**tags_for(config, stage="search", data_kind="real"), "search": search.name, "trial": number}
-            run = writer.start(f"search {number}", params(config), tags, parent=parent, key=f"search/{number}")
+            tags = {
+                **tags_for(config, stage="search", data_kind="real"),
+                "search": search.name,
+                "trial": number,
+            }
+            run = writer.start(
+                f"search {number}", params(config), tags, parent=parent, key=f"search/{number}"
+            )
             for e in range(1, epochs + 1):
                 writer.log(run, epoch(final(cell, 0, 0), search.modalities, e, cggm=False), e)
             if status in ("completed", "pruned", "failed"):
@@ -239,7 +312,9 @@ def write_unfinished(store: Store) -> None:
         cell = search.cells[0]
         for number, seed in enumerate((1, 2)):
             facts = {"role": "tuned", "source": "search/4", "trial": number}
-            start_final(writer, parent, search, cell, seed, facts, final(cell, 0, seed), finish=seed == 1)
+            start_final(
+                writer, parent, search, cell, seed, facts, final(cell, 0, seed), finish=seed == 1
+            )
     keep_open(store, search)
 
 
@@ -253,11 +328,16 @@ def keep_open(store: Store, search: Search) -> None:
 
 
 def write_train(store: Store) -> None:
-    """Three runs of `python -m tune_mm.train avdigits seed=s`: joint training, JOINT's values; and a run of others'."""
+    """Three runs of `python -m tune_mm.train avdigits seed=s`: joint training, JOINT's values; and
+    a run of others'.
+    """
     with Writer(store, "avdigits") as writer:
         for seed in SEEDS:
             config = loaded("avdigits", JOINT, seed)
-            tags = {**tags_for(config, stage="train", data_kind="real"), "objective": "val/accuracy"}
+            tags = {
+                **tags_for(config, stage="train", data_kind="real"),
+                "objective": "val/accuracy",
+            }
             run = writer.start(f"joint seed {seed}", params(config), tags, key=f"joint-{seed}")
             value = final(JOINT, 0, seed)
             for e in range(1, EPOCHS + 1):
@@ -265,7 +345,9 @@ def write_train(store: Store) -> None:
             writer.log(run, ended(value, AUDIO_VISUAL), EPOCHS)
             writer.finish(run, "completed")
     client = store.client()
-    client.log_metric(client.create_run(store.experiment("somebody_elses")).info.run_id, "test/accuracy", 0.99)
+    client.log_metric(
+        client.create_run(store.experiment("somebody_elses")).info.run_id, "test/accuracy", 0.99
+    )
 
 
 def make(root: Path) -> Store:

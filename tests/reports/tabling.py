@@ -60,7 +60,11 @@ def cell(table: Table, row: str, column: str) -> Cell:
 
 
 def made(
-    method: str, values: Mapping[int, float], search: str = "s-1", metric: str = "test/accuracy", **tags: str
+    method: str,
+    values: Mapping[int, float],
+    search: str = "s-1",
+    metric: str = "test/accuracy",
+    **tags: str,
 ) -> list[Record]:
     """Completed final runs on avdigits, a seed each; tags that are not given: real data."""
     start = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(days=int(search.rpartition("-")[2]))
@@ -80,7 +84,9 @@ def seeds(*values: float) -> dict[int, float]:
 
 
 def t_interval(differences: Sequence[float]) -> tuple[float, float]:
-    """The 95 % t interval of the mean of three values; 4.302653: the tabulated quantile at two degrees of freedom."""
+    """The 95 % t interval of the mean of three values; 4.302653: the tabulated quantile at two
+    degrees of freedom.
+    """
     half = 4.302653 * statistics.stdev(differences) / math.sqrt(3)
     mean = statistics.fmean(differences)
     return mean - half, mean + half

@@ -1,7 +1,9 @@
-"""Tables of segmentation, of frozen features and of the mixer: from a store of their own, and without any run.
+"""Tables of segmentation, of frozen features and of the mixer: from a store of their own, and
+without any run.
 
-Metric k (from 0) of a final run with seed s (1, 2, 3) of a cell with base b is b + 0.01 s - 0.1 k: its mean over the
-seeds is b + 0.02 - 0.1 k, and two cells differ by the difference of their bases whatever the seed.
+Metric k (from 0) of a final run with seed s (1, 2, 3) of a cell with base b is b + 0.01 s - 0.1 k:
+its mean over the seeds is b + 0.02 - 0.1 k, and two cells differ by the difference of their bases
+whatever the seed.
 """
 
 from __future__ import annotations
@@ -12,8 +14,8 @@ import pytest
 
 from tests.reports import runs
 from tests.reports.tabling import cell, choice, shipped
-from tune_mm import config as C
 from tune_mm import report as command
+from tune_mm.config import flatten, load_config, with_overrides
 from tune_mm.reports.records import Record
 from tune_mm.reports.store import Reader
 from tune_mm.reports.tables import build, render_markdown
@@ -22,7 +24,13 @@ from tune_mm.track.tags import tags_for
 
 FOOD = ("test/accuracy", "test/f1")
 BRATS = ("test/dice_wt", "test/dice_tc", "test/dice_et", "test/dice")
-OMBRIA = ("test/iou_flood", "test/miou", "test/dice", "test/iou_flood/s1_before", "test/iou_flood/s2_after")
+OMBRIA = (
+    "test/iou_flood",
+    "test/miou",
+    "test/dice",
+    "test/iou_flood/s1_before",
+    "test/iou_flood/s2_after",
+)
 NYUV2 = ("test/miou",)
 MOSI = ("test/accuracy", "test/accuracy/text")
 WEIGHTS = "model.encoder.weights=/models/r34.pth"
@@ -31,7 +39,11 @@ MIXER = "model.fusion=mixer"
 SEARCHES: dict[str, tuple[str, tuple[str, ...], tuple[tuple[float, tuple[str, ...]], ...]]] = {
     "food": ("food101", FOOD, ((0.7, ()), (0.8, ("method=cggm",)))),
     "brats": ("brats", BRATS, ((0.6, ()), (0.75, ("method=cggm",)))),
-    "ombria": ("ombria", OMBRIA, ((0.5, ()), (0.55, ("method=dgl",)), (0.52, ("method=mmpareto",)))),
+    "ombria": (
+        "ombria",
+        OMBRIA,
+        ((0.5, ()), (0.55, ("method=dgl",)), (0.52, ("method=mmpareto",))),
+    ),
     "scratch": ("nyuv2", NYUV2, ((0.3, ()), (0.34, ("method=dgl",)))),
     "imagenet": ("nyuv2", NYUV2, ((0.4, (WEIGHTS,)), (0.42, ("method=dgl", WEIGHTS)))),
     "transformer": ("mosi", MOSI, ((0.9, ()), (0.95, ("method=dgl",)))),
@@ -47,12 +59,25 @@ def write(store: Store) -> None:
         with Writer(store, search.space, search=search.uid) as writer:
             parent = runs.start_parent(writer, search)
             for i, (base, overrides) in enumerate(cells):
-                config = C.load(protocol, overrides)
+                config = load_config(protocol, overrides)
                 for seed in runs.SEEDS:
-                    facts = {"role": "tuned" if i else "baseline", "search": search.name, "source": f"search/{i}"}
-                    tags = {**tags_for(C.replace(config, {"seed": seed}), stage="final", data_kind="real"), **facts}
-                    run = writer.start(f"{i}-{seed}", C.flatten(config), tags, parent=parent, key=f"final/{i}/{seed}")
-                    writer.log(run, {m: base + 0.01 * seed - 0.1 * k for k, m in enumerate(metrics)}, 1)
+                    facts = {
+                        "role": "tuned" if i else "baseline",
+                        "search": search.name,
+                        "source": f"search/{i}",
+                    }
+                    tags = {
+                        **tags_for(
+                            with_overrides(config, {"seed": seed}), stage="final", data_kind="real"
+                        ),
+                        **facts,
+                    }
+                    run = writer.start(
+                        f"{i}-{seed}", flatten(config), tags, parent=parent, key=f"final/{i}/{seed}"
+                    )
+                    writer.log(
+                        run, {m: base + 0.01 * seed - 0.1 * k for k, m in enumerate(metrics)}, 1
+                    )
                     writer.finish(run, "completed")
             writer.finish(parent, "completed")
 
@@ -74,7 +99,13 @@ def records(root: Path) -> list[Record]:
     [
         ("cggm_table_food101", "CGGM", 0.8, ["Accuracy", "F1"], 10.0),
         ("cggm_table_brats", "CGGM", 0.75, ["Dice WT", "Dice TC", "Dice ET", "Dice Mean"], 15.0),
-        ("dense_ombria", "DGL", 0.55, ["Flood IoU", "Mean IoU", "Flood Dice", "Flood IoU alone s1_before"], 5.0),
+        (
+            "dense_ombria",
+            "DGL",
+            0.55,
+            ["Flood IoU", "Mean IoU", "Flood Dice", "Flood IoU alone s1_before"],
+            5.0,
+        ),
         ("dense_ombria", "MMPareto", 0.52, ["Flood IoU", "Mean IoU", "Flood Dice"], 2.0),
         ("dgl_table5", "DGL", 0.34, ["From scratch"], 4.0),
         ("dgl_table5", "DGL", 0.42, ["ImageNet"], 2.0),
@@ -104,7 +135,9 @@ def test_runs_with_another_fusion_are_no_runs_of_the_mixer(records: list[Record]
     assert all(c.ours is None for line in table.rows for c in line.cells)
     assert cell(table, "DGL", "MOSI multi").published == 79.78
     own = "python -m tune_mm.search --space dgl_mosi_mixer --set data=mosi"
-    all_methods = "python -m tune_mm.search --space methods_mosi --set data=mosi --set model.fusion=mixer"
+    all_methods = (
+        "python -m tune_mm.search --space methods_mosi --set data=mosi --set model.fusion=mixer"
+    )
     fills = {line.label: {c.fill for c in line.cells if c.applies} for line in table.rows}
     assert fills["DGL"] == fills["Multimodal baseline"] == {(own,)}
     assert fills["PMR"] == fills["D&R"] == {(all_methods,)}
@@ -122,7 +155,9 @@ def test_runs_with_another_fusion_are_no_runs_of_the_mixer(records: list[Record]
 
 def test_below_another_group_a_row_has_the_commands_of_the_columns() -> None:
     found = cell(build(shipped("dgl_table2"), [], choice()), "DGL", "CREMA-D multi")
-    assert found.fill == ("python -m tune_mm.search --space dgl_avdigits --set data=cremad --set model.fusion=mmtm",)
+    assert found.fill == (
+        "python -m tune_mm.search --space dgl_avdigits --set data=cremad --set model.fusion=mmtm",
+    )
 
 
 def test_initial_weights_of_any_file_have_a_column_of_their_own() -> None:
@@ -134,7 +169,9 @@ def test_initial_weights_of_any_file_have_a_column_of_their_own() -> None:
     assert [c.published for c in scratch] == [38.59, 41.67]
 
 
-@pytest.mark.parametrize("name", ["cggm_table_food101", "cggm_table_brats", "dense_ombria", "dgl_table5"])
+@pytest.mark.parametrize(
+    "name", ["cggm_table_food101", "cggm_table_brats", "dense_ombria", "dgl_table5"]
+)
 def test_without_runs_a_table_is_the_papers_numbers_and_commands(name: str) -> None:
     table = build(shipped(name), [], choice())
     assert table.missing and not table.compared
@@ -146,13 +183,19 @@ def test_without_runs_a_table_is_the_papers_numbers_and_commands(name: str) -> N
 
 
 def test_the_papers_pages_hold_the_new_tables(
-    root: Path, records: list[Record], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    root: Path,
+    records: list[Record],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(root)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert command.main(["paper", "cggm", "--no-attach"]) == 0
     page = (root / "reports/paper_cggm.html").read_text(encoding="utf-8")
-    assert all(f'id="{name}"' in page for name in ("cggm_table_food101", "cggm_table_brats", "dense_ombria"))
+    assert all(
+        f'id="{name}"' in page
+        for name in ("cggm_table_food101", "cggm_table_brats", "dense_ombria")
+    )
     assert "77.00" in page and "[76.94]" in page  # BraTS, WT: 100 (0.75 + 0.02); the paper's
     assert command.main(["list"]) == 0
     lines = capsys.readouterr().out.splitlines()

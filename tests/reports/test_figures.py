@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.reports.drawing import choice, draw, figure_names, report
-from tune_mm import config as C
+from tune_mm.config import file_names
 from tune_mm.errors import UserError
 from tune_mm.reports import figures
 from tune_mm.reports.records import Record
@@ -38,7 +38,7 @@ def test_without_runs_a_figure_gives_its_commands(name: str, reader) -> None:
         words = command.split()
         assert words[:2] == ["python", "-m"] and "{" not in command
         if words[2] == "tune_mm.search":
-            assert words[words.index("--space") + 1] in C.names("search_spaces")
+            assert words[words.index("--space") + 1] in file_names("search_spaces")
             assert "data=mosi" in words
         else:
             assert (words[2], words[3]) == ("tune_mm.train", "mosi")

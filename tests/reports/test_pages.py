@@ -1,4 +1,6 @@
-"""The page of a search: what it says follows from the formulas of `tests/reports/runs.py`; it is whole, and escapes."""
+"""The page of a search: what it says follows from the formulas of `tests/reports/runs.py`; it is
+whole, and escapes.
+"""
 
 from __future__ import annotations
 
@@ -29,9 +31,12 @@ def reader(store_root: Path) -> Reader:
 # ---- a finished grid
 
 
-def test_the_finals_of_a_grid_are_means_over_seeds_and_the_best_by_validation_is_marked(reader: Reader) -> None:
+def test_the_finals_of_a_grid_are_means_over_seeds_and_the_best_by_validation_is_marked(
+    reader: Reader,
+) -> None:
     page = Page(search_page(reader, runs.ALPHAS.name))
-    # test/accuracy has the mean b + 0.022 and, s and (s + i) mod 3 running together or not, one of three deviations
+    # test/accuracy has the mean b + 0.022 and, s and (s + i) mod 3 running together or not, one of
+    # three deviations
     means = [float(cell.split(" ± ")[0]) for cell in page.column("test/accuracy", "settings")]
     assert means == pytest.approx([c.base + 0.022 for c in runs.ALPHA], abs=5e-5)
     audio = [float(cell.split(" ± ")[0]) for cell in page.column("audio", "settings")]
@@ -77,7 +82,9 @@ def test_a_page_is_whole_and_forbids_the_browser_to_fetch_anything(reader: Reade
 # ---- a search that goes on
 
 
-def test_a_search_that_goes_on_shows_every_trial_and_says_that_it_has_not_ended(reader: Reader) -> None:
+def test_a_search_that_goes_on_shows_every_trial_and_says_that_it_has_not_ended(
+    reader: Reader,
+) -> None:
     page = Page(search_page(reader, runs.UNFINISHED.name))
     assert "The search has not ended" in page.text
     assert page.column("status", "epochs") == [t[3] for t in runs.TRIALS]
@@ -88,7 +95,9 @@ def test_a_search_that_goes_on_shows_every_trial_and_says_that_it_has_not_ended(
     assert "1 final run is not completed and left out" in page.text
     assert page.column("runs", "settings") == ["1"]
     assert "3 completed trials are too few for importances" in page.text
-    assert f"{sum(t[2] for t in runs.TRIALS)} epochs were trained, of {8 * runs.EPOCHS}" in page.text
+    assert (
+        f"{sum(t[2] for t in runs.TRIALS)} epochs were trained, of {8 * runs.EPOCHS}" in page.text
+    )
 
 
 # ---- which search
@@ -96,7 +105,8 @@ def test_a_search_that_goes_on_shows_every_trial_and_says_that_it_has_not_ended(
 
 def test_an_unknown_search_is_refused_with_the_nearest_name(reader: Reader) -> None:
     with pytest.raises(
-        UserError, match=r"no 'ablation_alfa-1' in .*nearest 'ablation_alpha-1'; available: .*ablation_rho-1"
+        UserError,
+        match=r"no 'ablation_alfa-1' in .*nearest 'ablation_alpha-1'; available: .*ablation_rho-1",
     ):
         search_page(reader, "ablation_alfa-1")
 
@@ -127,7 +137,11 @@ def test_one_trial_makes_a_page(tmp_path: Path) -> None:
 
 def test_trials_without_a_finite_objective_make_a_page(tmp_path: Path) -> None:
     trials: list[dict[str, Any]] = [
-        {"params": {"method.rho": 1.2}, "curve": [math.nan, math.nan], "metrics": {"best/val/accuracy": math.nan}},
+        {
+            "params": {"method.rho": 1.2},
+            "curve": [math.nan, math.nan],
+            "metrics": {"best/val/accuracy": math.nan},
+        },
         {"params": {"method.rho": 1.3}, "status": "failed", "reason": "out of memory"},
     ]
     page = Page(search_page(make(tmp_path, trials, space=space(method_rho=RHO)), "toy-1"))
@@ -153,7 +167,11 @@ def test_settings_that_changed_on_the_way_are_shown_as_they_ended(tmp_path: Path
 def test_conditional_settings_and_choices_are_read_as_the_space_states_them(tmp_path: Path) -> None:
     domains: dict[str, Mapping[str, Any]] = {
         "optim_name": {"kind": "choice", "args": ["adam", "sgd"]},
-        "optim_momentum": {"kind": "quniform", "args": [0.5, 0.9, 0.1], "when": {"optim.name": ["sgd"]}},
+        "optim_momentum": {
+            "kind": "quniform",
+            "args": [0.5, 0.9, 0.1],
+            "when": {"optim.name": ["sgd"]},
+        },
         "method_magnitude": {"kind": "choice", "args": [True, False]},
         "model_fusion": {"kind": "choice", "args": ["sum", None]},
         "train_batch_size": {"kind": "randint", "args": [8, 64]},
@@ -161,7 +179,11 @@ def test_conditional_settings_and_choices_are_read_as_the_space_states_them(tmp_
     base = {"method.magnitude": False, "model.fusion.name": None, "train.batch_size": 16}
     trials = [
         {"params": {**base, "optim.name": "adam"}, "curve": [0.2]},
-        {"params": {**base, "optim.name": "sgd", "optim.momentum": 0.7}, "curve": [0.9], "status": "pruned"},
+        {
+            "params": {**base, "optim.name": "sgd", "optim.momentum": 0.7},
+            "curve": [0.9],
+            "status": "pruned",
+        },
         {"params": {**base, "optim.name": "sgd", "optim.momentum": 0.6}, "curve": [0.3]},
     ]
     reader = make(tmp_path, trials, space=space(**domains))
@@ -171,20 +193,44 @@ def test_conditional_settings_and_choices_are_read_as_the_space_states_them(tmp_
     assert drawn[1] == {**common, "optim.name": "sgd", "optim.momentum": 0.7}
     page = Page(search_page(reader, "toy-1"))
     assert page.column("momentum", "status") == ["", "0.7", "0.6"]
-    assert [row[1] for row in page.marked] == ["2"]  # the pruned trial's 0.9 does not count as the best
+    assert [row[1] for row in page.marked] == [
+        "2"
+    ]  # the pruned trial's 0.9 does not count as the best
 
 
 def test_the_gain_and_groups_are_those_of_the_summary(tmp_path: Path) -> None:
     def group(source: str, role: str, value: float, **settings: float) -> dict[str, Any]:
-        test = {str(s): {"test/accuracy": value + 0.01 * s, "test/accuracy/audio": 0.1} for s in (1, 2, 3)}
-        return {"source": source, "role": role, "settings": settings, "val": {"1": value, "2": value}, "test": test}
+        test = {
+            str(s): {"test/accuracy": value + 0.01 * s, "test/accuracy/audio": 0.1}
+            for s in (1, 2, 3)
+        }
+        return {
+            "source": source,
+            "role": role,
+            "settings": settings,
+            "val": {"1": value, "2": value},
+            "test": test,
+        }
 
-    gain = {"metric": "test/accuracy", "mean": 0.125, "std": 0.01, "n": 3, "interval95": [-0.01, 0.26]}
-    groups = [group("search/0", "tuned", 0.7, rho=1.25), group("baseline/2", "baseline", 0.9, lr=0.1)]
+    gain = {
+        "metric": "test/accuracy",
+        "mean": 0.125,
+        "std": 0.01,
+        "n": 3,
+        "interval95": [-0.01, 0.26],
+    }
+    groups = [
+        group("search/0", "tuned", 0.7, rho=1.25),
+        group("baseline/2", "baseline", 0.9, lr=0.1),
+    ]
     summary = json.dumps({"finals": {"groups": groups, "gain": gain}, "seconds": 3725})
     trial = {"params": {"method.rho": 1.25}, "curve": [0.4]}
-    page = Page(search_page(make(tmp_path, [trial], space=space(method_rho=RHO), summary=summary), "toy-1"))
-    assert "Gain over the tuned baseline: +0.1250 ± 0.0100 test/accuracy, 3 paired seeds" in page.text
+    page = Page(
+        search_page(make(tmp_path, [trial], space=space(method_rho=RHO), summary=summary), "toy-1")
+    )
+    assert (
+        "Gain over the tuned baseline: +0.1250 ± 0.0100 test/accuracy, 3 paired seeds" in page.text
+    )
     assert "zero lies within: no difference is shown" in page.text
     assert page.column("test/accuracy", "settings") == ["0.7200 ± 0.0100", "0.9200 ± 0.0100"]
     assert page.column("settings", "from") == ["rho=1.25", "lr=0.1"]
@@ -196,7 +242,13 @@ def test_broken_files_of_a_search_are_said_and_its_runs_shown_nevertheless(tmp_p
     trial = {"params": {"method.rho": 1.25}, "curve": [0.4]}
     final = {"stage": "final", "params": {}, "tags": {"source": "search/0", "role": "tuned"},
              "metrics": {"best/val/accuracy": 0.5, "test/accuracy": 0.25}}  # fmt: skip
-    reader = make(tmp_path, [trial, final], summary='{"finals": {"groups": [{"source": 1}]}}', space="{", data="[1]")
+    reader = make(
+        tmp_path,
+        [trial, final],
+        summary='{"finals": {"groups": [{"source": 1}]}}',
+        space="{",
+        data="[1]",
+    )
     page = Page(search_page(reader, "toy-1"))
     assert "space.json of the search cannot be read" in page.text
     assert page.column("test/accuracy", "settings") == ["0.2500"]
@@ -212,7 +264,11 @@ def test_what_comes_from_runs_is_escaped_everywhere(tmp_path: Path) -> None:
          "metrics": {"best/val/accuracy": 0.5, "test/accuracy": 0.5}},
     ]  # fmt: skip
     reader = make(
-        tmp_path, trials, name=EVIL, space=space(model_fusion=domain), data=json.dumps({"samples": {EVIL: 1}})
+        tmp_path,
+        trials,
+        name=EVIL,
+        space=space(model_fusion=domain),
+        data=json.dumps({"samples": {EVIL: 1}}),
     )
     text = search_page(reader, EVIL)
     assert "<script>alert" not in text

@@ -72,7 +72,9 @@ def ranks(sizes: list[float]) -> list[float]:
 @settings(deadline=None)
 @given(WHOLE)
 def test_p_is_the_share_of_signed_ranks_that_lie_as_far_out(differences: list[int]) -> None:
-    """Over all 2^n signs of the ranks of the differences that are not 0: the share whose sum is as far from 0."""
+    """Over all 2^n signs of the ranks of the differences that are not 0: the share whose sum is as
+    far from 0.
+    """
     kept = [float(d) for d in differences if d]
     if not kept:
         return
@@ -80,7 +82,9 @@ def test_p_is_the_share_of_signed_ranks_that_lie_as_far_out(differences: list[in
     own = abs(sum(math.copysign(r, d) for r, d in zip(order, kept, strict=True)))
     sums = [abs(sum(s * r for s, r in zip(signs, order, strict=True)))
             for signs in itertools.product((1, -1), repeat=len(kept))]  # fmt: skip
-    assert signed_rank([d / 7 for d in differences]) == pytest.approx(sum(x >= own for x in sums) / len(sums))
+    assert signed_rank([d / 7 for d in differences]) == pytest.approx(
+        sum(x >= own for x in sums) / len(sums)
+    )
 
 
 @settings(deadline=None)

@@ -1,4 +1,6 @@
-"""The page of a paper: our values beside the published ones, what is missing, and nothing from outside."""
+"""The page of a paper: our values beside the published ones, what is missing, and nothing from
+outside.
+"""
 
 from __future__ import annotations
 
@@ -50,11 +52,16 @@ def truncation(reader: Reader, **changes: Any) -> Table:
         "columns": columns,
     }  # fmt: skip
     report = TableReport(**{**given, **changes})
-    return build(report, reader.records(), Choice(data=None, since=None, run=runs.NEWER.name), "dgl_table3")
+    return build(
+        report, reader.records(), Choice(data=None, since=None, run=runs.NEWER.name), "dgl_table3"
+    )
 
 
 def alpha(
-    reader: Reader, title: str = "Weight of the unimodal losses", data: str = "avdigits", gain: bool = False
+    reader: Reader,
+    title: str = "Weight of the unimodal losses",
+    data: str = "avdigits",
+    gain: bool = False,
 ) -> Figure:
     """DGL's Table 4 as a curve, on the runs of ALPHAS."""
     report = SweepReport(
@@ -63,7 +70,9 @@ def alpha(
         series=(SweepSeries(label="DGL", where={"method": "dgl"}),), where={"space": "ablation_alpha"},
         baseline={"method": "joint"},
     )  # fmt: skip
-    return sweep(report, reader.records(), reader, Choice(data=None, since=None, run=None), "dgl_alpha")
+    return sweep(
+        report, reader.records(), reader, Choice(data=None, since=None, run=None), "dgl_alpha"
+    )
 
 
 def test_a_papers_page_shows_our_values_marked_beside_the_papers(reader: Reader) -> None:
@@ -72,7 +81,9 @@ def test_a_papers_page_shows_our_values_marked_beside_the_papers(reader: Reader)
     # the mean over seeds of 100 (b + 0.01 s + 0.002 ((s + i) mod 3)) is 100 b + 2.2
     ours = [float(cell.split(" ± ")[0]) for cell in page.column("all", "all")[:4]]
     assert ours == pytest.approx([100 * c.base + 2.2 for c in runs.TRUNCATION])
-    assert page.column("all", "all")[0].endswith("[67.10]") and page.column("all", "all")[3].endswith("[76.10]")
+    assert page.column("all", "all")[0].endswith("[67.10]") and page.column("all", "all")[
+        3
+    ].endswith("[76.10]")
     assert "[" not in page.column("all", "all")[1]
     best, second = 100 * runs.TRUNCATION[3].base + 2.2, 100 * runs.TRUNCATION[2].base + 2.2
     assert re.findall(r"<strong>([\d.]+) ", text) == [f"{best:.2f}"]
@@ -82,7 +93,9 @@ def test_a_papers_page_shows_our_values_marked_beside_the_papers(reader: Reader)
 
 
 def test_what_a_paper_page_lacks_is_shown_with_the_command_that_makes_it(reader: Reader) -> None:
-    table = truncation(reader, rows=(Row(label="G-Blending", where={"method": "cggm"}),), reference=None, where={})
+    table = truncation(
+        reader, rows=(Row(label="G-Blending", where={"method": "cggm"}),), reference=None, where={}
+    )
     text = paper_page("dgl", [table], [alpha(reader, data="cremad")])
     page = Page(text)
     assert page.column("all", "all") == ["missing"]

@@ -1,4 +1,6 @@
-"""The study and the figures of a search's page: what is drawn follows from the formulas of `tests/reports/runs.py`."""
+"""The study and the figures of a search's page: what is drawn follows from the formulas of
+`tests/reports/runs.py`.
+"""
 
 from __future__ import annotations
 
@@ -25,9 +27,17 @@ def reader(store_root: Path) -> Reader:
 def test_the_study_has_the_trials_states_values_and_settings(reader: Reader) -> None:
     search = S.load(reader, runs.UNFINISHED.name)
     one = study(search)
-    states = {"completed": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
-    assert [t.state for t in one.trials] == [states.get(t[3], TrialState.RUNNING) for t in runs.TRIALS]
-    assert [t.params for t in one.trials] == [{"method.alpha": t[0], "optim.lr": t[1]} for t in runs.TRIALS]
+    states = {
+        "completed": TrialState.COMPLETE,
+        "pruned": TrialState.PRUNED,
+        "failed": TrialState.FAIL,
+    }
+    assert [t.state for t in one.trials] == [
+        states.get(t[3], TrialState.RUNNING) for t in runs.TRIALS
+    ]
+    assert [t.params for t in one.trials] == [
+        {"method.alpha": t[0], "optim.lr": t[1]} for t in runs.TRIALS
+    ]
     assert one.best_trial.number == 4 and one.best_value == pytest.approx(objective(4))
     best = search.best()
     assert best is not None and best.number == 4
@@ -35,7 +45,9 @@ def test_the_study_has_the_trials_states_values_and_settings(reader: Reader) -> 
     assert list(learned) == [1, 2, 3, 4, 5] and learned[2] == pytest.approx(objective(0) * 2 / 5)
 
 
-def test_the_history_draws_the_best_so_far_of_completed_trials_and_crosses_for_pruned_ones(reader: Reader) -> None:
+def test_the_history_draws_the_best_so_far_of_completed_trials_and_crosses_for_pruned_ones(
+    reader: Reader,
+) -> None:
     figure = P.history(S.load(reader, runs.UNFINISHED.name))
     traces = {t.name: t for t in figure.data}
     line = traces["best so far, search (dgl)"]
@@ -47,8 +59,12 @@ def test_the_history_draws_the_best_so_far_of_completed_trials_and_crosses_for_p
 
 
 def test_early_stopping_shows_how_long_each_trial_lived(reader: Reader) -> None:
-    bars = {t.name: t for t in P.lives(S.load(reader, runs.UNFINISHED.name)).data if t.type == "bar"}
-    assert {t.width for t in bars.values()} == {0.8}  # plotly's own width grows with the gaps: bars would overlap
+    bars = {
+        t.name: t for t in P.lives(S.load(reader, runs.UNFINISHED.name)).data if t.type == "bar"
+    }
+    assert {t.width for t in bars.values()} == {
+        0.8
+    }  # plotly's own width grows with the gaps: bars would overlap
     assert {name: (list(t.x), list(t.y)) for name, t in bars.items()} == {
         "completed": ([0, 2, 4], [5, 5, 5]),
         "pruned": ([1, 3, 5], [1, 1, 3]),
@@ -60,14 +76,21 @@ def test_early_stopping_shows_how_long_each_trial_lived(reader: Reader) -> None:
 def test_curves_are_means_over_seeds_by_modality_and_loss(reader: Reader) -> None:
     search = S.load(reader, runs.ALPHAS.name)
     records = [r for r in search.finals if r.tags["source"] == "grid/0"]
-    names = ["val/accuracy", "val/accuracy/visual", "grad/norm_multi/visual", "grad/norm_uni/visual"]
+    names = [
+        "val/accuracy",
+        "val/accuracy/visual",
+        "grad/norm_multi/visual",
+        "grad/norm_uni/visual",
+    ]
     figure = E.curves("val/accuracy", {"one": [reader.curves(r, names) for r in records]})
     lines = {(t.name, t.line.dash, t.yaxis): list(t.y) for t in figure.data if t.mode == "lines"}
     mean = runs.ALPHA[0].base + 0.022
     epochs = range(1, runs.EPOCHS + 1)
     assert lines["all together", "solid", "y"] == pytest.approx([mean * e / 5 for e in epochs])
     assert lines["visual", "solid", "y"] == pytest.approx([(mean - 0.2) * e / 5 for e in epochs])
-    assert lines["visual", "solid", "y2"] == pytest.approx([1 / e for e in epochs])  # (m + 1) / 2e, visual: m = 1
+    assert lines["visual", "solid", "y2"] == pytest.approx(
+        [1 / e for e in epochs]
+    )  # (m + 1) / 2e, visual: m = 1
     assert lines["visual", "dash", "y2"] == pytest.approx([4 / e for e in epochs])
 
 
@@ -83,7 +106,10 @@ def test_importances_of_enough_trials_name_what_matters(tmp_path: Path) -> None:
     figure = P.importances(search, study(search))
     assert not isinstance(figure, str)
     weights = dict(zip(figure.data[0].y, figure.data[0].x, strict=True))
-    assert set(weights) == {"method.rho", "optim.lr"} and weights["method.rho"] > 2 * weights["optim.lr"]
+    assert (
+        set(weights) == {"method.rho", "optim.lr"}
+        and weights["method.rho"] > 2 * weights["optim.lr"]
+    )
 
 
 def test_a_domain_is_widened_to_what_was_seen() -> None:

@@ -33,7 +33,10 @@ def evil() -> Table:
         {"group": EVIL, "label": "F1", "metric": "test/f1"},
         {"label": "Alone", "metric": "test/f1"},
     ]
-    rows = [{"label": EVIL, "where": {"method": "joint"}}, {"label": "[B]", "where": {"method": "dgl"}}]
+    rows = [
+        {"label": EVIL, "where": {"method": "joint"}},
+        {"label": "[B]", "where": {"method": "dgl"}},
+    ]
     report = mine(title=EVIL, note=EVIL, columns=columns, rows=rows, reference=EVIL)
     found = [*made("joint", seeds(0.5, 0.6, 0.7)), *made("dgl", seeds(0.6, 0.8, 0.9))]
     return build(report, found, choice(), "evil_1")
@@ -80,7 +83,12 @@ def test_csv_has_a_row_per_cell_with_all_digits(evil: Table) -> None:
         f"{EVIL} {EVIL}",
         "avdigits",
     )
-    assert (first["status"], first["n"], first["published"], first["reference"]) == ("measured", "3", "", "")
+    assert (first["status"], first["n"], first["published"], first["reference"]) == (
+        "measured",
+        "3",
+        "",
+        "",
+    )
     assert float(first["mean"]) == pytest.approx(60) and float(first["std"]) == pytest.approx(10)
     assert (last["row"], last["best"], last["second"], last["reference"], last["n_paired"]) == (
         "[B]",
@@ -90,17 +98,25 @@ def test_csv_has_a_row_per_cell_with_all_digits(evil: Table) -> None:
         "3",
     )
     ends = t_interval([10, 20, 20])
-    assert [float(last[k]) for k in ("difference", "low", "high", "p")] == pytest.approx([50 / 3, *ends, 0.25])
+    assert [float(last[k]) for k in ("difference", "low", "high", "p")] == pytest.approx(
+        [50 / 3, *ends, 0.25]
+    )
     missing = found[1]
     assert (missing["status"], missing["mean"]) == ("missing", "")
     assert missing["why"] == "test/f1 is not logged for seeds 1, 2, 3"
 
 
 def test_csv_tells_missing_from_not_applicable(records: Sequence[Record]) -> None:
-    found = list(csv.DictReader(io.StringIO(render_csv(build(shipped("dgl_table1"), records, choice())))))
+    found = list(
+        csv.DictReader(io.StringIO(render_csv(build(shipped("dgl_table1"), records, choice()))))
+    )
     alone = {r["column"]: r["status"] for r in found if r["row"] == "audio only"}
     assert alone["KS audio"] == "missing" and alone["KS visual"] == alone["KS multi"] == "none"
-    assert {r["published_on"] for r in found if r["published"]} == {"cremad", "kinetics_sounds", "vggsound"}
+    assert {r["published_on"] for r in found if r["published"]} == {
+        "cremad",
+        "kinetics_sounds",
+        "vggsound",
+    }
 
 
 def test_latex_is_well_formed_whatever_the_names(evil: Table) -> None:
@@ -122,7 +138,9 @@ def test_latex_is_well_formed_whatever_the_names(evil: Table) -> None:
 
 def test_latex_has_as_many_cells_as_columns_and_groups_over_them(evil: Table) -> None:
     text = render_latex(evil)
-    rows = [line for line in text.splitlines() if line.endswith(r" \\") and "multicolumn" not in line]
+    rows = [
+        line for line in text.splitlines() if line.endswith(r" \\") and "multicolumn" not in line
+    ]
     assert {len(re.findall(r"(?<!\\)&", line)) for line in rows} == {3}
     assert len(rows) == 2 * 1 + 2 + 1  # headings twice, two rows, and one with differences
     assert r"\cmidrule(lr){2-3}" in text and r"\cmidrule(lr){4-4}" not in text
@@ -138,11 +156,15 @@ def test_latex_marks_the_best_and_names_the_packages(records: Sequence[Record]) 
     assert re.search(r"\{\+UT\} & \\underline\{74\.20", text)
 
 
-def test_everything_that_is_shipped_can_be_built_of_nothing_and_of_a_store(records: Sequence[Record]) -> None:
+def test_everything_that_is_shipped_can_be_built_of_nothing_and_of_a_store(
+    records: Sequence[Record],
+) -> None:
     for name in (n for n in _catalogue.names() if "table" in n):
         for data in (None, "avdigits", "utd_mhad", "mosi"):
             for found in ([], records):
                 table = build(shipped(name), found, choice(data), name)
-                assert len(list(csv.DictReader(io.StringIO(render_csv(table))))) == len(table.rows) * len(table.columns)
+                assert len(list(csv.DictReader(io.StringIO(render_csv(table))))) == len(
+                    table.rows
+                ) * len(table.columns)
                 assert render_markdown(table).count("\n| ") >= len(table.rows)
                 assert render_latex(table).count("\\begin{tabular}") == (2 if table.compared else 1)

@@ -25,7 +25,9 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def here(tmp_path: Path, store_root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory whose store is a copy of the tests'; artifacts that are added lie with those of all tests."""
+    """A working directory whose store is a copy of the tests'; artifacts that are added lie with
+    those of all tests.
+    """
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     (tmp_path / "mlruns").mkdir()
@@ -46,14 +48,19 @@ def parent(reader: Reader, search: runs.Search) -> Record:
     return found
 
 
-def test_a_table_is_printed_written_and_attached(here: Path, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_table_is_printed_written_and_attached(
+    here: Path, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run("table3", "--data", "avdigits", "--out", "out") == 0
     told = capsys.readouterr().out
     assert written(here / "out") == {"dgl_table3.md", "dgl_table3.csv", "dgl_table3.tex"}
     text = (here / "out/dgl_table3.md").read_text(encoding="utf-8")
     assert told.startswith(text)
     assert "attached to 1 search\n" in told
-    means = [float(r["mean"]) for r in csv.DictReader((here / "out/dgl_table3.csv").open(encoding="utf-8"))]
+    means = [
+        float(r["mean"])
+        for r in csv.DictReader((here / "out/dgl_table3.csv").open(encoding="utf-8"))
+    ]
     assert means[::3] == pytest.approx([100 * (cell.base + 0.022) for cell in runs.TRUNCATION])
     reader = Reader.open(None, here)
     file = reader.artifact(parent(reader, runs.NEWER), "reports/dgl_table3.md")
@@ -61,13 +68,17 @@ def test_a_table_is_printed_written_and_attached(here: Path, store: Store, capsy
     assert reader.artifact(parent(reader, runs.ALPHAS), "reports/dgl_table3.md") is None
 
 
-def test_a_figure_is_a_picture_with_its_caption(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_figure_is_a_picture_with_its_caption(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run("dgl_alpha", "--data", "avdigits", "--no-attach") == 0
     told = capsys.readouterr().out
     assert written(here / "reports") == {"dgl_alpha.png", "dgl_alpha.svg", "dgl_alpha.md"}
     assert Image.open(here / "reports/dgl_alpha.png").width > 500
     caption = (here / "reports/dgl_alpha.md").read_text(encoding="utf-8")
-    assert caption.startswith("![Accuracy against the weight of the unimodal losses](dgl_alpha.png)\n\n")
+    assert caption.startswith(
+        "![Accuracy against the weight of the unimodal losses](dgl_alpha.png)\n\n"
+    )
     assert "avdigits (real), n = 3 seeds" in caption and "attached" not in told
 
 
@@ -85,7 +96,11 @@ def test_missing_runs_are_no_mistake(here: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_a_report_of_ones_own_needs_no_code(here: Path) -> None:
-    lines = (REPOSITORY / "configs/paper/dgl_table3.yaml").read_text(encoding="utf-8").replace("cremad", "avdigits")
+    lines = (
+        (REPOSITORY / "configs/paper/dgl_table3.yaml")
+        .read_text(encoding="utf-8")
+        .replace("cremad", "avdigits")
+    )
     (here / "mine.yaml").write_text(lines, encoding="utf-8")
     assert run("mine.yaml", "--no-attach") == 0
     assert written(here / "reports") == {"mine.md", "mine.csv", "mine.tex"}
@@ -94,10 +109,19 @@ def test_a_report_of_ones_own_needs_no_code(here: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("table3", "--data", "avdigit"), "--data: no runs on 'avdigit'; nearest 'avdigits'; available: "),
-        (("table3", "--run", "ablation_alpha"), "--run: no search or run 'ablation_alpha'; nearest 'ablation_alpha-1'"),
+        (
+            ("table3", "--data", "avdigit"),
+            "--data: no runs on 'avdigit'; nearest 'avdigits'; available: ",
+        ),
+        (
+            ("table3", "--run", "ablation_alpha"),
+            "--run: no search or run 'ablation_alpha'; nearest 'ablation_alpha-1'",
+        ),
         (("search", "ablation_alpha"), "nearest 'ablation_alpha-1'"),
-        (("table3", "--no-attach", "--out", "taken/out"), "--out: cannot write to taken/out: Not a directory"),
+        (
+            ("table3", "--no-attach", "--out", "taken/out"),
+            "--out: cannot write to taken/out: Not a directory",
+        ),
     ],
 )
 def test_what_is_not_there_is_named(
@@ -120,19 +144,26 @@ def test_the_list_counts_runs_by_data_set(here: Path, capsys: pytest.CaptureFixt
     assert run("list") == 0
     lines = capsys.readouterr().out.splitlines()
     (at,) = [i for i, line in enumerate(lines) if line.startswith("dgl_table3 ")]
-    assert lines[at + 1].strip() == "runs: avdigits 27"  # four cells of two searches and one of a third, three seeds
+    assert (
+        lines[at + 1].strip() == "runs: avdigits 27"
+    )  # four cells of two searches and one of a third, three seeds
     assert run("list", "--since", "2100-01-01") == 0
-    assert {line.strip() for line in capsys.readouterr().out.splitlines() if "runs: " in line} == {"runs: none"}
+    assert {line.strip() for line in capsys.readouterr().out.splitlines() if "runs: " in line} == {
+        "runs: none"
+    }
 
 
 def test_pages_are_written_and_attached(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("search", runs.ALPHAS.name) == 0
     assert run("paper", "dgl", "--data", "avdigits") == 0
-    # DGL's rows are of the truncations, of the weights and, in the tables of methods, of the search that goes on.
+    # DGL's rows are of the truncations, of the weights and, in the tables of methods, of the search
+    # that goes on.
     assert "attached to 3 searches" in capsys.readouterr().out
     assert written(here / "reports") == {"search_ablation_alpha-1.html", "paper_dgl.html"}
     page = (here / "reports/paper_dgl.html").read_text(encoding="utf-8")
-    assert all(f'id="{name}"' in page for name in ("dgl_table1", "dgl_table3", "dgl_fig1", "dgl_alpha"))
+    assert all(
+        f'id="{name}"' in page for name in ("dgl_table1", "dgl_table3", "dgl_fig1", "dgl_alpha")
+    )
     assert "cggm_fig5a" not in page
     reader = Reader.open(None, here)
     found = reader.artifact(parent(reader, runs.ALPHAS), "reports/search_ablation_alpha-1.html")
@@ -142,8 +173,12 @@ def test_pages_are_written_and_attached(here: Path, capsys: pytest.CaptureFixtur
     assert having == [runs.NEWER, runs.ALPHAS, runs.UNFINISHED]
 
 
-def elsewhere(folder: Path, code: str, stdout: int = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
-    """Python in a process of its own: MLflow remembers, as long as a process lives, where artifacts of a run lie."""
+def elsewhere(
+    folder: Path, code: str, stdout: int = subprocess.PIPE
+) -> subprocess.CompletedProcess[str]:
+    """Python in a process of its own: MLflow remembers, as long as a process lives, where artifacts
+    of a run lie.
+    """
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     return subprocess.run(
         [sys.executable, "-c", code], cwd=folder, stdout=stdout, stderr=subprocess.PIPE, text=True, env=environment,
@@ -157,7 +192,9 @@ def test_a_store_for_reading_only_still_gives_reports(here: Path) -> None:
     uri = f"{(here / 'blocked').as_uri()}/artifacts"
     with sqlite3.connect(here / "mlruns/mlflow.db") as connection:
         connection.execute("UPDATE runs SET artifact_uri = ? WHERE run_uuid = ?", (uri, newer.id))
-    done = elsewhere(here, "from tune_mm import report; report.main(['table3', '--data', 'avdigits'])")
+    done = elsewhere(
+        here, "from tune_mm import report; report.main(['table3', '--data', 'avdigits'])"
+    )
     assert done.returncode == 0
     assert done.stderr.startswith("not attached: dgl_table3.md cannot be attached to run")
     assert "attached to" not in done.stdout

@@ -27,11 +27,14 @@ class Files:
 
 
 def vectors(seed: int) -> dict[str, Any]:
-    """Two modalities: directions round two axes at right angles, of any length; two kinds that agree."""
+    """Two modalities: directions round two axes at right angles, of any length; two kinds that
+    agree.
+    """
     generator = np.random.default_rng(seed)
     axes = {"text": np.eye(8)[0], "audio": np.eye(8)[1]}
     return {
-        f"{m}/{kind}": (axis + 0.05 * generator.normal(size=(20, 8))) * generator.uniform(0.1, 10, (20, 1))
+        f"{m}/{kind}": (axis + 0.05 * generator.normal(size=(20, 8)))
+        * generator.uniform(0.1, 10, (20, 1))
         for m, axis in axes.items()
         for kind in ("classifier", "unimodal")
     }
@@ -40,12 +43,21 @@ def vectors(seed: int) -> dict[str, Any]:
 def test_vectors_of_one_direction_lie_together(tmp_path: Path) -> None:
     np.savez(tmp_path / "2-gradients.npz", **vectors(0))
     series = [{"label": "CGGM"}, {"label": "Other", "where": {"method": "other"}}]
-    found = draw("cggm_fig4", [record(2, {}), record(1, {})], Files(tmp_path), choice("toy"), where={}, series=series)
+    found = draw(
+        "cggm_fig4",
+        [record(2, {}), record(1, {})],
+        Files(tmp_path),
+        choice("toy"),
+        where={},
+        series=series,
+    )
     left, right = axes_of(found)
     assert legend(left.get_legend()) == list(vectors(0))
     at = {c.get_label(): np.asarray(c.get_offsets()) for c in left.collections}
     assert {label: len(points) for label, points in at.items()} == dict.fromkeys(vectors(0), 20)
-    text, audio = (np.concatenate([at[f"{m}/classifier"], at[f"{m}/unimodal"]]) for m in ("text", "audio"))
+    text, audio = (
+        np.concatenate([at[f"{m}/classifier"], at[f"{m}/unimodal"]]) for m in ("text", "audio")
+    )
     between = np.linalg.norm(text.mean(0) - audio.mean(0))
     assert between > 2 * max(np.linalg.norm(p - p.mean(0), axis=1).mean() for p in (text, audio))
     colours = {c.get_label(): to_hex(c.get_facecolor()[0]) for c in left.collections}
@@ -57,7 +69,10 @@ def test_vectors_of_one_direction_lie_together(tmp_path: Path) -> None:
 
 def test_a_run_without_the_artifact_is_said(tmp_path: Path) -> None:
     found = draw("cggm_fig4", [record(1, {})], Files(tmp_path), choice("toy"), where={})
-    assert "Missing: gradients.npz of CGGM; to make the runs: python -m tune_mm.search" in found.caption
+    assert (
+        "Missing: gradients.npz of CGGM; to make the runs: python -m tune_mm.search"
+        in found.caption
+    )
 
 
 def test_rows_that_are_not_finite_are_left_out(tmp_path: Path) -> None:
@@ -83,7 +98,9 @@ def test_rows_that_are_not_finite_are_left_out(tmp_path: Path) -> None:
         ({"a": np.array([[{}]], dtype=object)}, "not a .npz of numbers"),
     ],
 )
-def test_an_artifact_that_holds_something_else(tmp_path: Path, arrays: dict[str, Any], said: str) -> None:
+def test_an_artifact_that_holds_something_else(
+    tmp_path: Path, arrays: dict[str, Any], said: str
+) -> None:
     np.savez(tmp_path / "a.npz", **arrays)
     with pytest.raises(UserError, match=said):
         _scatter.read(tmp_path / "a.npz", "a.npz of run 1")

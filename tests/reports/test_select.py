@@ -46,7 +46,12 @@ def record(
     **tags: Any,
 ) -> Record:
     """A run on `toy` that started `day` days after DAY."""
-    known = {"dataset": "toy", "data_kind": "real", "seed": str(seed), **({"search": search} if search else {})}
+    known = {
+        "dataset": "toy",
+        "data_kind": "real",
+        "seed": str(seed),
+        **({"search": search} if search else {}),
+    }
     number = f"{search} {stage} {seed} {status} {day} {sorted((params or {}).items())} {sorted(tags.items())}"
     return Record(
         id=number,
@@ -58,7 +63,12 @@ def record(
         status=status,
         started=DAY + timedelta(days=day),
         tags={**known, **tags},
-        params={"method.name": "dgl", "train.monitor": "val/accuracy", "seed": str(seed), **(params or {})},
+        params={
+            "method.name": "dgl",
+            "train.monitor": "val/accuracy",
+            "seed": str(seed),
+            **(params or {}),
+        },
         metrics=metrics or {"test/accuracy": 0.5},
     )
 
@@ -115,7 +125,16 @@ def test_a_key_that_a_run_does_not_have_is_null_and_nothing_else() -> None:
 
 def test_where_knows_tags_before_params_and_the_runs_own() -> None:
     run = record(params={"role": "param"}, role="grid")
-    assert matches(run, {"role": "grid", "space": "space", "stage": "final", "status": "completed", "search": "s-1"})
+    assert matches(
+        run,
+        {
+            "role": "grid",
+            "space": "space",
+            "stage": "final",
+            "status": "completed",
+            "search": "s-1",
+        },
+    )
     assert not matches(run, {"role": "param"})
     assert not matches(run, {"role": "grid", "space": "other"})
 
@@ -127,21 +146,31 @@ def test_where_knows_tags_before_params_and_the_runs_own() -> None:
     ("multimodal", "unimodal", "base"),
     [(False, False, 0.65), (True, False, 0.70), (False, True, 0.72), (True, True, 0.75)],
 )
-def test_a_cell_is_the_latest_searchs(records: list[Record], multimodal: bool, unimodal: bool, base: float) -> None:
+def test_a_cell_is_the_latest_searchs(
+    records: list[Record], multimodal: bool, unimodal: bool, base: float
+) -> None:
     where: Where = {"method.truncate_multimodal": multimodal, "method.truncate_unimodal": unimodal}
     found = select(records, report(where={"space": "ablation_truncation"}), where, ALL)
     values = by_seed(found.records, "test/accuracy")
     assert list(values) == [1, 2, 3]
     assert sum(values.values()) / 3 == pytest.approx(base + 0.022)  # the formula of runs.py
-    assert (found.data, found.kind, found.searches) == ("avdigits", "real", ("ablation_truncation-2",))
+    assert (found.data, found.kind, found.searches) == (
+        "avdigits",
+        "real",
+        ("ablation_truncation-2",),
+    )
     today = f"{found.records[0].started:%Y-%m-%d}"
-    assert found.notes == (f"2 searches have such runs; shown: ablation_truncation-2 of {today} (--run chooses)",)
+    assert found.notes == (
+        f"2 searches have such runs; shown: ablation_truncation-2 of {today} (--run chooses)",
+    )
 
 
 @pytest.mark.parametrize("name", [runs.OLDER.name, runs.OLDER.uid])
 def test_run_chooses_a_search(records: list[Record], name: str) -> None:
     found = select(records, report(where={"space": "ablation_truncation"}), BOTH, Choice(run=name))
-    assert by_seed(found.records, "test/accuracy")[1] == pytest.approx(0.75 + 0.01 + 0.002 * ((1 + 3) % 3) - 0.1)
+    assert by_seed(found.records, "test/accuracy")[1] == pytest.approx(
+        0.75 + 0.01 + 0.002 * ((1 + 3) % 3) - 0.1
+    )
     assert found.notes == ()
 
 
@@ -156,10 +185,13 @@ def test_since_leaves_older_runs_out(records: list[Record]) -> None:
 
 def test_three_sensors_and_a_tuned_baseline(records: list[Record]) -> None:
     table = report("utd_mhad")
-    cggm = select(records, table, {"method": "cggm", "method.rho": 1.2, "method.magnitude": True}, ALL)
+    cggm = select(
+        records, table, {"method": "cggm", "method.rho": 1.2, "method.magnitude": True}, ALL
+    )
     joint = select(records, table, {"method": "joint", "role": "baseline"}, ALL)
     gains = {
-        s: v - by_seed(joint.records, "test/accuracy")[s] for s, v in by_seed(cggm.records, "test/accuracy").items()
+        s: v - by_seed(joint.records, "test/accuracy")[s]
+        for s, v in by_seed(cggm.records, "test/accuracy").items()
     }
     # i = 2 and 0: 0.80 - 0.71 + 0.002 ((s + 2) mod 3 - s mod 3)
     assert gains == pytest.approx({1: 0.09 - 0.002, 2: 0.09 - 0.002, 3: 0.09 + 0.004})
@@ -170,7 +202,10 @@ def test_runs_of_train_are_taken_where_there_are_no_final_ones(records: list[Rec
     found = select(records, report(), {"method": "joint"}, ALL)
     assert by_seed(found.records, "test/accuracy") == pytest.approx({1: 0.672, 2: 0.684, 3: 0.69})
     assert (found.searches, found.notes) == ((), ())
-    assert [r.seed for r in select(records, report(), {"method": "joint"}, Choice(run="joint seed 2")).records] == [2]
+    assert [
+        r.seed
+        for r in select(records, report(), {"method": "joint"}, Choice(run="joint seed 2")).records
+    ] == [2]
 
 
 def test_an_unfinished_search_gives_what_it_has_and_says_so(records: list[Record]) -> None:
@@ -183,8 +218,12 @@ def test_an_unfinished_search_gives_what_it_has_and_says_so(records: list[Record
 
 
 def test_trials_are_no_results(records: list[Record]) -> None:
-    found = select(records, report(), {"method.alpha": 2.5}, ALL)  # a completed trial of the unfinished search
-    assert found == Selection([], "avdigits", "", (), ("search dgl_avdigits-1 is not finished (running)",))
+    found = select(
+        records, report(), {"method.alpha": 2.5}, ALL
+    )  # a completed trial of the unfinished search
+    assert found == Selection(
+        [], "avdigits", "", (), ("search dgl_avdigits-1 is not finished (running)",)
+    )
 
 
 def test_values_that_are_not_finite_are_left_out_and_named(records: list[Record]) -> None:
@@ -199,17 +238,22 @@ def test_values_that_are_not_finite_are_left_out_and_named(records: list[Record]
 def test_the_data_set_is_the_columns_then_the_users_then_the_reports(records: list[Record]) -> None:
     joint: Where = {"method": "joint"}
     assert select(records, report("avdigits"), joint, Choice(data="utd_mhad")).data == "utd_mhad"
-    assert select(records, report("cremad"), joint, Choice(data="utd_mhad"), data="avdigits").data == "avdigits"
+    assert (
+        select(records, report("cremad"), joint, Choice(data="utd_mhad"), data="avdigits").data
+        == "avdigits"
+    )
     none = select(records, report("cremad"), joint, ALL)
     assert none == Selection([], "cremad", "", (), ())
 
 
 def test_a_rows_where_comes_on_top_of_the_reports(records: list[Record]) -> None:
     table = report(where={"space": "ablation_alpha", "method.alpha": 1.0})
-    assert by_seed(select(records, table, {}, ALL).records, "test/accuracy")[1] == pytest.approx(0.72 + 0.012)
-    assert by_seed(select(records, table, {"method.alpha": 4.0}, ALL).records, "test/accuracy")[1] == pytest.approx(
-        0.762
+    assert by_seed(select(records, table, {}, ALL).records, "test/accuracy")[1] == pytest.approx(
+        0.72 + 0.012
     )
+    assert by_seed(select(records, table, {"method.alpha": 4.0}, ALL).records, "test/accuracy")[
+        1
+    ] == pytest.approx(0.762)
 
 
 # ---- made by hand: what a store rarely has
@@ -217,7 +261,14 @@ def test_a_rows_where_comes_on_top_of_the_reports(records: list[Record]) -> None
 
 def test_the_search_that_began_last_counts_although_an_older_one_ended_later() -> None:
     # s-1 began first and was resumed after s-2 had ended.
-    found = toy([record(1, "s-1", day=0), record(2, "s-1", day=9), record(1, "s-2", day=1), record(2, "s-2", day=2)])
+    found = toy(
+        [
+            record(1, "s-1", day=0),
+            record(2, "s-1", day=9),
+            record(1, "s-2", day=1),
+            record(2, "s-2", day=2),
+        ]
+    )
     assert found.searches == ("s-2",)
     assert found.notes == ("2 searches have such runs; shown: s-2 of 2026-03-02 (--run chooses)",)
 
@@ -261,16 +312,24 @@ def test_of_a_seed_run_twice_the_latest_counts() -> None:
     assert found.notes == ("seed 2 run more than once: the latest counts",)
 
 
-def validated(alpha: str, seed: int, val: float, test: float, monitor: str = "val/accuracy") -> Record:
+def validated(
+    alpha: str, seed: int, val: float, test: float, monitor: str = "val/accuracy"
+) -> Record:
     metrics = {f"best/{monitor}": val, "test/accuracy": test}
     return record(
-        seed, params={"method.alpha": alpha, "train.monitor": monitor}, metrics=metrics, source=f"search/{alpha}"
+        seed,
+        params={"method.alpha": alpha, "train.monitor": monitor},
+        metrics=metrics,
+        source=f"search/{alpha}",
     )
 
 
 @pytest.mark.parametrize(("monitor", "chosen"), [("val/accuracy", "4"), ("val/mae", "2")])
-def test_of_several_configurations_validation_decides_and_seeds_are_not_mixed(monitor: str, chosen: str) -> None:
-    # 4 has the greater validation value and the worse test value; 8 has the greatest of all and one seed only.
+def test_of_several_configurations_validation_decides_and_seeds_are_not_mixed(
+    monitor: str, chosen: str
+) -> None:
+    # 4 has the greater validation value and the worse test value; 8 has the greatest of all and one
+    # seed only.
     own = [validated("4", s, 0.8, 0.5, monitor) for s in (1, 2)] + [
         validated("2", s, 0.7, 0.6, monitor) for s in (1, 2)
     ]
@@ -283,7 +342,10 @@ def test_of_several_configurations_validation_decides_and_seeds_are_not_mixed(mo
 
 def test_the_objective_of_the_search_comes_before_the_monitor() -> None:
     def run(alpha: str, mae: float, accuracy: float) -> Record:
-        return record(params={"method.alpha": alpha}, metrics={"best/val/mae": mae, "best/val/accuracy": accuracy})
+        return record(
+            params={"method.alpha": alpha},
+            metrics={"best/val/mae": mae, "best/val/accuracy": accuracy},
+        )
 
     own = [run("1", 0.5, 0.9), run("2", 0.4, 0.8), run("3", math.nan, 0.99)]
     assert toy(own).records[0].params["method.alpha"] == "3"
@@ -293,7 +355,11 @@ def test_the_objective_of_the_search_comes_before_the_monitor() -> None:
 
 @pytest.mark.parametrize(
     ("key", "values"),
-    [("train.device", ("cpu", "cuda")), ("train.gradient_vectors", ("0", "100")), ("train.probe_size", ("32", "64"))],
+    [
+        ("train.device", ("cpu", "cuda")),
+        ("train.gradient_vectors", ("0", "100")),
+        ("train.probe_size", ("32", "64")),
+    ],
 )
 def test_what_changes_no_training_is_no_setting(key: str, values: tuple[str, str]) -> None:
     own = [record(seed, params={key: value}) for seed, value in enumerate(values, 1)]
@@ -306,7 +372,10 @@ def test_final_runs_come_before_runs_of_train() -> None:
 
 def test_runs_that_did_not_end_are_counted_by_search() -> None:
     own = [record(1, "s-1"), record(2, "s-1", status="failed"), parent("s-1", "stopped")]
-    own += [record(s, "s-2", status=status, day=1) for s, status in ((1, "running"), (2, "running"), (3, "stopped"))]
+    own += [
+        record(s, "s-2", status=status, day=1)
+        for s, status in ((1, "running"), (2, "running"), (3, "stopped"))
+    ]
     found = toy(own)
     assert [r.seed for r in found.records] == [1]
     assert found.notes == (
@@ -319,11 +388,16 @@ def test_runs_that_did_not_end_are_counted_by_search() -> None:
 def test_only_unfinished_runs_are_no_result() -> None:
     found = toy([record(1, status="running"), record(2, "", "train", status="failed")])
     assert found.records == []
-    assert found.notes == ("1 run of search s-1 not completed (1 running)", "1 run not completed (1 failed)")
+    assert found.notes == (
+        "1 run of search s-1 not completed (1 running)",
+        "1 run not completed (1 failed)",
+    )
 
 
 def test_runs_of_another_version_are_told() -> None:
-    versions: list[dict[str, Any]] = [{"version.tune_mm": v} for v in ("0.0.3", tune_mm.__version__)]
+    versions: list[dict[str, Any]] = [
+        {"version.tune_mm": v} for v in ("0.0.3", tune_mm.__version__)
+    ]
     own = [record(seed, **version) for seed, version in enumerate(versions, 1)]
     assert toy(own).notes == (f"made with tune_mm 0.0.3; this is {tune_mm.__version__}",)
     assert toy(own[1:]).notes == ()
@@ -335,11 +409,19 @@ def test_runs_of_another_version_are_told() -> None:
 @pytest.mark.parametrize(
     ("choice", "message"),
     [
-        (Choice(run="ablation_truncaton-1"), "--run: no search or run 'ablation_truncaton-1'; nearest 'ablation_tr"),
-        (Choice(data="avdigit"), "--data: no runs on 'avdigit'; nearest 'avdigits'; available: avdigits, mosi, utd_"),
+        (
+            Choice(run="ablation_truncaton-1"),
+            "--run: no search or run 'ablation_truncaton-1'; nearest 'ablation_tr",
+        ),
+        (
+            Choice(data="avdigit"),
+            "--data: no runs on 'avdigit'; nearest 'avdigits'; available: avdigits, mosi, utd_",
+        ),
     ],
 )
-def test_unknown_names_are_told_with_the_nearest(records: list[Record], choice: Choice, message: str) -> None:
+def test_unknown_names_are_told_with_the_nearest(
+    records: list[Record], choice: Choice, message: str
+) -> None:
     with pytest.raises(UserError) as caught:
         choice.check(records)
     assert str(caught.value).startswith(message)

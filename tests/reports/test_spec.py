@@ -1,4 +1,6 @@
-"""Reports as files: those that are shipped hold the papers' numbers; every mistake in one is named with its line."""
+"""Reports as files: those that are shipped hold the papers' numbers; every mistake in one is named
+with its line.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,8 @@ import pytest
 import yaml
 
 from tests.reports import runs
-from tune_mm import config as C
 from tune_mm import plugins
+from tune_mm.config import file_names, find_file, load_config, read_yaml
 from tune_mm.errors import ConfigError
 from tune_mm.reports import _catalogue, _layout
 from tune_mm.reports.records import Record
@@ -66,14 +68,22 @@ def published(report: TableReport) -> list[list[float | None]]:
     """The paper's values, row by row, of the rows that are no modality alone."""
     choice = Choice(None, None, None)
     names = [head.name for head in _layout.heads(report, [], choice)]
-    return [[row.published.get(n) for n in names] for row in report.rows if "{modality}" not in row.label]
+    return [
+        [row.published.get(n) for n in names]
+        for row in report.rows
+        if "{modality}" not in row.label
+    ]
 
 
 def methods(space: str) -> set[str]:
-    """The methods that a search of a space trains: its own and its baseline's; of a suite those of all its spaces."""
-    found = C.read_yaml(C.find("search_spaces", space)).data
+    """The methods that a search of a space trains: its own and its baseline's; of a suite those of
+    all its spaces.
+    """
+    found = read_yaml(find_file("search_spaces", space)).data
     if "spaces" in found:
-        return set().union(*(methods(s if isinstance(s, str) else s["space"]) for s in found["spaces"]))
+        return set().union(
+            *(methods(s if isinstance(s, str) else s["space"]) for s in found["spaces"])
+        )
     baseline = found["finals"].get("baseline")
     return {found["method"]} | (methods(baseline) if baseline else set())
 
@@ -96,7 +106,7 @@ def numbers(text: str) -> list[list[float]]:
 
 @pytest.mark.parametrize("name", _catalogue.names())
 def test_a_shipped_report_loads_and_opens_with_its_command(name: str) -> None:
-    path = C.find("configs", f"paper/{name}")
+    path = find_file("configs", f"paper/{name}")
     report = _catalogue.load(path)
     lines = path.read_text(encoding="utf-8").splitlines()
     assert lines[0].startswith(f"# {'DGL' if report.paper == 'dgl' else 'CGGM'} {report.source}")
@@ -117,12 +127,12 @@ def test_commands_of_a_shipped_table_name_spaces_and_configs_that_exist(name: st
             assert "{" not in command
             for word, following in itertools.pairwise(words):
                 if word == "--space":
-                    assert following in C.names("search_spaces")
+                    assert following in file_names("search_spaces")
                     # MOSI's table of the paper has methods that refuse its tasks.
                     assert name == "cggm_table_mosi" or wanted["method"] in methods(following)
                 if word == "tune_mm.train":
                     overrides = [w for w in words if w.startswith(("method", "data."))]
-                    assert C.load(following, [o for o in overrides if "$" not in o])
+                    assert load_config(following, [o for o in overrides if "$" not in o])
 
 
 def test_tables_1_and_2_hold_the_published_numbers() -> None:
@@ -138,15 +148,26 @@ def test_tables_1_and_2_hold_the_published_numbers() -> None:
 def test_tables_3_to_5_hold_the_published_numbers() -> None:
     assert [row[0] for row in published(shipped("dgl_table3"))] == [65.10, 73.31, 74.22, 77.48]
     blending, dgl = [67.89, 68.12, 69.20, 69.21, 68.67], [73.35, 75.46, 76.13, 77.48, 77.08]
-    assert published(shipped("dgl_table4")) == [[65.10, 65.10], *map(list, zip(blending, dgl, strict=True))]
+    assert published(shipped("dgl_table4")) == [
+        [65.10, 65.10],
+        *map(list, zip(blending, dgl, strict=True)),
+    ]
     assert published(shipped("dgl_table5")) == [[38.59, 48.48], [41.67, 50.10]]
 
 
 def test_of_the_cggm_paper_only_what_an_index_quotes_is_there_and_is_said_to_be() -> None:
     tables = {name: shipped(name) for name in TABLES if name.startswith("cggm")}
     assert len(tables) == 6
-    found = {(n, row.label, *one) for n, t in tables.items() for row in t.rows for one in row.published.items()}
-    assert found == {("cggm_table_food101", "CGGM", "Accuracy", 92.94), ("cggm_table_brats", "CGGM", "Dice WT", 76.94)}
+    found = {
+        (n, row.label, *one)
+        for n, t in tables.items()
+        for row in t.rows
+        for one in row.published.items()
+    }
+    assert found == {
+        ("cggm_table_food101", "CGGM", "Accuracy", 92.94),
+        ("cggm_table_brats", "CGGM", "Dice WT", 76.94),
+    }
     for name in ("cggm_table_food101", "cggm_table_brats"):
         assert "third-party index, not verified" in tables[name].note
     assert not any(row.published for row in shipped("dense_ombria").rows)
@@ -164,31 +185,46 @@ COMPARED = {"unimodal", "joint", "mrd", "mslr", "g_blending", "greedy", "ogm", "
         ("cggm_table_brats", "segmentation", {"greedy", "pmr", "ume", "qmf", "reconboost"}),
     ],
 )
-def test_what_the_paper_compares_and_can_be_trained_has_a_row(name: str, task: str, without: set[str]) -> None:
+def test_what_the_paper_compares_and_can_be_trained_has_a_row(
+    name: str, task: str, without: set[str]
+) -> None:
     assert {row.where["method"] for row in shipped(name).rows} == COMPARED - without
-    assert all(task in plugins.load("methods", method).support.tasks for method in COMPARED - without)
+    assert all(
+        task in plugins.load("methods", method).support.tasks for method in COMPARED - without
+    )
     assert "Greedy" in shipped(name).note
 
 
 def test_every_method_that_predicts_pixels_has_a_row_on_ombria() -> None:
-    able = {m for m in plugins.available("methods") if "segmentation" in plugins.load("methods", m).support.tasks}
+    able = {
+        m
+        for m in plugins.available("methods")
+        if "segmentation" in plugins.load("methods", m).support.tasks
+    }
     assert {row.where["method"] for row in shipped("dense_ombria").rows} == able
 
 
 def test_commands_of_a_row_are_its_own_below_a_group_then_everywhere(written: Any) -> None:
     text = MINE.replace(
-        "metric: test/accuracy}", "group: Sound, metric: test/accuracy}\n  - {label: H, metric: test/h}"
+        "metric: test/accuracy}",
+        "group: Sound, metric: test/accuracy}\n  - {label: H, metric: test/h}",
     )
     text = text.replace("{Accuracy: 1.0}", "{Sound Accuracy: 1.0}")
-    text = text.replace("method: dgl}}", 'method: dgl}, fill: [row], fill_below: {Sound: ["below {method} {data}"]}}')
+    text = text.replace(
+        "method: dgl}}",
+        'method: dgl}, fill: [row], fill_below: {Sound: ["below {method} {data}"]}}',
+    )
     report = _catalogue.load(written(text))
     assert isinstance(report, TableReport)
     below, elsewhere = _layout.heads(report, [], Choice(None, None, None))
-    assert _layout.commands(report, report.rows[1], below, {"method": "dgl"}) == ("below dgl avdigits",)
+    assert _layout.commands(report, report.rows[1], below, {"method": "dgl"}) == (
+        "below dgl avdigits",
+    )
     assert _layout.commands(report, report.rows[1], elsewhere, {"method": "dgl"}) == ("row",)
     assert _layout.commands(report, report.rows[0], below, {"method": "joint"}) == ("make it",)
     with pytest.raises(
-        ConfigError, match="fill_below of row 'B' must name groups of columns, got 'Soud'; nearest 'Sound'"
+        ConfigError,
+        match="fill_below of row 'B' must name groups of columns, got 'Soud'; nearest 'Sound'",
     ):
         _catalogue.load(written(text.replace("fill_below: {Sound", "fill_below: {Soud")))
 
@@ -228,7 +264,9 @@ def test_a_folder_of_ones_own_adds_reports(written: Any, tmp_path: Path) -> None
         ("data: avdigits", "data: 3", ["data: must be text, got 3 (mine.yaml line 5)"]),
     ],
 )  # fmt: skip
-def test_mistakes_are_named_with_their_place(written: Any, old: str, new: str, messages: list[str]) -> None:
+def test_mistakes_are_named_with_their_place(
+    written: Any, old: str, new: str, messages: list[str]
+) -> None:
     assert old in MINE and _catalogue.load(written(MINE)).title == "Mine"
     with pytest.raises(ConfigError) as caught:
         _catalogue.load(written(MINE.replace(old, new)))

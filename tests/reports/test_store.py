@@ -1,4 +1,6 @@
-"""A reader finds every run and every epoch of a real store, changes nothing in it, and refuses what is no store."""
+"""A reader finds every run and every epoch of a real store, changes nothing in it, and refuses what
+is no store.
+"""
 
 import math
 import os
@@ -38,11 +40,17 @@ def records(reader: Reader) -> list[Record]:
 def own(store_root: Path, tmp_path: Path) -> Path:
     """A copy of the store that a test may change; its artifacts stay those of the original."""
     (tmp_path / "mlruns").mkdir()
-    return Path(shutil.copyfile(store_root / "mlruns" / "mlflow.db", tmp_path / "mlruns" / "mlflow.db"))
+    return Path(
+        shutil.copyfile(store_root / "mlruns" / "mlflow.db", tmp_path / "mlruns" / "mlflow.db")
+    )
 
 
 def one(records: list[Record], search: runs.Search, source: str, seed: int) -> Record:
-    found = [r for r in records if r.search == search.uid and r.tags.get("source") == source and r.seed == seed]
+    found = [
+        r
+        for r in records
+        if r.search == search.uid and r.tags.get("source") == source and r.seed == seed
+    ]
     assert len(found) == 1
     return found[0]
 
@@ -51,23 +59,33 @@ def one(records: list[Record], search: runs.Search, source: str, seed: int) -> R
 
 
 def test_all_runs_of_the_project_are_found_and_no_others(records: list[Record]) -> None:
-    # Per search a parent and cells x seeds; the unfinished one: a parent, its trials, two final runs; three of train.
+    # Per search a parent and cells x seeds; the unfinished one: a parent, its trials, two final
+    # runs; three of train.
     whole = (runs.OLDER, runs.NEWER, runs.ALPHAS, runs.RHOS, runs.LAMBDAS)
     expected = {s.uid: 1 + 3 * (len(s.cells) + len(s.baseline)) for s in whole}
     expected |= {runs.UNFINISHED.uid: 1 + len(runs.TRIALS) + 2, "": 3}
-    assert {uid: sum(r.search == uid for r in records) for uid in {r.search for r in records}} == expected
+    assert {
+        uid: sum(r.search == uid for r in records) for uid in {r.search for r in records}
+    } == expected
     assert records == sorted(records, key=lambda r: (r.started, r.id))
 
 
 def test_a_final_run_is_read_whole(records: list[Record]) -> None:
     run = one(records, runs.RHOS, "grid/2", 3)
     parent = next(r for r in records if r.search == runs.RHOS.uid and r.parent is None)
-    assert (run.space, run.parent, run.stage, run.status) == ("ablation_rho", parent.id, "final", "completed")
+    assert (run.space, run.parent, run.stage, run.status) == (
+        "ablation_rho",
+        parent.id,
+        "final",
+        "completed",
+    )
     assert (parent.stage, parent.name) == ("search", "ablation_rho-1")
     assert run.params["method.rho"] == "1.2"
     assert run.tags["dataset"] == "utd_mhad"
     assert datetime.now(UTC) - timedelta(hours=2) < run.started <= datetime.now(UTC)
-    assert run.metrics["test/accuracy"] == pytest.approx(0.80 + 0.03 + 0.002 * ((3 + 2) % 3))  # the formula of runs.py
+    assert run.metrics["test/accuracy"] == pytest.approx(
+        0.80 + 0.03 + 0.002 * ((3 + 2) % 3)
+    )  # the formula of runs.py
     assert run.metrics["test/accuracy/depth"] == pytest.approx(0.834 - 0.3)
     assert run.metrics["train/loss"] == pytest.approx(2 / 5)  # of the last epoch
 
@@ -78,7 +96,9 @@ def test_single_runs_belong_to_no_search(records: list[Record]) -> None:
 
 
 def test_unfinished_runs_say_so(records: list[Record]) -> None:
-    found = [r for r in records if r.search == runs.UNFINISHED.uid and r.parent and r.stage == "search"]
+    found = [
+        r for r in records if r.search == runs.UNFINISHED.uid and r.parent and r.stage == "search"
+    ]
     states = {int(r.tags["trial"]): r.status for r in found}
     assert states == {n: status for n, (_, _, _, status) in enumerate(runs.TRIALS)}
 
@@ -90,7 +110,9 @@ def test_spaces_narrow_down(reader: Reader) -> None:
     assert reader.records(["no_such_space"]) == []
 
 
-def test_pages_are_joined(reader: Reader, records: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pages_are_joined(
+    reader: Reader, records: list[Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "PAGE", 7)
     assert [r.id for r in reader.records()] == [r.id for r in records]
 
@@ -99,7 +121,9 @@ def test_runs_that_do_not_say_what_they_are_are_left_out_and_counted(own: Path) 
     copy = Store(f"sqlite:///{own}", None)
     client = copy.client()
     experiment = copy.experiment("ablation_alpha")
-    first, second = (client.search_runs([experiment], f"tags.trial = '{n}'")[0].info.run_id for n in (0, 1))
+    first, second = (
+        client.search_runs([experiment], f"tags.trial = '{n}'")[0].info.run_id for n in (0, 1)
+    )
     client.set_tag(first, "stage", "polishing")
     client.set_tag(second, "seed", "one")
     reader = Reader.open(copy.uri, own.parent)
@@ -121,7 +145,9 @@ def test_runs_that_do_not_say_what_they_are_are_left_out_and_counted(own: Path) 
         ("val/accuracy", lambda e: (0.80 + 0.01 + 0.002 * ((1 + 2) % 3)) * e / 5),
     ],
 )
-def test_curves_have_all_epochs(reader: Reader, records: list[Record], metric: str, formula) -> None:
+def test_curves_have_all_epochs(
+    reader: Reader, records: list[Record], metric: str, formula
+) -> None:
     curve = reader.curve(one(records, runs.RHOS, "grid/2", 1), metric)
     assert [e for e, _ in curve] == [1, 2, 3, 4, 5]
     assert [v for _, v in curve] == pytest.approx([formula(e) for e in range(1, 6)])
@@ -186,7 +212,9 @@ def test_copies_go_with_the_reader(store: Store, records: list[Record]) -> None:
     assert not copy.exists()
 
 
-def test_a_file_is_attached_and_read_back(reader: Reader, records: list[Record], tmp_path: Path) -> None:
+def test_a_file_is_attached_and_read_back(
+    reader: Reader, records: list[Record], tmp_path: Path
+) -> None:
     page = tmp_path / "page.html"
     page.write_text("<p>first</p>")
     parent = next(r for r in records if r.search == runs.ALPHAS.uid and r.parent is None)
@@ -226,7 +254,9 @@ def test_reading_changes_no_byte(own: Path, tmp_path: Path) -> None:
 
 
 def test_a_missing_store_is_not_created(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"mlruns/mlflow\.db does not exist: `python -m tune_mm\.search") as caught:
+    with pytest.raises(
+        UserError, match=r"mlruns/mlflow\.db does not exist: `python -m tune_mm\.search"
+    ) as caught:
         Reader.open(None, tmp_path)
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
@@ -255,10 +285,16 @@ def test_a_store_without_runs_of_ours(own: Path) -> None:
 
 @pytest.mark.parametrize(
     ("revision", "message"),
-    [("451aebb31d03", "of an earlier MLflow than .*mlflow db upgrade"), ("ffffffffffff", "of a later MLflow than")],
+    [
+        ("451aebb31d03", "of an earlier MLflow than .*mlflow db upgrade"),
+        ("ffffffffffff", "of a later MLflow than"),
+    ],
 )
-def test_a_store_of_another_version_is_refused_and_not_migrated(own: Path, revision: str, message: str) -> None:
-    # 451aebb31d03 added the step to metrics (MLflow 1.0); no version has the other. A table less: MLflow would add it.
+def test_a_store_of_another_version_is_refused_and_not_migrated(
+    own: Path, revision: str, message: str
+) -> None:
+    # 451aebb31d03 added the step to metrics (MLflow 1.0); no version has the other. A table less:
+    # MLflow would add it.
     with sqlite3.connect(own) as connection:
         connection.execute("UPDATE alembic_version SET version_num = ?", (revision,))
         connection.execute("DROP TABLE scheduler_leases")
@@ -281,7 +317,9 @@ def test_a_store_of_another_version_is_refused_and_not_migrated(own: Path, revis
         "{root}/files",
     ],
 )
-def test_what_cannot_be_read_is_one_message(tmp_path: Path, uri: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_read_is_one_message(
+    tmp_path: Path, uri: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "text.db").write_text("this is no database, it is a text of some length " * 10)
     with pytest.raises(UserError, match="cannot be read") as caught:
         Reader.open(uri.format(root=tmp_path), tmp_path)
@@ -312,5 +350,7 @@ assert not {"torch", "ray"} & set(sys.modules)
 """
     command = [sys.executable, "-c", code, store.uri]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False
+    )
     assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)

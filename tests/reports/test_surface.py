@@ -1,4 +1,6 @@
-"""Contours of two settings and heat maps of grids: values follow from a plane or are means stated in the test."""
+"""Contours of two settings and heat maps of grids: values follow from a plane or are means stated
+in the test.
+"""
 
 from __future__ import annotations
 
@@ -37,11 +39,18 @@ def searched(root: Path, trials: list[dict[str, Any]], **domains: Any) -> S.Sear
     return S.load(make(root, trials, space=space(**stated)), "toy-1")
 
 
-def test_a_contour_gives_a_plane_back_between_completed_trials_and_nothing_beyond_them(tmp_path: Path) -> None:
-    inner = PLACES[:3] + PLACES[4:]  # without (1.5, 1.0): the hull is a triangle and what the others add
+def test_a_contour_gives_a_plane_back_between_completed_trials_and_nothing_beyond_them(
+    tmp_path: Path,
+) -> None:
+    inner = (
+        PLACES[:3] + PLACES[4:]
+    )  # without (1.5, 1.0): the hull is a triangle and what the others add
     stopped = trial(1.5, 0.9, status="pruned")
     search = searched(tmp_path, [*(trial(*p) for p in inner), stopped])
-    assert C.pair(search, study(search)) == ("method.rho", "method.lam")  # rho is named first, though lam is stated so
+    assert C.pair(search, study(search)) == (
+        "method.rho",
+        "method.lam",
+    )  # rho is named first, though lam is stated so
     figure = C.contour(search, ("method.rho", "method.lam"))
     assert not isinstance(figure, str)
     surface, dots, crosses = figure.data
@@ -52,13 +61,18 @@ def test_a_contour_gives_a_plane_back_between_completed_trials_and_nothing_beyon
     assert inside[0].all() and inside[:, 0].all() and not inside[-1, -1]
     assert list(zip(dots.x, dots.y, strict=True)) == inner
     assert list(dots.marker.color) == pytest.approx([plane(*p) for p in inner])
-    assert (list(crosses.x), list(crosses.y)) == ([1.5], [0.9])  # drawn, though no part of the surface
+    assert (list(crosses.x), list(crosses.y)) == (
+        [1.5],
+        [0.9],
+    )  # drawn, though no part of the surface
     assert (figure.layout.xaxis.type, figure.layout.yaxis.type) == (None, "log")
 
 
 def test_a_surface_has_no_colour_axis_in_common_with_the_dots(tmp_path: Path) -> None:
     # plotly.js 3.7 does not come to an end over such a surface, and the page stays empty
-    figure = C.contour(searched(tmp_path, [trial(*p) for p in PLACES]), ("method.rho", "method.lam"))
+    figure = C.contour(
+        searched(tmp_path, [trial(*p) for p in PLACES]), ("method.rho", "method.lam")
+    )
     assert not isinstance(figure, str)
     assert [t.type for t in figure.data] == ["contour", "scatter"]
     assert figure.data[0].coloraxis is None and figure.data[0].contours.coloring == "heatmap"
@@ -74,9 +88,20 @@ def test_trials_on_a_line_are_dots_without_a_surface(tmp_path: Path) -> None:
 
 
 def test_too_few_or_equal_trials_are_said(tmp_path: Path) -> None:
-    four = [*(trial(*p) for p in PLACES[:4]), trial(*PLACES[4], status="pruned"), trial(*PLACES[5], curve=[math.nan])]
-    page = Page(search_page(make(tmp_path / "a", four, space=space(method_lam=LAM, method_rho=RHO)), "toy-1"))
-    assert "Contour of method.rho and method.lam 4 completed trials are too few for a surface" in page.text
+    four = [
+        *(trial(*p) for p in PLACES[:4]),
+        trial(*PLACES[4], status="pruned"),
+        trial(*PLACES[5], curve=[math.nan]),
+    ]
+    page = Page(
+        search_page(
+            make(tmp_path / "a", four, space=space(method_lam=LAM, method_rho=RHO)), "toy-1"
+        )
+    )
+    assert (
+        "Contour of method.rho and method.lam 4 completed trials are too few for a surface"
+        in page.text
+    )
     equal = searched(tmp_path / "b", [trial(*p, curve=[0.5]) for p in PLACES[:5]])
     assert C.contour(equal, ("method.rho", "method.lam")) == (
         "All completed trials have the same objective: a surface would be flat."
@@ -84,14 +109,17 @@ def test_too_few_or_equal_trials_are_said(tmp_path: Path) -> None:
 
 
 def test_without_rho_and_lam_the_two_most_important_numbers_are_drawn(tmp_path: Path) -> None:
-    # the objective is alpha's square and some of lr; clip is drawn in another order, and the choice is no number
+    # the objective is alpha's square and some of lr; clip is drawn in another order, and the choice
+    # is no number
     trials = [
         {"params": {"optim.clip": 0.08 * (i * 7 % 12), "optim.lr": 0.08 * (i * 5 % 12), "method.alpha": 0.08 * i,
                     "model.fusion.name": "ab"[i % 2]}, "curve": [(0.08 * i) ** 2 + 0.1 * (0.08 * (i * 5 % 12))]}
         for i in range(12)
     ]  # fmt: skip
     fusion = {"kind": "choice", "args": ["a", "b"]}
-    search = searched(tmp_path, trials, optim_clip=LR, optim_lr=LR, method_alpha=LR, model_fusion=fusion)
+    search = searched(
+        tmp_path, trials, optim_clip=LR, optim_lr=LR, method_alpha=LR, model_fusion=fusion
+    )
     pair = C.pair(search, study(search))
     assert pair is not None and pair[0] == "method.alpha"
     numbers = {
@@ -108,7 +136,9 @@ def test_a_grid_of_two_settings_is_a_heat_map_of_means_over_seeds() -> None:
     assert figure is not None
     cells = figure.data[0]
     assert (list(cells.x), list(cells.y)) == (["0.9", "1.2"], ["0.1", "0.2"])
-    assert list(cells.z[0]) == [None, pytest.approx(0.6)] and list(cells.z[1]) == pytest.approx([0.3, 0.6])
+    assert list(cells.z[0]) == [None, pytest.approx(0.6)] and list(cells.z[1]) == pytest.approx(
+        [0.3, 0.6]
+    )
     std = statistics.stdev([0.1, 0.2, 0.6])
     assert list(cells.text[0]) == ["no run", "0.6000<br>± 0.1414<br>n = 2"]
     assert list(cells.text[1]) == [f"0.3000<br>± {std:.4f}<br>n = 3", "0.6000<br>n = 1"]
@@ -127,7 +157,9 @@ def test_a_grid_of_two_settings_is_a_heat_map_of_means_over_seeds() -> None:
     ],
 )
 def test_other_grids_are_no_heat_maps(settings: list[dict[str, Any]]) -> None:
-    assert C.heat(settings, [[0.5]] * len(settings), "test/accuracy", lower=False, best=None) is None
+    assert (
+        C.heat(settings, [[0.5]] * len(settings), "test/accuracy", lower=False, best=None) is None
+    )
 
 
 def test_the_page_of_a_two_dimensional_grid_shows_the_heat_map(tmp_path: Path) -> None:
@@ -138,7 +170,10 @@ def test_the_page_of_a_two_dimensional_grid_shows_the_heat_map(tmp_path: Path) -
          "metrics": {"best/val/accuracy": r + v, "test/accuracy": r * v + 0.01 * s}}
         for i, (r, v) in enumerate([(r, v) for r in (0.9, 1.2) for v in (0.1, 0.2)]) for s in (1, 2)
     ]  # fmt: skip
-    grid = {k: {"kind": "grid", "args": list(a)} for k, a in (("method_rho", (0.9, 1.2)), ("method_lam", (0.1, 0.2)))}
+    grid = {
+        k: {"kind": "grid", "args": list(a)}
+        for k, a in (("method_rho", (0.9, 1.2)), ("method_lam", (0.1, 0.2)))
+    }
     text = search_page(make(tmp_path, trials, space=space(**grid)), "toy-1")
     assert "framed: best by validation" in Page(text).text
     for r, v in ((0.9, 0.1), (0.9, 0.2), (1.2, 0.1), (1.2, 0.2)):

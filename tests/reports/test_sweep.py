@@ -27,8 +27,13 @@ def records(reader: Reader) -> Sequence[Record]:
 
 
 def gains(rho: int) -> list[float]:
-    """Gain in points by seed of the cell number `rho` of runs.RHO over its first cell, joint training."""
-    return [100 * (runs.final(runs.RHO[rho], rho, s) - runs.final(runs.RHO[0], 0, s)) for s in runs.SEEDS]
+    """Gain in points by seed of the cell number `rho` of runs.RHO over its first cell, joint
+    training.
+    """
+    return [
+        100 * (runs.final(runs.RHO[rho], rho, s) - runs.final(runs.RHO[0], 0, s))
+        for s in runs.SEEDS
+    ]
 
 
 def test_a_gain_is_paired_by_seed_and_its_maximum_is_said(records, reader) -> None:
@@ -45,9 +50,14 @@ def test_a_gain_is_paired_by_seed_and_its_maximum_is_said(records, reader) -> No
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("ρ", "gain in test accuracy (points)")
     assert [t.get_text() for t in axes.get_xticklabels()] == ["0.9", "1.2", "1.5"]
     assert legend(axes.get_legend()) == ["CGGM"]
-    ends = [a - b for a, b in zip(gains(2), gains(1), strict=True)]  # both ends have the same mean, 7
+    ends = [
+        a - b for a, b in zip(gains(2), gains(1), strict=True)
+    ]  # both ends have the same mean, 7
     above = f"{statistics.fmean(ends):.2f} ± {statistics.stdev(ends):.2f}"
-    assert f"largest mean +10.00 at ρ = 1.2, an interior maximum: {above} above the better end" in found.caption
+    assert (
+        f"largest mean +10.00 at ρ = 1.2, an interior maximum: {above} above the better end"
+        in found.caption
+    )
     assert found.missing == ()
 
 
@@ -60,8 +70,16 @@ def test_a_gain_is_paired_by_seed_and_its_maximum_is_said(records, reader) -> No
     ],
 )
 def test_where_the_maximum_lies(records, reader, alphas: list[int], said: str) -> None:
-    """runs.py: the mean over three seeds is b + 0.022, and b is 0.75 at alpha 4 and 0.01 less for each unit away."""
-    found = draw("dgl_alpha", records, reader, choice("avdigits", "ablation_alpha-1"), where={"method.alpha": alphas})
+    """runs.py: the mean over three seeds is b + 0.022, and b is 0.75 at alpha 4 and 0.01 less for
+    each unit away.
+    """
+    found = draw(
+        "dgl_alpha",
+        records,
+        reader,
+        choice("avdigits", "ablation_alpha-1"),
+        where={"method.alpha": alphas},
+    )
     assert list(axes_of(found)[0].containers[0].lines[0].get_xdata()) == alphas
     assert said in found.caption
 
@@ -75,7 +93,10 @@ def test_a_sweep_without_its_reference_says_so(records, reader) -> None:
     shown = draw("cggm_fig5b", records, reader, choice("mosi"), gain=False, **changes)
     assert list(axes_of(shown)[0].containers[0].lines[0].get_xdata()) == [0.01, 0.2]
     assert "n = 2 to 3 seeds" in shown.caption
-    assert "Missing: more values of λ for CGGM; to make" in shown.caption and shown.missing == found.missing
+    assert (
+        "Missing: more values of λ for CGGM; to make" in shown.caption
+        and shown.missing == found.missing
+    )
 
 
 def test_a_gain_over_nothing_is_refused(records, reader) -> None:
@@ -103,7 +124,10 @@ def test_an_end_as_high_and_values_that_are_not_finite(reader) -> None:
     found = [record(1, {key: alpha, metric: value}) for alpha, value in values.items()]
     shown = draw("dgl_alpha", found, reader, choice("toy"), where={}, scale=1)
     assert list(axes_of(shown)[0].containers[0].lines[0].get_xdata()) == [1, 2, 3, 4]
-    assert "largest mean 0.70 at α = 2; no interior maximum: an end of the range is as high" in shown.caption
+    assert (
+        "largest mean 0.70 at α = 2; no interior maximum: an end of the range is as high"
+        in shown.caption
+    )
     assert "DGL at 5: test/accuracy is not finite for seed 1" in shown.caption
     assert "n = 1 seed." in shown.caption
 
@@ -112,7 +136,13 @@ def test_the_papers_values_are_drawn_in_grey_and_belong_to_its_data_set(records,
     found = draw("dgl_alpha", records, reader, choice("avdigits"))
     (axes,) = axes_of(found)
     paper = axes.lines[-1]
-    assert list(zip(*paper.get_data(), strict=True)) == [(1, 73.35), (2, 75.46), (3, 76.13), (4, 77.48), (5, 77.08)]
+    assert list(zip(*paper.get_data(), strict=True)) == [
+        (1, 73.35),
+        (2, 75.46),
+        (3, 76.13),
+        (4, 77.48),
+        (5, 77.08),
+    ]
     assert legend(axes.get_legend()) == ["DGL, paper", "DGL"]
     assert "Grey: the paper's values, on cremad." in found.caption
     nothing = draw("dgl_alpha", [], reader, choice())

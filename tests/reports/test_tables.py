@@ -23,7 +23,9 @@ def records(store_root: Path) -> Sequence[Record]:
 # ---- from a store
 
 
-def test_cells_are_mean_and_deviation_over_the_seeds_of_the_latest_search(records: Sequence[Record]) -> None:
+def test_cells_are_mean_and_deviation_over_the_seeds_of_the_latest_search(
+    records: Sequence[Record],
+) -> None:
     table = build(shipped("dgl_table3"), records, choice("avdigits"), "dgl_table3")
     columns = {"Accuracy": 0.0, "audio alone": 0.1, "visual alone": 0.2}
     assert [head.title for head in table.columns] == list(columns)
@@ -46,19 +48,27 @@ def test_rows_are_compared_with_the_reference_by_seed(records: Sequence[Record])
         found = cell(table, row, "Accuracy").comparison
         differences = [a - b for a, b in zip(percents(i), percents(0), strict=True)]
         assert found is not None and found.n == 3 and found.p == 0.25
-        assert found.difference == pytest.approx(100 * (runs.TRUNCATION[i].base - runs.TRUNCATION[0].base))
+        assert found.difference == pytest.approx(
+            100 * (runs.TRUNCATION[i].base - runs.TRUNCATION[0].base)
+        )
         assert (found.low, found.high) == pytest.approx(t_interval(differences))
     assert "Differences are to Baseline, paired by seed" in table.caption
     assert "With 3 seeds p cannot be below 0.25: 6 are needed for p < 0.05." in table.caption
 
 
-def test_best_and_second_are_marked_and_the_papers_values_stand_beside(records: Sequence[Record]) -> None:
+def test_best_and_second_are_marked_and_the_papers_values_stand_beside(
+    records: Sequence[Record],
+) -> None:
     table = build(shipped("dgl_table3"), records, choice("avdigits"))
     column = [line.cells[0] for line in table.rows]
     assert [c.best for c in column] == [False, False, False, True]
     assert [c.second for c in column] == [False, False, True, False]
     assert [c.published for c in column] == [65.10, 73.31, 74.22, 77.48]
-    for words in ("Data: avdigits (real), n = 3 seeds;", "the paper's values, on cremad.", "DGL (ICCV 2025), Table 3."):
+    for words in (
+        "Data: avdigits (real), n = 3 seeds;",
+        "the paper's values, on cremad.",
+        "DGL (ICCV 2025), Table 3.",
+    ):
         assert words in table.caption
 
 
@@ -70,16 +80,26 @@ def test_run_takes_another_search(records: Sequence[Record]) -> None:
 
 def test_what_is_missing_is_said_with_its_command(records: Sequence[Record]) -> None:
     table = build(shipped("dgl_table3"), records, choice())
-    assert all(c.ours is None and c.why == "no completed runs" for line in table.rows for c in line.cells)
-    assert table.missing == ("python -m tune_mm.search --space ablation_truncation --set data=cremad",)
-    assert "Data: cremad (no runs)." in table.caption and "Missing: 12 of 12 cells." in table.caption
+    assert all(
+        c.ours is None and c.why == "no completed runs" for line in table.rows for c in line.cells
+    )
+    assert table.missing == (
+        "python -m tune_mm.search --space ablation_truncation --set data=cremad",
+    )
+    assert (
+        "Data: cremad (no runs)." in table.caption and "Missing: 12 of 12 cells." in table.caption
+    )
     assert table.parents == () and not table.compared
 
 
-def test_rows_of_one_table_may_come_from_several_searches_and_say_so(records: Sequence[Record]) -> None:
+def test_rows_of_one_table_may_come_from_several_searches_and_say_so(
+    records: Sequence[Record],
+) -> None:
     table = build(shipped("dgl_table4"), records, choice("avdigits"))
     joint = cell(table, "Joint training", "DGL").ours
-    assert joint is not None and joint.mean == pytest.approx(67.2)  # 0.65 + 0.022, of the truncation search
+    assert joint is not None and joint.mean == pytest.approx(
+        67.2
+    )  # 0.65 + 0.022, of the truncation search
     means = [c.ours.mean for line in table.rows[1:] for c in line.cells[1:] if c.ours]
     assert means == pytest.approx([100 * (cell.base + 0.022) for cell in runs.ALPHA])
     assert f"of several searches: {runs.ALPHAS.name}, {runs.NEWER.name}" in table.caption
@@ -110,10 +130,16 @@ def test_what_is_not_built_has_no_command(records: Sequence[Record]) -> None:
 
 def test_another_data_set_takes_the_place_of_the_first(records: Sequence[Record]) -> None:
     table = build(shipped("dgl_table1"), records, choice("avdigits"))
-    assert [head.title for head in table.columns] == ["avdigits audio", "avdigits visual", "avdigits multi"]
+    assert [head.title for head in table.columns] == [
+        "avdigits audio",
+        "avdigits visual",
+        "avdigits multi",
+    ]
     # Joint training: the runs of tune_mm.train.
     ours = [c.ours.mean for c in next(r for r in table.rows if r.label == "Concat").cells if c.ours]
-    assert ours == pytest.approx([100 * (runs.JOINT.base + 0.022 - less) for less in (0.1, 0.2, 0.0)])
+    assert ours == pytest.approx(
+        [100 * (runs.JOINT.base + 0.022 - less) for less in (0.1, 0.2, 0.0)]
+    )
     assert cell(table, "audio only", "avdigits audio").published == 62.18
     assert not cell(table, "audio only", "avdigits visual").applies
     assert cell(table, "audio only", "avdigits audio").fill == (
@@ -139,7 +165,9 @@ def test_modalities_are_those_of_the_data(records: Sequence[Record]) -> None:
 
 def test_synthetic_data_and_values_that_are_not_finite_are_named(records: Sequence[Record]) -> None:
     rows = [{"label": f"lambda {x}", "where": {"method.lam": x}} for x in (0.01, 0.2)]
-    table = build(mine(data="mosi", where={"method": "cggm"}, reference=None, rows=rows), records, choice())
+    table = build(
+        mine(data="mosi", where={"method": "cggm"}, reference=None, rows=rows), records, choice()
+    )
     assert "Data: mosi (synthetic), n = 2 to 3 seeds;" in table.caption
     assert "Lambda 0.2: test/accuracy is not finite for seed 3." in table.caption
     second = table.rows[1].cells[0].ours
@@ -151,7 +179,11 @@ def test_synthetic_data_and_values_that_are_not_finite_are_named(records: Sequen
 
 
 def test_equal_numbers_share_a_place() -> None:
-    found = [*made("joint", seeds(0.5)), *made("dgl", seeds(0.70001)), *made("cggm", seeds(0.70004))]
+    found = [
+        *made("joint", seeds(0.5)),
+        *made("dgl", seeds(0.70001)),
+        *made("cggm", seeds(0.70004)),
+    ]
     column = [line.cells[0] for line in build(mine(), found, choice()).rows]
     assert [c.best for c in column] == [False, True, True]  # 70.00 both, as shown
     assert not any(c.second for c in column)
@@ -160,7 +192,11 @@ def test_equal_numbers_share_a_place() -> None:
 def test_the_smallest_is_best_where_the_column_says_so() -> None:
     columns = [{"label": "MAE", "metric": "test/mae", "best": "min"}]
     rows = [{"label": name, "where": {"method": name.lower()}} for name in ("Joint", "DGL", "CGGM")]
-    found = [r for m, v in (("joint", 0.9), ("dgl", 0.7), ("cggm", 0.8)) for r in made(m, {1: v}, metric="test/mae")]
+    found = [
+        r
+        for m, v in (("joint", 0.9), ("dgl", 0.7), ("cggm", 0.8))
+        for r in made(m, {1: v}, metric="test/mae")
+    ]
     table = build(mine(columns=columns, rows=rows), found, choice())
     assert [(c.best, c.second) for c in (line.cells[0] for line in table.rows)] == [
         (False, False),
@@ -168,7 +204,10 @@ def test_the_smallest_is_best_where_the_column_says_so() -> None:
         (False, True),
     ]
     unmarked = [{**columns[0], "best": "none"}]
-    assert not any(line.cells[0].best for line in build(mine(columns=unmarked, rows=rows), found, choice()).rows)
+    assert not any(
+        line.cells[0].best
+        for line in build(mine(columns=unmarked, rows=rows), found, choice()).rows
+    )
 
 
 def test_one_number_is_not_the_best_of_any() -> None:
@@ -190,7 +229,9 @@ def test_real_and_synthetic_data_are_not_compared() -> None:
 
 
 def test_too_few_seeds_are_said_to_be_too_few() -> None:
-    table = build(mine(), [*made("joint", seeds(0.5, 0.6)), *made("dgl", seeds(0.6, 0.8))], choice())
+    table = build(
+        mine(), [*made("joint", seeds(0.5, 0.6)), *made("dgl", seeds(0.6, 0.8))], choice()
+    )
     found = cell(table, "DGL", "Accuracy").comparison
     assert found is not None and found.p is None and found.difference == pytest.approx(15)
     assert "Fewer than 3 seeds in common are too few for any claim." in table.caption

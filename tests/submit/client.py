@@ -1,4 +1,6 @@
-"""The user's side: the commands that cluster/onprem.yaml tells to give, with a home of the test's own."""
+"""The user's side: the commands that cluster/onprem.yaml tells to give, with a home of the test's
+own.
+"""
 
 from __future__ import annotations
 
@@ -35,8 +37,12 @@ class Cluster:
             "RAY_USAGE_STATS_ENABLED": "0", "COLUMNS": "200",
         }  # fmt: skip
 
-    def command(self, *words: str | Path, folder: Path = REPOSITORY) -> subprocess.CompletedProcess[str]:
-        """A command of the user's, by default from the root of the repository; output and error in `stdout`."""
+    def command(
+        self, *words: str | Path, folder: Path = REPOSITORY
+    ) -> subprocess.CompletedProcess[str]:
+        """A command of the user's, by default from the root of the repository; output and error in
+        `stdout`.
+        """
         return execute([str(word) for word in words], self.environment, folder, PATIENCE)
 
     def up(self) -> None:
@@ -44,17 +50,39 @@ class Cluster:
         files = Path(self.environment["HOME"]) / ".tune_mm" / "cluster"
         source = _sources(self._root / "source")
         prepare: list[list[str | Path]] = [
-            [sys.executable, "-m", "pip", "wheel", "-q", "--no-build-isolation", "--wheel-dir", files, "."],
+            [
+                sys.executable,
+                "-m",
+                "pip",
+                "wheel",
+                "-q",
+                "--no-build-isolation",
+                "--wheel-dir",
+                files,
+                ".",
+            ],
             ["ray", "get-auth-token", "--generate"],
-            ["install", "-m", "600", files.parents[1] / ".ray" / "auth_token", source / "constraints.txt", files],
+            [
+                "install",
+                "-m",
+                "600",
+                files.parents[1] / ".ray" / "auth_token",
+                source / "constraints.txt",
+                files,
+            ],
             ["ray", "up", "-y", self.file],
         ]
         for words in prepare:
             done = self.command(*words, folder=source)
             assert done.returncode == 0, done.stdout
         end = time.monotonic() + PATIENCE
-        while "/2.0 CPU" not in (status := self.command("ray", "exec", self.file, "ray status")).stdout:
-            assert time.monotonic() < end, f"the second node has not joined:\n{status.stdout}\n{self.logs()}"
+        while (
+            "/2.0 CPU"
+            not in (status := self.command("ray", "exec", self.file, "ray status")).stdout
+        ):
+            assert time.monotonic() < end, (
+                f"the second node has not joined:\n{status.stdout}\n{self.logs()}"
+            )
 
     def submit(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
         """`ray submit` of the search as the file tells."""
@@ -63,7 +91,17 @@ class Cluster:
     def job(self, *arguments: str | Path, token: bool = True) -> subprocess.CompletedProcess[str]:
         """`ray job submit` of the search as the file tells. token: show the token of the cluster."""
         mode = f"RAY_AUTH_MODE={'token' if token else 'disabled'}"
-        words = ("ray", "job", "submit", "--address", self.dashboard, "--", "python", "-m", "tune_mm.search")
+        words = (
+            "ray",
+            "job",
+            "submit",
+            "--address",
+            self.dashboard,
+            "--",
+            "python",
+            "-m",
+            "tune_mm.search",
+        )
         return self.command("env", mode, *words, *arguments)
 
     def results(self, name: str) -> Path:
@@ -83,14 +121,18 @@ class Cluster:
 def _sources(copy: Path) -> Path:
     """The project's sources without what it was built into: a wheel is built inside its sources."""
     for name in ("tune_mm", "configs", "search_spaces"):
-        shutil.copytree(REPOSITORY / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            REPOSITORY / name, copy / name, ignore=shutil.ignore_patterns("__pycache__")
+        )
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE", "constraints.txt"):
         shutil.copy(REPOSITORY / name, copy)
     return copy
 
 
 def _environment_script(network: Network) -> None:
-    """`environment DIR` makes a virtual environment with the packages of this one, all but the project itself."""
+    """`environment DIR` makes a virtual environment with the packages of this one, all but the
+    project itself.
+    """
     packages: list[Path] = []
     for number, folder in enumerate(Path(p) for p in sys.path if p.endswith("site-packages")):
         packages.append(network.root / "packages" / str(number))
@@ -98,8 +140,13 @@ def _environment_script(network: Network) -> None:
         for entry in folder.iterdir():
             if "tune_mm" not in entry.name:
                 (packages[-1] / entry.name).symlink_to(entry)
-    python = Path(sys.base_prefix) / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
-    paths, where = " ".join(map(str, packages)), "import sysconfig; print(sysconfig.get_path('purelib'))"
+    python = (
+        Path(sys.base_prefix) / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
+    )
+    paths, where = (
+        " ".join(map(str, packages)),
+        "import sysconfig; print(sysconfig.get_path('purelib'))",
+    )
     network.script("environment", f"""set -e
 {python} -m venv --without-pip "$1"
 printf '%s\\n' {paths} > "$("$1/bin/python" -c "{where}")/packages.pth"

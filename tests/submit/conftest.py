@@ -1,4 +1,6 @@
-"""A cluster of two machines on the loopback, started by `ray up` with the shipped cluster/onprem.yaml."""
+"""A cluster of two machines on the loopback, started by `ray up` with the shipped
+cluster/onprem.yaml.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
-"""`ray up`, `ray submit`, `ray job submit` and `ray down` with the shipped cluster/onprem.yaml, on two machines.
+"""`ray up`, `ray submit`, `ray job submit` and `ray down` with the shipped cluster/onprem.yaml, on
+two machines.
 
-The machines are this one, twice (`machines`); what is replaced in the file is listed, with reasons, in `shipped`.
+The machines are this one, twice (`machines`); what is replaced in the file is listed, with reasons,
+in `shipped`.
 """
 
 from __future__ import annotations
@@ -46,7 +48,9 @@ def statuses(mlruns: Path, name: str) -> dict[str, list[str]]:
 
 @pytest.fixture(scope="module")
 def submitted(cluster: Cluster) -> str:
-    """What `ray submit` of a search said that has ended well, as one line: the remote terminal breaks lines."""
+    """What `ray submit` of a search said that has ended well, as one line: the remote terminal
+    breaks lines.
+    """
     done = cluster.submit(*SMALL, "--data-root", DATA, "--storage", SHARED / "tune_mm")
     assert done.returncode == 0, done.stdout
     return " ".join(done.stdout.split())
@@ -59,7 +63,10 @@ def test_the_check_finds_no_errors(cluster: Cluster) -> None:
 
 
 def test_a_submitted_search_is_complete(cluster: Cluster, submitted: str) -> None:
-    assert f"search {SPACE}-1: 4 trials, 2 at a time, 2 epochs, real data in {DATA}/utd_mhad" in submitted
+    assert (
+        f"search {SPACE}-1: 4 trials, 2 at a time, 2 epochs, real data in {DATA}/utd_mhad"
+        in submitted
+    )
     mlruns = cluster.results("submit")
     assert summary(mlruns, f"{SPACE}-1")["status"] == "completed"
     found = statuses(mlruns, f"{SPACE}-1")
@@ -83,7 +90,9 @@ def test_a_second_submit_extends_the_search(cluster: Cluster) -> None:
 
 
 def test_a_job_is_a_search_too(cluster: Cluster) -> None:
-    done = cluster.job(*SMALL, "--name", "job", "--data-root", DATA, "--storage", SHARED / "tune_mm_jobs")
+    done = cluster.job(
+        *SMALL, "--name", "job", "--data-root", DATA, "--storage", SHARED / "tune_mm_jobs"
+    )
     assert done.returncode == 0, done.stdout
     mlruns = cluster.results("job")
     assert summary(mlruns, "job")["status"] == "completed"
@@ -105,16 +114,22 @@ def test_a_job_without_the_token_is_refused(cluster: Cluster) -> None:
 
 
 def test_storage_of_one_machine_is_refused(cluster: Cluster) -> None:
-    done = cluster.submit(*SMALL, "--name", "unsafe", "--data-root", DATA, "--storage", "/tmp/checkpoints")
+    done = cluster.submit(
+        *SMALL, "--name", "unsafe", "--data-root", DATA, "--storage", "/tmp/checkpoints"
+    )
     said = " ".join(done.stdout.split())
     assert done.returncode != 0
-    assert re.search(rf"--storage: /tmp/checkpoints\S* is not seen by 1 of 2 nodes \(.*{ADDRESSES[1]}", said)
+    assert re.search(
+        rf"--storage: /tmp/checkpoints\S* is not seen by 1 of 2 nodes \(.*{ADDRESSES[1]}", said
+    )
     assert "Traceback" not in said
 
 
 def test_data_of_one_machine_are_refused(cluster: Cluster, data_root: Path) -> None:
     shutil.copytree(data_root / "utd_mhad", cluster.machines[0].tmp / "data" / "utd_mhad")
-    done = cluster.submit(*SMALL, "--name", "lone", "--data-root", "/tmp/data", "--storage", SHARED / "tune_mm")
+    done = cluster.submit(
+        *SMALL, "--name", "lone", "--data-root", "/tmp/data", "--storage", SHARED / "tune_mm"
+    )
     said = " ".join(done.stdout.split())
     assert done.returncode != 0
     assert "data are missing on 1 of 2 nodes" in said and f"{ADDRESSES[1]}): " in said
@@ -127,7 +142,11 @@ def test_down_and_a_word_to_the_worker_end_ray(cluster: Cluster) -> None:
     done = cluster.command("ray", "down", "-y", cluster.file)
     assert done.returncode == 0, done.stdout
     assert not head.of_ray()
-    (words,) = [line[1:].split("#")[0].split() for line in cluster.file.read_text().splitlines() if "pkill" in line]
+    (words,) = [
+        line[1:].split("#")[0].split()
+        for line in cluster.file.read_text().splitlines()
+        if "pkill" in line
+    ]
     cluster.command(*words)
     end = time.monotonic() + PATIENCE
     while left := worker.of_ray():

@@ -1,4 +1,6 @@
-"""Processes that are ended with the test that started them, and folders in which nothing may be run."""
+"""Processes that are ended with the test that started them, and folders in which nothing may be
+run.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""A search of the traced toy as a command: python -m tests.survival.driver '{"root": ..., "hold": 3, "seed": 0, ...}'.
+"""A search of the traced toy as a command: python -m tests.survival.driver '{"root": ..., "hold":
+3, "seed": 0, ...}'.
 
-Keys are those of `Options`, and `hold`, `again`, `since`, `wait`, `marks`, `ballast` of the toy. It ends as the command
-line of the search does.
+Keys are those of `Options`, and `hold`, `again`, `since`, `wait`, `marks`, `ballast` of the toy. It
+ends as the command line of the search does.
 """
 
 from __future__ import annotations
@@ -15,15 +16,19 @@ from rich.console import Console
 
 from tests.survival.traced import Traced
 from tune_mm.cli import run_cli
-from tune_mm.tune.main import run
-from tune_mm.tune.plan import Options
+from tune_mm.tune.plan.plan import Options
+from tune_mm.tune.search import run
 
 
 def main(text: str) -> int:
     """The exit code of the search that `text` (JSON) describes."""
     given = json.loads(text)
     root = Path(given.pop("root"))
-    toy = {k: given.pop(k) for k in ("hold", "again", "since", "wait", "marks", "ballast") if k in given}
+    toy = {
+        k: given.pop(k)
+        for k in ("hold", "again", "since", "wait", "marks", "ballast")
+        if k in given
+    }
     build = partial(Traced, **{"marks": str(root), **toy})
     return run(Options(root=root, save_every=0.0, **given), Console(width=200), build=build)
 

@@ -1,7 +1,7 @@
 """A Ray cluster of a head and two nodes of one CPU each: python -m tests.survival.nodes FOLDER
 
-Writes its address to FOLDER/address. A line on stdin is the id of a node whose processes are then killed; the end of
-stdin ends the cluster.
+Writes its address to FOLDER/address. A line on stdin is the id of a node whose processes are then
+killed; the end of stdin ends the cluster.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ MEMORY = 80 * 2**20  # bytes of each node's object store
 
 def main(folder: Path) -> None:
     """Until stdin ends."""
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": MEMORY})
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": MEMORY}
+    )
     try:
         nodes = [cluster.add_node(num_cpus=1, object_store_memory=MEMORY) for _ in range(2)]
         scratch = folder / "address.new"

@@ -1,4 +1,6 @@
-"""Searches in processes of their own, each with a Ray of its own, and what they leave in journal and MLflow."""
+"""Searches in processes of their own, each with a Ray of its own, and what they leave in journal
+and MLflow.
+"""
 
 from __future__ import annotations
 
@@ -36,14 +38,22 @@ finals: {top: 1, seeds: 2, epochs: 3}
 
 
 class Process:
-    """A module that runs in `root`. says: everything it has printed so far, which is written to a file in `log`."""
+    """A module that runs in `root`. says: everything it has printed so far, which is written to a
+    file in `log`.
+    """
 
-    def __init__(self, root: Path, log: Path, module: str, *arguments: str, **environment: str) -> None:
+    def __init__(
+        self, root: Path, log: Path, module: str, *arguments: str, **environment: str
+    ) -> None:
         self.root = root
         self._log = log / f"{module}-{time.monotonic_ns()}.log"
-        kept = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI")}
+        kept = {
+            k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI")
+        }
         kept |= {"PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1", **environment}
-        kept["RAY_worker_niceness"] = "0"  # by default workers give way to everything else that runs
+        kept["RAY_worker_niceness"] = (
+            "0"  # by default workers give way to everything else that runs
+        )
         with self._log.open("wb") as out:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", module, *arguments],
@@ -77,7 +87,9 @@ class Process:
         self.process.wait()
 
     def close(self) -> None:
-        """End it, if it has not ended, and all of its session: the workers of an MLflow server outlive that."""
+        """End it, if it has not ended, and all of its session: the workers of an MLflow server
+        outlive that.
+        """
         with contextlib.suppress(ProcessLookupError):
             self.kill_all()
         self.process.wait()
@@ -86,16 +98,23 @@ class Process:
 
 
 class Started:
-    """Starts processes; whoever made it closes it. log: folder of what they print (None: where they run)."""
+    """Starts processes; whoever made it closes it. log: folder of what they print (None: where they
+    run).
+    """
 
     def __init__(self) -> None:
         self._all: list[Process] = []
         self.log: Path | None = None
 
-    def search(self, root: Path, *, environment: Mapping[str, str] | None = None, **given: Any) -> Process:
+    def search(
+        self, root: Path, *, environment: Mapping[str, str] | None = None, **given: Any
+    ) -> Process:
         """A search with `Options` and settings of the toy as in `driver`."""
         return self.module(
-            root, "tests.survival.driver", json.dumps({"root": str(root), **given}), **(environment or {})
+            root,
+            "tests.survival.driver",
+            json.dumps({"root": str(root), **given}),
+            **(environment or {}),
         )
 
     def module(self, root: Path, module: str, *arguments: str, **environment: str) -> Process:
@@ -114,7 +133,9 @@ def write(root: Path, text: str = SPACE, name: str = "toy") -> str:
 
 
 def summary(root: Path, name: str = "toy-1") -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((root / "mlruns" / "search" / name / "summary.json").read_text())
+    found: dict[str, Any] = json.loads(
+        (root / "mlruns" / "search" / name / "summary.json").read_text()
+    )
     return found
 
 
@@ -138,12 +159,15 @@ def last_checkpoint(root: Path, number: int = 0) -> tuple[Path, int]:
 def runs(root: Path, name: str | None = None, uri: str | None = None) -> list[Any]:
     """All MLflow runs of the default store, or of that at `uri`; with `name` those of one search."""
     client = Store.open(uri, root).client()
-    found = client.search_runs([e.experiment_id for e in client.search_experiments()], max_results=1000)
+    found = client.search_runs(
+        [e.experiment_id for e in client.search_experiments()], max_results=1000
+    )
     return [r for r in found if name in (None, r.data.tags.get("search"))]
 
 
 def tracked(root: Path, name: str = "toy-1", uri: str | None = None) -> dict[str, dict[str, Any]]:
-    """What MLflow has of a search by key: status, params, (step, value) of each metric, sizes of files in bytes.
+    """What MLflow has of a search by key: status, params, (step, value) of each metric, sizes of
+    files in bytes.
 
     A key must occur once. Sizes of summaries are left out: the seconds in them differ.
     """
@@ -156,7 +180,9 @@ def tracked(root: Path, name: str = "toy-1", uri: str | None = None) -> dict[str
         out[key] = {
             "status": (run.info.status, run.data.tags["status"]),
             "params": run.data.params,
-            "metrics": {m: sorted((p.step, p.value) for p in found) for m, found in histories.items()},
+            "metrics": {
+                m: sorted((p.step, p.value) for p in found) for m, found in histories.items()
+            },
             "files": files | ({"summary.json": None} if "summary.json" in files else {}),
         }
     return out

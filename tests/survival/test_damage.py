@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 from tests.survival.processes import Started, last_checkpoint, saved, tracked, trials, write
 from tests.survival.test_workers import EPOCHS, GRID
 from tests.survival.traced import GO, HELD, objective, trace
-from tune_mm.tune.trainable import STATE
+from tune_mm.tune.execute.trainable import STATE
 
 ONE = GRID.replace("[1e-2, 1e-3, 1e-4]", "[1e-3]")
 WHOLE = list(range(1, EPOCHS + 1))
@@ -40,7 +40,9 @@ def flip(file: Path) -> str:
 def test_a_damaged_checkpoint_gives_way(
     killed: str, damage: Callable[[Path], str], tmp_path: Path, started: Started
 ) -> None:
-    """In the fourth epoch the checkpoint of the third is damaged, and the worker or the driver is killed."""
+    """In the fourth epoch the checkpoint of the third is damaged, and the worker or the driver is
+    killed.
+    """
     search = started.search(tmp_path, space=write(tmp_path, ONE), concurrency=1, hold=4)
     search.until(lambda: trace(tmp_path, HELD), "the epoch that waits")
     search.until(lambda: saved(tmp_path, "search", 0, 3), "its checkpoint")
@@ -58,9 +60,14 @@ def test_a_damaged_checkpoint_gives_way(
     assert search.ends() == 0, search.says
 
     note = " ".join(search.says.split())  # the console breaks long lines
-    assert f"search 0: its checkpoint {folder.name} cannot be used: {folder / STATE}: damaged: " in note
+    assert (
+        f"search 0: its checkpoint {folder.name} cannot be used: {folder / STATE}: damaged: "
+        in note
+    )
     assert said in note
-    assert [line["epoch"] for line in trace(tmp_path)] == WHOLE[:4] + WHOLE[2:], "on from the second epoch"
+    assert [line["epoch"] for line in trace(tmp_path)] == WHOLE[:4] + WHOLE[2:], (
+        "on from the second epoch"
+    )
     (trial,) = trials(tmp_path)
     assert trial.state == TrialState.COMPLETE
     expected: list[tuple[int, Any]] = [(e, pytest.approx(objective(1e-3, e))) for e in WHOLE]

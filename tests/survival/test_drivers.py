@@ -58,7 +58,11 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def line_of(root: Path, stage: str, number: int, epoch: int) -> int:
     """Where (from 1) an epoch stands in the trace of a search that ran one trial at a time."""
-    lr = {t.number: t for t in trials(root)}[number].params["optim.lr"] if stage == "search" else None
+    lr = (
+        {t.number: t for t in trials(root)}[number].params["optim.lr"]
+        if stage == "search"
+        else None
+    )
     seed = 0 if stage == "search" else 1 + number
     for i, found in enumerate(trace(root), 1):
         if found["epoch"] == epoch and found["seed"] == seed and lr in (None, found["lr"]):
@@ -71,7 +75,9 @@ def line_of(root: Path, stage: str, number: int, epoch: int) -> int:
 def test_a_killed_driver_costs_nothing(
     stage: str, number: int, undisturbed: Any, tmp_path: Path, started: Started
 ) -> None:
-    """kill -9 of the driver while a trial is in its second epoch; TPE draws trials 6 and 7 from what it remembers."""
+    """kill -9 of the driver while a trial is in its second epoch; TPE draws trials 6 and 7 from
+    what it remembers.
+    """
     reference = undisturbed("tpe and asha")
     space = write(tmp_path)
     hold = line_of(reference, stage, number, 2)
@@ -95,7 +101,9 @@ def test_a_killed_driver_costs_nothing(
 
 
 @pytest.mark.slow
-def test_a_driver_killed_twice_with_trials_side_by_side(undisturbed: Any, tmp_path: Path, started: Started) -> None:
+def test_a_driver_killed_twice_with_trials_side_by_side(
+    undisturbed: Any, tmp_path: Path, started: Started
+) -> None:
     """The same trials with the same outcome, up to their order."""
     reference = undisturbed("random")
     space = write(tmp_path, SPACES["random"][0])
@@ -113,6 +121,8 @@ def test_a_driver_killed_twice_with_trials_side_by_side(undisturbed: Any, tmp_pa
     assert again.ends() == 0, again.says
     assert [*map(told, trials(tmp_path))] == [*map(told, trials(reference))]
     ended = [told(t) for t in before if t.state.is_finished()]
-    assert ended == [told(trials(tmp_path)[number]) for number, *_ in ended], "what had ended is left alone"
+    assert ended == [told(trials(tmp_path)[number]) for number, *_ in ended], (
+        "what had ended is left alone"
+    )
     assert steady(summary(tmp_path)) == steady(summary(reference))
     assert tracked(tmp_path) == tracked(reference)

@@ -1,4 +1,6 @@
-"""A disk that is full costs checkpoints, not trials: it is said, and the last good checkpoint survives."""
+"""A disk that is full costs checkpoints, not trials: it is said, and the last good checkpoint
+survives.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +17,20 @@ from typing import Any
 import pytest
 from optuna.trial import TrialState
 
-from tests.survival.processes import SPACE, Started, last_checkpoint, saved, summary, tracked, trials, write
+from tests.survival.processes import (
+    SPACE,
+    Started,
+    last_checkpoint,
+    saved,
+    summary,
+    tracked,
+    trials,
+    write,
+)
 from tests.survival.test_workers import EPOCHS
 from tests.survival.traced import GO, GO_AGAIN, HELD, HELD_AGAIN, objective, trace
 from tune_mm.core import checkpoint
-from tune_mm.tune.trainable import STATE
+from tune_mm.tune.execute.trainable import STATE
 
 # One trial of the grid, then one final run of it.
 ONE = (
@@ -50,8 +61,12 @@ def kept(root: Path) -> tuple[dict[str, Any], int]:
 
 @pytest.mark.slow
 def test_a_full_disk_costs_no_trial(tmp_path: Path, disk: Path, started: Started) -> None:
-    """Full from the third epoch on; later the worker is killed, and goes on from what was saved before."""
-    search = started.search(tmp_path, space=write(tmp_path, ONE), concurrency=1, storage=str(disk), hold=3, again=5)
+    """Full from the third epoch on; later the worker is killed, and goes on from what was saved
+    before.
+    """
+    search = started.search(
+        tmp_path, space=write(tmp_path, ONE), concurrency=1, storage=str(disk), hold=3, again=5
+    )
     search.until(lambda: trace(tmp_path, HELD), "the epoch that waits")
     search.until(lambda: saved(tmp_path, "search", 0, 2), "its checkpoint")
     fill(disk)
@@ -79,9 +94,12 @@ def test_a_full_disk_costs_no_trial(tmp_path: Path, disk: Path, started: Started
 
 
 @pytest.mark.slow
-def test_a_disk_that_fills_while_a_checkpoint_is_written(tmp_path: Path, disk: Path, started: Started) -> None:
-    """Each state has 1.45 MB, of which the check beforehand knows nothing: two fit, the third is cut off in the middle,
-    and no more are tried."""
+def test_a_disk_that_fills_while_a_checkpoint_is_written(
+    tmp_path: Path, disk: Path, started: Started
+) -> None:
+    """Each state has 1.45 MB, of which the check beforehand knows nothing: two fit, the third is
+    cut off in the middle, and no more are tried.
+    """
     search = started.search(tmp_path, space=write(tmp_path, ONE), concurrency=1, storage=str(disk), ballast=1_450_000,
                             hold=5)  # fmt: skip
     search.until(lambda: trace(tmp_path, HELD), "the epoch that waits")
@@ -100,25 +118,37 @@ def test_a_disk_that_fills_while_a_checkpoint_is_written(tmp_path: Path, disk: P
 
 
 @pytest.mark.slow
-def test_a_search_waits_for_room_for_its_journal(tmp_path: Path, disk: Path, started: Started) -> None:
-    """Everything lies on one disk, which is filled anew as soon as anything is freed; then there is room again.
+def test_a_search_waits_for_room_for_its_journal(
+    tmp_path: Path, disk: Path, started: Started
+) -> None:
+    """Everything lies on one disk, which is filled anew as soon as anything is freed; then there is
+    room again.
 
-    Ten trials: the journal needs a new page of the disk several times, and one of them may just have been freed."""
+    Ten trials: the journal needs a new page of the disk several times, and one of them may just
+    have been freed.
+    """
     subprocess.run(["mount", "-o", "remount,size=32m", str(disk)], check=True)
     text = ONE.replace("[1e-3]", str([1e-3, *(10**-k for k in range(4, 13))]))
     started.log = tmp_path
-    search = started.search(disk, space=write(disk, text), concurrency=1, marks=str(tmp_path), hold=3)
+    search = started.search(
+        disk, space=write(disk, text), concurrency=1, marks=str(tmp_path), hold=3
+    )
     search.until(lambda: trace(tmp_path, HELD), "the epoch that waits")
     fill(disk)
     (tmp_path / GO).touch()
-    search.until(filled_until(disk, lambda: "optuna.journal: its disk is full" in search.says), "a word about it")
+    search.until(
+        filled_until(disk, lambda: "optuna.journal: its disk is full" in search.says),
+        "a word about it",
+    )
     (disk / "other").unlink()
     assert search.ends() == 0, search.says
     assert "Traceback" not in search.says and "records are lost" not in search.says
     found = tracked(disk)
     for trial in trials(disk):
         assert (trial.state, sorted(trial.intermediate_values)) == (TrialState.COMPLETE, WHOLE)
-        assert [step for step, _ in found[f"search/{trial.number}"]["metrics"]["objective"]] == WHOLE
+        assert [
+            step for step, _ in found[f"search/{trial.number}"]["metrics"]["objective"]
+        ] == WHOLE
     assert {run["status"] for run in found.values()} == {("FINISHED", "completed")}
 
 
@@ -135,16 +165,23 @@ def filled_until(disk: Path, condition: Callable[[], bool]) -> Callable[[], bool
 @pytest.mark.slow
 def test_a_final_run_on_a_full_disk(tmp_path: Path, disk: Path, started: Started) -> None:
     """Its result counts; only the files that it would leave are missing."""
-    search = started.search(tmp_path, space=write(tmp_path, ONE), concurrency=1, storage=str(disk), hold=EPOCHS + 1)
+    search = started.search(
+        tmp_path, space=write(tmp_path, ONE), concurrency=1, storage=str(disk), hold=EPOCHS + 1
+    )
     search.until(lambda: trace(tmp_path, HELD), "the final run")
     fill(disk)
     (tmp_path / GO).touch()
     assert search.ends() == 0, search.says
     told = " ".join(search.says.split())  # the console breaks long lines
-    assert f"final 0: no checkpoint: it needs 1.0 MiB and {disk}" in told and "its files are not kept" in told
+    assert (
+        f"final 0: no checkpoint: it needs 1.0 MiB and {disk}" in told
+        and "its files are not kept" in told
+    )
     assert "its worker died" not in told
     assert [(line["seed"], line["epoch"]) for line in trace(tmp_path)[EPOCHS:]] == [(1, 1), (1, 2)]
     run = tracked(tmp_path)["final/0"]
     assert run["status"] == ("FINISHED", "completed")
-    assert run["metrics"]["test/accuracy"] == [(2, pytest.approx(objective(1e-3, 2) - 0.1 + 1e-3))]  # as the toy's test
+    assert run["metrics"]["test/accuracy"] == [
+        (2, pytest.approx(objective(1e-3, 2) - 0.1 + 1e-3))
+    ]  # as the toy's test
     assert sorted(run["files"]) == ["config.yaml"]

@@ -1,4 +1,6 @@
-"""Configurations and settings that mean harm, through the command line: one clear refusal, nothing run or written."""
+"""Configurations and settings that mean harm, through the command line: one clear refusal, nothing
+run or written.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,8 @@ from hypothesis import strategies as st
 
 from tests.survival.hostile import LONGEST, SPACE, Place, refused
 from tune_mm import search
-from tune_mm._yaml import write_yaml
 from tune_mm.cli import run_cli
+from tune_mm.config.yaml import write_yaml
 
 
 def laughs(levels: int = 9) -> str:
@@ -26,14 +28,26 @@ BOMBS: dict[str, tuple[str | bytes, str]] = {
     "references": (laughs(), "alias '*a0' is not allowed"),
     "depth": ("a: " + "[" * 100_000, "nested more than 50 deep"),
     "depth of keys": ("? " * 100_000, "nested more than 50 deep"),
-    "many keys": ("".join(f"k{i}: 1\n" for i in range(60_000)), "holds more than 10000 keys and values"),
+    "many keys": (
+        "".join(f"k{i}: 1\n" for i in range(60_000)),
+        "holds more than 10000 keys and values",
+    ),
     "long list": ("domains: [" + "1," * 400_000 + "]", "holds more than 10000 keys and values"),
     "a line of 10 MB": ("a: " + "x" * 10_000_000, "must be at most 1000000 bytes"),
-    "a long text": ("config: mosi\ntrials: " + "x" * 900_000, "trials: must be an integer or null, got 'xxx"),
-    "a long key": ('? "' + "x" * 900_000 + '"\n: 1', "a key must have at most 200 characters, got 900000"),
+    "a long text": (
+        "config: mosi\ntrials: " + "x" * 900_000,
+        "trials: must be an integer or null, got 'xxx",
+    ),
+    "a long key": (
+        '? "' + "x" * 900_000 + '"\n: 1',
+        "a key must have at most 200 characters, got 900000",
+    ),
     "a long number": ("trials: 0x" + "f" * 100_000, "trials: cannot be read as int, got '0xfff"),
     "all wrong": ("".join(f"k{i}: !!x 1\n" for i in range(4000)), "and 3950 more mistakes"),
-    "code": ("a: !!python/object/apply:os.mkdir [run]", "tag '!!python/object/apply:os.mkdir' is not allowed"),
+    "code": (
+        "a: !!python/object/apply:os.mkdir [run]",
+        "tag '!!python/object/apply:os.mkdir' is not allowed",
+    ),
     "no UTF-8": (b"a: \xff\xfe", "must be UTF-8 text, got byte 0xff (line 1)"),
     "half a character": ('config: "\\uD800"', "config: cannot be read as UTF-8 text"),
 }
@@ -41,7 +55,9 @@ BOMBS: dict[str, tuple[str | bytes, str]] = {
 
 @pytest.mark.parametrize("bomb", BOMBS)
 @pytest.mark.parametrize("where", ["space", "config", "baseline"])
-def test_yaml_that_grows_or_runs(bomb: str, where: str, place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_yaml_that_grows_or_runs(
+    bomb: str, where: str, place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
     """As the space, as the configuration that it names, as the baseline that it names."""
     text, message = BOMBS[bomb]
     bad = place.space("bad.yaml", text)
@@ -51,7 +67,9 @@ def test_yaml_that_grows_or_runs(bomb: str, where: str, place: Place, capsys: py
         told = refused(place, capsys, "--space", place.space(config=bad))
     else:
         told = refused(place, capsys, "--space", place.space(finals={"baseline": bad}))
-    assert ("trials: no such key" if (bomb, where) == ("a long text", "config") else message) in told
+    assert (
+        "trials: no such key" if (bomb, where) == ("a long text", "config") else message
+    ) in told
 
 
 @pytest.mark.parametrize(
@@ -72,8 +90,12 @@ def test_settings_of_the_command_line(
     assert message in refused(place, capsys, "--space", place.space(), "--set", setting)
 
 
-@pytest.mark.parametrize("flag", ["--name", "--data-root", "--storage", "--tracking-uri", "--address"])
-def test_names_that_are_no_utf8(flag: str, place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "flag", ["--name", "--data-root", "--storage", "--tracking-uri", "--address"]
+)
+def test_names_that_are_no_utf8(
+    flag: str, place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
     name = os.fsdecode(b"d\xff")
     os.mkdir(b"d\xff")
     told = refused(place, capsys, "--space", place.space(), flag, name)
@@ -81,7 +103,9 @@ def test_names_that_are_no_utf8(flag: str, place: Place, capsys: pytest.CaptureF
 
 
 @pytest.mark.parametrize("name", ["../out", "/tmp/out", "a/b", "..", "", "a\0b", "x" * 101])
-def test_names_that_lead_elsewhere(name: str, place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_names_that_lead_elsewhere(
+    name: str, place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
     told = refused(place, capsys, "--space", place.space(), f"--name={name}")
     assert "--name: must be letters, digits" in told
 
@@ -93,25 +117,34 @@ WORDS = st.sampled_from(
      "all", "/etc/passwd", "../x.yaml", "null", "", "optim.lr", "method.alpha", "uniform"]
 )  # fmt: skip
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12) | WORDS
-KEYS = st.sampled_from([*SPACE, "set", "defaults", "searcher", "scheduler", "resources", "finals"]) | st.text(
-    max_size=8
-)
+KEYS = st.sampled_from(
+    [*SPACE, "set", "defaults", "searcher", "scheduler", "resources", "finals"]
+) | st.text(max_size=8)
 INNER = st.sampled_from(
     ["optim.lr", "method.alpha", "model.fusion", "data", "train.epochs", "name", "top", "seeds", "baseline", "epochs",
      "uniform", "loguniform", "choice", "grid", "when", "cpus", "startup", "grace"]
 )  # fmt: skip
 VALUES = st.recursive(
-    SCALARS, lambda v: st.lists(v, max_size=3) | st.dictionaries(INNER | st.text(max_size=6), v, max_size=3)
+    SCALARS,
+    lambda v: st.lists(v, max_size=3) | st.dictionaries(INNER | st.text(max_size=6), v, max_size=3),
 )
 
 
-@given(st.dictionaries(KEYS, VALUES, min_size=1, max_size=4), st.lists(KEYS, max_size=1), st.booleans())
+@given(
+    st.dictionaries(KEYS, VALUES, min_size=1, max_size=4), st.lists(KEYS, max_size=1), st.booleans()
+)
 @settings(max_examples=150, deadline=None,
           suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])  # fmt: skip
 def test_random_spaces_are_planned_or_refused(
-    place: Place, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], without: list[str], whole: bool
+    place: Place,
+    capsys: pytest.CaptureFixture[str],
+    changes: dict[str, Any],
+    without: list[str],
+    whole: bool,
 ) -> None:
-    """Each is a space with some of its sections replaced; a dry run shows the plan or one clear refusal."""
+    """Each is a space with some of its sections replaced; a dry run shows the plan or one clear
+    refusal.
+    """
     values = {**SPACE, "objective": "val/accuracy", **changes} if whole else changes
     values = {k: v for k, v in values.items() if k not in without}
     place.space("random.yaml", write_yaml(values))

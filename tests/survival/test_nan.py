@@ -11,16 +11,19 @@ from optuna.trial import TrialState
 
 from tests.survival.processes import SPACE, Started, summary, tracked, trials, write
 from tests.survival.traced import objective
-from tune_mm.tune.searchers import seed_of
+from tune_mm.tune.propose.samplers import seed_of
 
 STARTUP = 3
 
 
 @pytest.mark.slow
 def test_a_diverged_trial_is_told_failed_with_its_state(tmp_path: Path, started: Started) -> None:
-    """The second trial's loss is NaN in its second epoch. What TPE draws afterwards is what Optuna alone draws from the
-    same trials."""
-    text = SPACE.replace("{top: 1, seeds: 2, epochs: 3}", "{top: 0}").replace("name: asha", "name: none")
+    """The second trial's loss is NaN in its second epoch. What TPE draws afterwards is what Optuna
+    alone draws from the same trials.
+    """
+    text = SPACE.replace("{top: 1, seeds: 2, epochs: 3}", "{top: 0}").replace(
+        "name: asha", "name: none"
+    )
     text = text.replace(", grace: 1, reduction: 2", "").replace("domains:\n", "domains:\n  optim.weight_decay: "
                                                                 "{choice: [0.0, 1.0]}\n")  # fmt: skip
     text = text.replace(
@@ -33,7 +36,10 @@ def test_a_diverged_trial_is_told_failed_with_its_state(tmp_path: Path, started:
 
     found = trials(tmp_path)
     one, facts = found[1], found[1].user_attrs
-    assert (one.state, one.params) == (TrialState.FAIL, {"optim.lr": 1e-2, "optim.weight_decay": 1.0})
+    assert (one.state, one.params) == (
+        TrialState.FAIL,
+        {"optim.lr": 1e-2, "optim.weight_decay": 1.0},
+    )
     # The best so far is reported, which the second epoch does not change.
     assert one.intermediate_values == dict.fromkeys((1, 2), pytest.approx(objective(1e-2, 1)))
     assert (facts["diverged"], facts["epochs"], facts["best_epoch"]) == (True, 2, 1)
@@ -48,7 +54,9 @@ def test_a_diverged_trial_is_told_failed_with_its_state(tmp_path: Path, started:
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     for trial in found[STARTUP + 1 :]:
-        sampler = TPESampler(seed=seed_of(0, trial.number), n_startup_trials=STARTUP, multivariate=True, group=False)
+        sampler = TPESampler(
+            seed=seed_of(0, trial.number), n_startup_trials=STARTUP, multivariate=True, group=False
+        )
         study = optuna.create_study(direction="maximize", sampler=sampler)
         study.add_trials(found[: trial.number])
         asked = study.ask()
@@ -82,7 +90,11 @@ def test_real_training_that_diverges_ends_alone(tmp_path: Path, started: Started
     """Adam's first step has the size of the learning rate: at 1e30 the next loss is not finite."""
     arguments = ["--space", write(tmp_path, REAL, "real"), "--concurrency", "1"]
     search = started.module(
-        tmp_path, "tune_mm.search", *arguments, TUNE_MM_CACHE=str(tmp_path / "cache"), TUNE_MM_DATA=""
+        tmp_path,
+        "tune_mm.search",
+        *arguments,
+        TUNE_MM_CACHE=str(tmp_path / "cache"),
+        TUNE_MM_DATA="",
     )
     assert search.ends() == 0, search.says
     bad, good = trials(tmp_path, name="real-1")

@@ -20,7 +20,11 @@ from tests.survival.traced import HELD, objective, trace
 def environment() -> Iterator[dict[str, str]]:
     """A folder of Ray's own (its sockets need short paths), and a token of this cluster's own."""
     folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")
-    yield {"RAY_TMPDIR": folder, "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
+    yield {
+        "RAY_TMPDIR": folder,
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -31,7 +35,9 @@ def say(process: Process, text: str) -> None:
 
 
 @pytest.mark.slow
-def test_the_trials_of_a_dead_node_move(tmp_path: Path, started: Started, environment: dict[str, str]) -> None:
+def test_the_trials_of_a_dead_node_move(
+    tmp_path: Path, started: Started, environment: dict[str, str]
+) -> None:
     """The node is killed (raylet, workers and all) in the middle of an epoch of one of its trials."""
     space, storage = write(tmp_path, GRID), tmp_path / "shared"
     cluster = started.module(tmp_path, "tests.survival.nodes", str(tmp_path), **environment)

@@ -17,7 +17,9 @@ from tests.survival.traced import GO, HELD, trace
 
 SECONDS = 60.0  # a tenth of the epoch that waits: who waits for it is found out
 AGAIN = "go on with: python -m tune_mm.search --name toy-1 --resume"
-SIMPLE = SPACE.replace("trials: 8", "trials: 4").replace("{top: 1, seeds: 2, epochs: 3}", "{top: 0}")
+SIMPLE = SPACE.replace("trials: 8", "trials: 4").replace(
+    "{top: 1, seeds: 2, epochs: 3}", "{top: 0}"
+)
 
 
 def ctrl_c(search: Process) -> None:
@@ -35,9 +37,12 @@ def terminate(search: Process) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("send", "word"), [(ctrl_c, "interrupted"), (interrupt, "interrupted"), (terminate, "terminated")]
+    ("send", "word"),
+    [(ctrl_c, "interrupted"), (interrupt, "interrupted"), (terminate, "terminated")],
 )
-def test_a_search_that_is_stopped(send: Callable[[Process], None], word: str, tmp_path: Path, started: Started) -> None:
+def test_a_search_that_is_stopped(
+    send: Callable[[Process], None], word: str, tmp_path: Path, started: Started
+) -> None:
     """In the middle of an epoch of ten minutes."""
     search = started.search(tmp_path, space=write(tmp_path, SIMPLE), concurrency=1, hold=6)
     search.until(lambda: trace(tmp_path, HELD), "the epoch that waits")
@@ -63,7 +68,9 @@ def test_a_search_that_is_stopped(send: Callable[[Process], None], word: str, tm
     assert {run["status"][0] for run in tracked(tmp_path).values()} == {"FINISHED"}
     begun = Counter((line["lr"], line["epoch"]) for line in trace(tmp_path))
     twice = {key: times for key, times in begun.items() if times > 1}
-    assert twice == {(held["lr"], epoch): 2}, "the epoch that was cut, and no other, is trained again"
+    assert twice == {(held["lr"], epoch): 2}, (
+        "the epoch that was cut, and no other, is trained again"
+    )
 
 
 @pytest.mark.slow

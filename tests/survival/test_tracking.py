@@ -1,4 +1,6 @@
-"""A search whose MLflow server dies and comes back, or is away from beginning to end: nothing lost, nothing doubled."""
+"""A search whose MLflow server dies and comes back, or is away from beginning to end: nothing lost,
+nothing doubled.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,8 @@ from tests.survival.traced import GO, GO_AGAIN, HELD, HELD_AGAIN, trace
 from tune_mm.errors import UserError
 from tune_mm.track import Store
 from tune_mm.track.reach import Away, ask
-from tune_mm.tune import plan
-from tune_mm.tune.plan import Options
+from tune_mm.tune.plan import plan
+from tune_mm.tune.plan.plan import Options
 from tune_mm.tune.tracking import Tracker
 
 NOTE = "mlflow.note.content"
@@ -69,15 +71,23 @@ def note(root: Path, uri: str) -> str:
 
 
 @pytest.mark.slow
-def test_a_server_that_dies_and_comes_back(undisturbed: Path, tmp_path: Path, started: Started, uri: str) -> None:
-    """kill -9 in the middle of a trial; it is back while the search still runs, and catches up at once."""
+def test_a_server_that_dies_and_comes_back(
+    undisturbed: Path, tmp_path: Path, started: Started, uri: str
+) -> None:
+    """kill -9 in the middle of a trial; it is back while the search still runs, and catches up at
+    once.
+    """
     space, server = write(tmp_path), serve(started, tmp_path, uri)
-    search = started.search(tmp_path, space=space, concurrency=1, tracking_uri=uri, hold=8, again=11)
+    search = started.search(
+        tmp_path, space=space, concurrency=1, tracking_uri=uri, hold=8, again=11
+    )
     search.until(lambda: trace(tmp_path, HELD), "the epoch that waits")
     server.kill_all()
     (tmp_path / GO).touch()
     search.until(lambda: trace(tmp_path, HELD_AGAIN), "a later epoch that waits")
-    search.until(lambda: "work goes on, records are queued in" in search.says, "a word about the server")
+    search.until(
+        lambda: "work goes on, records are queued in" in search.says, "a word about the server"
+    )
     assert list((tmp_path / "mlruns" / "queue").glob("*/*/*.jsonl"))
     serve(started, tmp_path, uri)
     search.until(lambda: f"{uri} works again" in search.says, "a word that the server is back")
@@ -93,13 +103,24 @@ def test_a_server_that_dies_and_comes_back(undisturbed: Path, tmp_path: Path, st
 def test_a_server_that_is_away_for_the_whole_search(
     undisturbed: Path, tmp_path: Path, started: Started, uri: str
 ) -> None:
-    """Nothing answers from the first trial to the last; then a server begins, and `replay` brings it all."""
+    """Nothing answers from the first trial to the last; then a server begins, and `replay` brings
+    it all.
+    """
     search = started.search(tmp_path, space=write(tmp_path), concurrency=1, tracking_uri=uri)
     assert search.ends() == 0, search.says
-    assert "does not answer" in search.says and "work goes on, records are queued in mlruns/queue/" in search.says
-    assert "once the store is back: python -m tune_mm.track replay --queue mlruns/queue/" in search.says
+    assert (
+        "does not answer" in search.says
+        and "work goes on, records are queued in mlruns/queue/" in search.says
+    )
+    assert (
+        "once the store is back: python -m tune_mm.track replay --queue mlruns/queue/"
+        in search.says
+    )
     assert "Traceback" not in search.says
-    told = [{k: v for k, v in summary(r).items() if k in ("status", "best")} for r in (tmp_path, undisturbed)]
+    told = [
+        {k: v for k, v in summary(r).items() if k in ("status", "best")}
+        for r in (tmp_path, undisturbed)
+    ]
     assert told[0]["status"] == "completed" and told[0]["best"].keys() == told[1]["best"].keys()
     early = started.module(tmp_path, "tune_mm.track", "replay")
     assert early.ends() == 1 and "kept: " in early.says and "does not answer" in early.says
@@ -120,7 +141,9 @@ def begun(root: Path, uri: str) -> Tracker:
 
 
 def test_views_and_links_wait_for_the_store(tmp_path: Path) -> None:
-    """A file that is empty, as where the disk had no room for more, and is there when the search ends."""
+    """A file that is empty, as where the disk had no room for more, and is there when the search
+    ends.
+    """
     database, other = tmp_path / "store.db", tmp_path / "other.db"
     Store.open(f"sqlite:///{other}", tmp_path)
     database.touch()
@@ -128,7 +151,12 @@ def test_views_and_links_wait_for_the_store(tmp_path: Path) -> None:
     tracker = begun(tmp_path, address)
     database.unlink()
     shutil.copyfile(other, database)
-    said = {"status": "completed", "objective": "val/accuracy", "stages": {"search": {"complete": 8}}, "best": {}}
+    said = {
+        "status": "completed",
+        "objective": "val/accuracy",
+        "stages": {"search": {"complete": 8}},
+        "best": {},
+    }
     tracker.summary(json.dumps({**said, "finals": None}), {}, "completed")
     tracker.close()
     assert set(experiment(tmp_path, address).tags) >= VIEWS
@@ -136,7 +164,9 @@ def test_views_and_links_wait_for_the_store(tmp_path: Path) -> None:
     assert f"runs/{run.info.run_id}/artifacts/summary.json" in run.data.tags[NOTE]
 
 
-@pytest.mark.parametrize("uri", ["mango://x/db", "postgresql://me@127.0.0.1:9/db", "sqlite:////proc/version/x.db"])
+@pytest.mark.parametrize(
+    "uri", ["mango://x/db", "postgresql://me@127.0.0.1:9/db", "sqlite:////proc/version/x.db"]
+)
 def test_an_address_that_can_never_work_is_refused(tmp_path: Path, uri: str) -> None:
     with pytest.raises(UserError, match=r"tracking store .* cannot be used"):
         begun(tmp_path, uri)

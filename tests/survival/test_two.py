@@ -9,7 +9,9 @@ import pytest
 from tests.survival.processes import SPACE, Started, runs, summary, tracked, trials, write
 from tests.survival.traced import GO, HELD, trace
 
-SMALL = SPACE.replace("trials: 8", "trials: 4").replace("seeds: 2, epochs: 3", "seeds: 1, epochs: 2")
+SMALL = SPACE.replace("trials: 8", "trials: 4").replace(
+    "seeds: 2, epochs: 3", "seeds: 1, epochs: 2"
+)
 
 
 @pytest.mark.slow
@@ -20,7 +22,9 @@ def test_two_searches_of_different_names_share_a_store(tmp_path: Path, started: 
     for folder in marks.values():
         folder.mkdir()
     both = [
-        started.search(tmp_path, space=space, name=name, seed=seed, concurrency=1, marks=str(marks[name]))
+        started.search(
+            tmp_path, space=space, name=name, seed=seed, concurrency=1, marks=str(marks[name])
+        )
         for seed, name in enumerate(names)
     ]
     for search in both:
@@ -35,7 +39,9 @@ def test_two_searches_of_different_names_share_a_store(tmp_path: Path, started: 
             assert dict(logged["metrics"]["objective"]) == pytest.approx(trial.intermediate_values)
             assert float(logged["params"]["optim.lr"]) == trial.params["optim.lr"]
         assert {line["lr"] for line in trace(marks[name])} == {t.params["optim.lr"] for t in own}
-    assert trials(tmp_path, name="first")[1].params != trials(tmp_path, name="second")[1].params, "seeds 0 and 1"
+    assert trials(tmp_path, name="first")[1].params != trials(tmp_path, name="second")[1].params, (
+        "seeds 0 and 1"
+    )
     assert len(runs(tmp_path)) == 12
 
 
@@ -59,5 +65,11 @@ def test_a_name_that_is_taken_is_refused(tmp_path: Path, started: Started) -> No
     assert {p: p.read_bytes() for p in before} == before
     (tmp_path / GO).touch()
     assert first.ends() == 0, first.says
-    assert sorted(tracked(tmp_path, "mine")) == ["final/0", "search", *(f"search/{i}" for i in range(4))]
-    assert len({(line["lr"], line["seed"], line["epoch"]) for line in trace(tmp_path)}) == len(trace(tmp_path))
+    assert sorted(tracked(tmp_path, "mine")) == [
+        "final/0",
+        "search",
+        *(f"search/{i}" for i in range(4)),
+    ]
+    assert len({(line["lr"], line["seed"], line["epoch"]) for line in trace(tmp_path)}) == len(
+        trace(tmp_path)
+    )

@@ -1,4 +1,6 @@
-"""Workers that die: a trial goes on from its last checkpoint, in the same MLflow run, and no epoch is logged twice."""
+"""Workers that die: a trial goes on from its last checkpoint, in the same MLflow run, and no epoch
+is logged twice.
+"""
 
 from __future__ import annotations
 
@@ -38,14 +40,19 @@ def test_a_killed_worker_costs_the_epoch_it_was_in(tmp_path: Path, started: Star
 
     assert f"search {number}: its worker died; it goes on from its checkpoint" in search.says
     assert [t.state for t in trials(tmp_path)] == [TrialState.COMPLETE] * 3
-    begun = {lr: [line["epoch"] for line in trace(tmp_path) if line["lr"] == lr] for lr in (1e-2, 1e-3, 1e-4)}
+    begun = {
+        lr: [line["epoch"] for line in trace(tmp_path) if line["lr"] == lr]
+        for lr in (1e-2, 1e-3, 1e-4)
+    }
     whole, epoch = list(range(1, EPOCHS + 1)), cut["epoch"]
     assert begun.pop(cut["lr"]) == whole[:epoch] + whole[epoch - 1 :]
     assert list(begun.values()) == [whole, whole]
     found = tracked(tmp_path)
     assert sorted(found) == ["search", "search/0", "search/1", "search/2"]
     for trial in trials(tmp_path):
-        expected: list[tuple[int, Any]] = [(e, pytest.approx(objective(trial.params["optim.lr"], e))) for e in whole]
+        expected: list[tuple[int, Any]] = [
+            (e, pytest.approx(objective(trial.params["optim.lr"], e))) for e in whole
+        ]
         assert sorted(trial.intermediate_values.items()) == expected
         own = found[f"search/{trial.number}"]
         assert own["status"] == ("FINISHED", "completed")

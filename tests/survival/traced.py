@@ -1,4 +1,5 @@
-"""A toy that leaves a trace of every epoch it begins, and waits in one of them for a test to do its worst.
+"""A toy that leaves a trace of every epoch it begins, and waits in one of them for a test to do its
+worst.
 
 Ray's workers import this module.
 """
@@ -26,10 +27,11 @@ HELD_AGAIN, GO_AGAIN = "held_again", "go_again"
 class Traced(Toy):
     """Writes a line to `<marks>/trace` when an epoch begins; `marks` must be an existing folder.
 
-    hold: the line (from 1) at which it waits, or a later one, if its epoch is `since` or a later one; once per folder:
-    the file `held` then has that line. It goes on when `go` is there, or after `patience` seconds. again: a later line,
-    with `held_again` and `go_again`. ballast: characters by which its state is larger. Metrics are those of the toy but
-    the worker's, which differ from run to run.
+    hold: the line (from 1) at which it waits, or a later one, if its epoch is `since` or a later
+    one; once per folder: the file `held` then has that line. It goes on when `go` is there, or
+    after `patience` seconds. again: a later line, with `held_again` and `go_again`. ballast:
+    characters by which its state is larger. Metrics are those of the toy but the worker's, which
+    differ from run to run.
     """
 
     hold: int = 0
@@ -59,13 +61,17 @@ class Traced(Toy):
     def _trace(self, marks: Path) -> str:
         node = ray.get_runtime_context().get_node_id()
         what = {"lr": self.config.optim.lr, "seed": self.config.seed, "epoch": self.epochs_done + 1}
-        with (marks / TRACE).open("a") as file:  # one write of less than a block: lines of several workers do not mix
+        with (marks / TRACE).open(
+            "a"
+        ) as file:  # one write of less than a block: lines of several workers do not mix
             file.write(line := json.dumps({**what, "pid": os.getpid(), "node": node}) + "\n")
         return line
 
 
 def trace(marks: Path, name: str = TRACE) -> list[dict[str, Any]]:
-    """lr, seed, epoch, pid and node of every epoch that has begun, in order; with HELD, of the one that waits."""
+    """lr, seed, epoch, pid and node of every epoch that has begun, in order; with HELD, of the one
+    that waits.
+    """
     try:
         return [json.loads(line) for line in (marks / name).read_text().splitlines()]
     except FileNotFoundError:

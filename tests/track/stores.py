@@ -15,7 +15,9 @@ NEVER = 3600.0  # an interval that does not pass: only `flush` and `close` write
 
 def break_store(store: Store, tmp_path: Path) -> None:
     """The database goes away, and something else is in its place."""
-    disconnect(store)  # mlflow keeps its engine: the pooled connections would go on with the moved file
+    disconnect(
+        store
+    )  # mlflow keeps its engine: the pooled connections would go on with the moved file
     (tmp_path / "mlruns" / "mlflow.db").rename(tmp_path / "away.db")
     (tmp_path / "mlruns" / "mlflow.db").mkdir()
 
@@ -36,7 +38,11 @@ def disconnect(store: Store) -> None:
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     """What the writer said."""
-    return [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING and r.name == "tune_mm.track"]
+    return [
+        r.getMessage()
+        for r in caplog.records
+        if r.levelno >= logging.WARNING and r.name == "tune_mm.track"
+    ]
 
 
 def content(store: Store, search: str, experiment: str = "space") -> dict[str, Any]:
@@ -47,10 +53,16 @@ def content(store: Store, search: str, experiment: str = "space") -> dict[str, A
     assert len(set(keys.values())) == len(keys)
     found = {}
     for run in runs:
-        tags = {k: v for k, v in run.data.tags.items() if not k.startswith(("mlflow.", "tune_mm.")) and k != "search"}
+        tags = {
+            k: v
+            for k, v in run.data.tags.items()
+            if not k.startswith(("mlflow.", "tune_mm.")) and k != "search"
+        }
         parent = run.data.tags.get("mlflow.parentRunId")
         history = {
-            name: sorted((m.step, m.value) for m in client.get_metric_history(run.info.run_id, name))
+            name: sorted(
+                (m.step, m.value) for m in client.get_metric_history(run.info.run_id, name)
+            )
             for name in run.data.metrics
         }
         paths = [file.path for file in client.list_artifacts(run.info.run_id)]

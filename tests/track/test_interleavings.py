@@ -1,4 +1,6 @@
-"""Whatever interrupts a writer, and whenever: the store has in the end what it has without interruptions."""
+"""Whatever interrupts a writer, and whenever: the store has in the end what it has without
+interruptions.
+"""
 
 import gc
 import itertools
@@ -24,7 +26,12 @@ records = st.one_of(
     st.tuples(st.just("params"), number, small),
     st.tuples(st.just("tags"), number, small),
     st.tuples(st.just("artifact"), number, small),
-    st.tuples(st.just("finish"), number, st.sampled_from(["completed", "pruned", "failed", "stopped"]), st.booleans()),
+    st.tuples(
+        st.just("finish"),
+        number,
+        st.sampled_from(["completed", "pruned", "failed", "stopped"]),
+        st.booleans(),
+    ),
 )
 faults = st.one_of(
     st.just(("flush",)),
@@ -80,7 +87,9 @@ class Player:
 
     def do_start(self, run: int, value: int) -> None:
         parent = self.runs[0] if run else None
-        self.runs[run] = self.writer.start(f"run {run}", {"lr": value}, parent=parent, key=f"k{run}")
+        self.runs[run] = self.writer.start(
+            f"run {run}", {"lr": value}, parent=parent, key=f"k{run}"
+        )
 
     def do_log(self, run: int, kind: str, step: int, value: int) -> None:
         self.writer.log(self.runs[run], {f"{kind}/loss": value, f"{kind}/norm": value + 0.5}, step)
@@ -133,14 +142,32 @@ class Player:
         self.writer._sink.client = self.store.client()
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.lists(st.one_of(records, faults), max_size=25), st.booleans())
-@example([("down",), ("kill",), ("log", 1, "val", 0, 1), ("flush",), ("kill",), ("artifact", 2, 0)], True)
+@example(
+    [("down",), ("kill",), ("log", 1, "val", 0, 1), ("flush",), ("kill",), ("artifact", 2, 0)], True
+)
 @example([("kill",), ("start", 1, 0)], False)
-@example([("log", 1, "val", 0, 1), ("cut", 5, True), ("down",), ("kill",), ("finish", 1, "failed", True)], False)
-def test_interruptions_leave_no_trace(store: Store, tmp_path: Path, steps: Steps, by_replay: bool) -> None:
+@example(
+    [
+        ("log", 1, "val", 0, 1),
+        ("cut", 5, True),
+        ("down",),
+        ("kill",),
+        ("finish", 1, "failed", True),
+    ],
+    False,
+)
+def test_interruptions_leave_no_trace(
+    store: Store, tmp_path: Path, steps: Steps, by_replay: bool
+) -> None:
     search = f"s{next(COUNT)}"
-    calm, rough = Player(store, tmp_path, f"{search}-calm"), Player(store, tmp_path, f"{search}-rough")
+    calm, rough = (
+        Player(store, tmp_path, f"{search}-calm"),
+        Player(store, tmp_path, f"{search}-rough"),
+    )
     calm.play([step for step in steps if step[0] not in {"flush", "down", "up", "kill", "cut"}])
     assert calm.writer.flush()
     rough.play(steps)
@@ -167,9 +194,12 @@ def test_a_line_cut_at_any_call(store: Store, tmp_path: Path, arrives: bool) -> 
     for step in EVERYTHING:
         calm.play([step, ("flush",)])
     expected = content(store, "calm")
-    # One round of all of it: three runs created and one ended, its params, tags and metrics, two artifacts.
+    # One round of all of it: three runs created and one ended, its params, tags and metrics, two
+    # artifacts.
     for calls in range(1, 9):
         rough = Player(store, tmp_path, f"rough-{calls}")
         killed = (calls + arrives) % 2 == 0
-        rough.play([*EVERYTHING, ("cut", calls, arrives), *([("kill",)] if killed else []), ("flush",)])
+        rough.play(
+            [*EVERYTHING, ("cut", calls, arrives), *([("kill",)] if killed else []), ("flush",)]
+        )
         assert content(store, rough.search) == expected

@@ -21,7 +21,9 @@ def test_every_name_becomes_one_that_mlflow_accepts(raw: str) -> None:
     assert limits.name(clean) == clean
 
 
-@pytest.mark.parametrize("name", ["val/accuracy/audio", "grad/norm_uni/rgb", "method.lambda", "time/epoch", "a-b c"])
+@pytest.mark.parametrize(
+    "name", ["val/accuracy/audio", "grad/norm_uni/rgb", "method.lambda", "time/epoch", "a-b c"]
+)
 def test_the_projects_own_names_stay(name: str) -> None:
     assert limits.name(name) == name
 
@@ -52,9 +54,16 @@ def test_metrics_become_floats_and_keep_nan() -> None:
 
 
 @given(st.lists(st.integers(1, 1200), max_size=8), st.integers(0, 300), st.integers(0, 300))
-def test_batches_hold_everything_in_order_within_the_limits(steps: list[int], params: int, tags: int) -> None:
-    metrics = [Metric(f"m{i}", 0.0, 0, step) for step, width in enumerate(steps) for i in range(width)]
-    some_params, some_tags = {f"p{i}": "" for i in range(params)}, {f"t{i}": "" for i in range(tags)}
+def test_batches_hold_everything_in_order_within_the_limits(
+    steps: list[int], params: int, tags: int
+) -> None:
+    metrics = [
+        Metric(f"m{i}", 0.0, 0, step) for step, width in enumerate(steps) for i in range(width)
+    ]
+    some_params, some_tags = (
+        {f"p{i}": "" for i in range(params)},
+        {f"t{i}": "" for i in range(tags)},
+    )
     found = list(limits.batches(metrics, some_params, some_tags))
     for some, few, others in found:
         assert len(few) <= validation.MAX_PARAMS_TAGS_PER_BATCH
@@ -67,6 +76,8 @@ def test_batches_hold_everything_in_order_within_the_limits(steps: list[int], pa
 
 @given(st.lists(st.integers(1, 800), min_size=1, max_size=12))
 def test_no_call_ends_within_a_step(steps: list[int]) -> None:
-    metrics = [Metric(f"m{i}", 0.0, 0, step) for step, width in enumerate(steps) for i in range(width)]
+    metrics = [
+        Metric(f"m{i}", 0.0, 0, step) for step, width in enumerate(steps) for i in range(width)
+    ]
     calls = [{m.step for m in some} for some, _, _ in limits.batches(metrics, {}, {})]
     assert sum(len(c) for c in calls) == len(set.union(*calls))

@@ -22,7 +22,13 @@ FACTS = {
 def summary(low: float = 0.01, high: float = 0.03, gain: bool = True) -> dict[str, Any]:
     """A summary.json with one tuned setting and one baseline."""
     result = {"metric": "test/loss", "mean": 0.5, "std": 0.25, "n": 3}
-    found = {"metric": "test/loss", "mean": (low + high) / 2, "std": 0.1, "n": 3, "interval95": [low, high]}
+    found = {
+        "metric": "test/loss",
+        "mean": (low + high) / 2,
+        "std": 0.1,
+        "n": 3,
+        "interval95": [low, high],
+    }
     settings = {"method.rho": 1.23456, "optim.name": "adam", "model": {"encoder": {"name": "mlp"}}}
     return {
         "status": "completed",
@@ -61,8 +67,12 @@ def test_the_outcome_has_gain_status_finals_and_best_trial() -> None:
     ]
 
 
-@pytest.mark.parametrize(("low", "high", "shown"), [(-0.01, 0.01, False), (0.0, 0.02, False), (-0.03, -0.01, True)])
-def test_an_interval_that_contains_zero_shows_no_difference(low: float, high: float, shown: bool) -> None:
+@pytest.mark.parametrize(
+    ("low", "high", "shown"), [(-0.01, 0.01, False), (0.0, 0.02, False), (-0.03, -0.01, True)]
+)
+def test_an_interval_that_contains_zero_shows_no_difference(
+    low: float, high: float, shown: bool
+) -> None:
     assert ("no difference is shown" not in note.outcome(summary(low, high))) == shown
 
 
@@ -75,7 +85,9 @@ def test_a_search_that_was_stopped_early_says_what_it_has() -> None:
 def test_one_seed_has_no_interval() -> None:
     found = summary()
     found["finals"]["gain"] |= {"n": 1, "interval95": None}
-    assert note.outcome(found).startswith("Gain over the tuned baseline: **+0.0200** test/loss, one seed, no interval.")
+    assert note.outcome(found).startswith(
+        "Gain over the tuned baseline: **+0.0200** test/loss, one seed, no interval."
+    )
 
 
 def test_links_lead_to_the_artifacts_of_the_run() -> None:

@@ -1,4 +1,6 @@
-"""Stores that are away: a search goes on, what it records is on disk at once, and the store ends up as without it."""
+"""Stores that are away: a search goes on, what it records is on disk at once, and the store ends up
+as without it.
+"""
 
 import gc
 from collections.abc import Iterator
@@ -105,7 +107,9 @@ def test_runs_keep_their_times(store: Store, tmp_path: Path) -> None:
         assert f'"ended":{info.end_time}' in lines
 
 
-def test_a_store_that_failed_is_not_tried_before_its_pause_is_over(store: Store, tmp_path: Path) -> None:
+def test_a_store_that_failed_is_not_tried_before_its_pause_is_over(
+    store: Store, tmp_path: Path
+) -> None:
     now = 0.0
     writer = writer_of(store, Retry(lambda: now))
     break_store(store, tmp_path)
@@ -152,14 +156,18 @@ def test_a_server_that_is_away_is_an_error_unless_it_is_let_pass(tmp_path: Path)
     assert Store.open(AWAY, tmp_path, required=False).uri == AWAY
 
 
-@pytest.mark.parametrize("uri", ["mango://x/db", "postgresql://me@127.0.0.1:9/db", "sqlite:////proc/version/x.db"])
+@pytest.mark.parametrize(
+    "uri", ["mango://x/db", "postgresql://me@127.0.0.1:9/db", "sqlite:////proc/version/x.db"]
+)
 def test_a_mistake_is_never_let_pass(tmp_path: Path, uri: str) -> None:
     with pytest.raises(UserError, match="cannot be used") as caught:
         Store.open(uri, tmp_path, required=False)
     assert not isinstance(caught.value, Unreachable)
 
 
-def test_a_search_without_a_store_queues_everything(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_search_without_a_store_queues_everything(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     writer = writer_of(Store.open(AWAY, tmp_path, required=False))
     assert writer.experiment_id == ""
     parent, trial = a_search(writer)
@@ -169,7 +177,10 @@ def test_a_search_without_a_store_queues_everything(tmp_path: Path, caplog: pyte
     first, last = warnings(caplog)
     assert "does not answer" in first
     assert "work goes on, records are queued in" in first
-    assert "6 records of 'space' wait; once the store is back: python -m tune_mm.track replay --queue" in last
+    assert (
+        "6 records of 'space' wait; once the store is back: python -m tune_mm.track replay --queue"
+        in last
+    )
 
 
 def test_a_file_store_that_could_not_be_made_is_made_later(tmp_path: Path, template: Path) -> None:
@@ -253,10 +264,15 @@ def test_a_damaged_line_is_kept_aside_and_the_others_are_written(
     assert (queue / "damaged.jsonl").read_bytes() == bad
     told = warnings(caplog)
     assert "line 3 is damaged (the line is not whole) and kept in" in told[0]
-    assert told[1] == f"tracking: 1 records of 'space' are damaged and kept in {queue / 'damaged.jsonl'}"
+    assert (
+        told[1]
+        == f"tracking: 1 records of 'space' are damaged and kept in {queue / 'damaged.jsonl'}"
+    )
 
 
-def test_a_queue_that_somebody_removed_is_said(store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_queue_that_somebody_removed_is_said(
+    store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     writer = writer_of(store)
     parent, _ = a_search(writer)
     (queue_of(tmp_path) / "01000000.jsonl").unlink()

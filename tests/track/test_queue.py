@@ -1,4 +1,6 @@
-"""The queue on disk: what was added is there after a kill, in order; damage is told apart from an end cut short."""
+"""The queue on disk: what was added is there after a kill, in order; damage is told apart from an
+end cut short.
+"""
 
 import json
 import os
@@ -42,7 +44,9 @@ def small_files() -> Iterator[None]:
 # ---- the folder
 
 
-def test_nothing_is_made_before_the_first_record_and_nothing_stays_after_the_last(folder: Path) -> None:
+def test_nothing_is_made_before_the_first_record_and_nothing_stays_after_the_last(
+    folder: Path,
+) -> None:
     queue = Queue(folder, ABOUT)
     assert not folder.exists()
     queue.add(b"a\n")
@@ -90,7 +94,9 @@ def test_records_of_another_experiment_are_not_mixed_in(folder: Path) -> None:
     queue = Queue(folder, ABOUT)
     queue.add(b"a\n")
     queue.close()
-    with pytest.raises(UserError, match="has records of the experiment 'space', got 'other': replay them first"):
+    with pytest.raises(
+        UserError, match="has records of the experiment 'space', got 'other': replay them first"
+    ):
         Queue(folder, {**ABOUT, "experiment": "other"})
 
 
@@ -127,7 +133,9 @@ def test_what_the_disk_does_not_take_is_kept_in_memory_and_moved_later(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     queue = Queue(folder, ABOUT)
-    wanted = [b"%d" % i * 1000 + b"\n" for i in range(10)]  # 1001 bytes each: four fit into a file, the fifth in part
+    wanted = [
+        b"%d" % i * 1000 + b"\n" for i in range(10)
+    ]  # 1001 bytes each: four fit into a file, the fifth in part
     for line in wanted:
         queue.add(line)
     assert lines(queue) == wanted
@@ -179,7 +187,12 @@ def test_a_record_is_read_as_it_was_written(buffer: Buffer) -> None:
     line = encode(RUN, buffer, Path("/nowhere"))
     run, found = decode(line, runs, Path("/nowhere"))
     assert found == buffer
-    assert (run.name, run.search, run.key, run.parent and run.parent.key) == ("trial 0", "first", "search/0", "search")
+    assert (run.name, run.search, run.key, run.parent and run.parent.key) == (
+        "trial 0",
+        "first",
+        "search/0",
+        "search",
+    )
     assert list(runs) == [("first", "search"), ("first", "search/0")]
     assert decode(line, runs, Path("/nowhere"))[0] is run
     told = json.loads(line)

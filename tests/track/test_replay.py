@@ -1,4 +1,6 @@
-"""`python -m tune_mm.track replay`: what is queued gets into its store once, whoever kills it in the middle."""
+"""`python -m tune_mm.track replay`: what is queued gets into its store once, whoever kills it in
+the middle.
+"""
 
 import os
 import subprocess
@@ -79,7 +81,10 @@ def test_everything_gets_into_the_store_and_the_queue_is_removed(
     assert main(["replay"]) == 0
     assert content(store, "first") == expected()
     # 1 start and the end of the parent; 1 start, 4 epochs, 1 file and the end of each trial
-    assert capsys.readouterr().out == f"{queue}: 23 records of 4 runs are in {store.uri}; the queue is removed\n"
+    assert (
+        capsys.readouterr().out
+        == f"{queue}: 23 records of 4 runs are in {store.uri}; the queue is removed\n"
+    )
     assert not Path("mlruns/queue").exists()
     assert main(["replay"]) == 0
     assert capsys.readouterr().out == "no queued records below mlruns\n"
@@ -105,7 +110,9 @@ def test_a_store_that_is_still_away_keeps_the_queue(
 
 
 @pytest.mark.parametrize("calls", [2, 7])
-def test_a_replay_killed_in_the_middle_doubles_and_loses_nothing(store: Store, queue: Path, calls: int) -> None:
+def test_a_replay_killed_in_the_middle_doubles_and_loses_nothing(
+    store: Store, queue: Path, calls: int
+) -> None:
     code = """
 import os, signal, sys
 from mlflow.tracking import MlflowClient
@@ -134,13 +141,17 @@ def test_a_search_that_goes_on_takes_its_queue_over(store: Store, queue: Path) -
     with Writer(store, "space", search="first", interval=NEVER) as writer:
         parent = writer.start("search", key="search")
         trial = writer.start("trial 0", parent=parent, key="t0")
-        writer.log(trial, {"val/loss": 9.0}, EPOCHS - 1)  # the last epoch once more, from a checkpoint
+        writer.log(
+            trial, {"val/loss": 9.0}, EPOCHS - 1
+        )  # the last epoch once more, from a checkpoint
         writer.finish(trial, "completed")
     assert content(store, "first") == expected()
     assert not queue.exists()
 
 
-def test_a_search_that_runs_keeps_its_queue(store: Store, queue: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_search_that_runs_keeps_its_queue(
+    store: Store, queue: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     running = Queue(queue)
     assert main(["replay"]) == 1
     assert "in use by a running search, which writes it itself" in capsys.readouterr().err
@@ -157,7 +168,9 @@ def test_a_store_that_never_was_is_made_only_by_name(store: Store, queue: Path) 
     assert content(Store.open(never, Path.cwd()), "first") == expected()
 
 
-def test_another_store_takes_what_the_first_does_not_have(store: Store, queue: Path, template: Path) -> None:
+def test_another_store_takes_what_the_first_does_not_have(
+    store: Store, queue: Path, template: Path
+) -> None:
     other = Path("other.db")
     other.write_bytes(template.read_bytes())
     assert main(["replay", "--tracking-uri", f"sqlite:///{other}"]) == 0
@@ -185,13 +198,18 @@ def test_what_the_store_refuses_is_kept_and_tried_again(
     assert not (tmp_path / "mlruns" / "queue").exists()
 
 
-def test_a_damaged_line_is_said_every_time(store: Store, queue: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_line_is_said_every_time(
+    store: Store, queue: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     segment = queue / "01000000.jsonl"
     lines = segment.read_bytes().splitlines(keepends=True)
     segment.write_bytes(b"".join([*lines[:2], b"\0" * 30 + b"\n", *lines[3:]]))
     for _ in range(2):
         assert main(["replay"]) == 1
-        assert f"1 records of 'space' are damaged and kept in {queue / 'damaged.jsonl'}" in capsys.readouterr().err
+        assert (
+            f"1 records of 'space' are damaged and kept in {queue / 'damaged.jsonl'}"
+            in capsys.readouterr().err
+        )
     assert content(store, "first")["t0"]["metrics"] == {"val/loss": [(1, 0.1), (2, 0.2), (3, 0.3)]}
 
 
@@ -217,7 +235,10 @@ def test_a_password_is_not_kept_and_asked_for(monkeypatch: pytest.MonkeyPatch) -
     [
         (["replya"], "no command 'replya'; nearest 'replay'; available: replay"),
         (["replay", "--queue", "nowhere"], "--queue: no such folder 'nowhere'"),
-        (["replay", "--queue", "mlruns/artifacts"], "--queue: mlruns/artifacts is no queue of tracking records"),
+        (
+            ["replay", "--queue", "mlruns/artifacts"],
+            "--queue: mlruns/artifacts is no queue of tracking records",
+        ),
         ([], "the following arguments are required: replay"),
         (["replay", "--quick"], "unrecognized arguments: --quick"),
     ],
@@ -229,7 +250,11 @@ def test_a_mistake_is_said(store: Store, arguments: list[str], said: str) -> Non
 
 
 def test_queues_of_two_stores_do_not_go_into_one(store: Store, queue: Path) -> None:
-    with Writer(Store.at("http://127.0.0.1:9", Path.cwd()), "space", search="first", interval=NEVER) as writer:
+    with Writer(
+        Store.at("http://127.0.0.1:9", Path.cwd()), "space", search="first", interval=NEVER
+    ) as writer:
         writer.start("run")
-    with pytest.raises(UserError, match=r"--tracking-uri: there are queues of http://127\.0\.0\.1:9, sqlite:///"):
+    with pytest.raises(
+        UserError, match=r"--tracking-uri: there are queues of http://127\.0\.0\.1:9, sqlite:///"
+    ):
         main(["replay", "--tracking-uri", store.uri])

@@ -1,4 +1,6 @@
-"""A real MLflow server that is killed, and one that begins after the search: nothing lost, nothing doubled."""
+"""A real MLflow server that is killed, and one that begins after the search: nothing lost, nothing
+doubled.
+"""
 
 import contextlib
 import gc
@@ -34,11 +36,29 @@ def serve(store: Store, tmp_path: Path, port: int) -> Iterator[Server]:
     started: list[subprocess.Popen[bytes]] = []
 
     def start() -> "subprocess.Popen[bytes]":
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-        command += ["--workers", "1", "--backend-store-uri", store.uri, "--artifacts-destination", f"{tmp_path}/files"]
+        command = [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "server",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
+        ]
+        command += [
+            "--workers",
+            "1",
+            "--backend-store-uri",
+            store.uri,
+            "--artifacts-destination",
+            f"{tmp_path}/files",
+        ]
         # A session of its own: the server has workers, and all of them are to be killed.
         with (tmp_path / "server.log").open("ab") as log:
-            server = subprocess.Popen(command, stdout=log, stderr=log, cwd=tmp_path, start_new_session=True)
+            server = subprocess.Popen(
+                command, stdout=log, stderr=log, cwd=tmp_path, start_new_session=True
+            )
         started.append(server)
         while not answers(port):
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -81,7 +101,10 @@ TRIAL = {
     "parent": "search",
     "params": {"lr": "0.1"},
     "tags": {"status": "completed"},
-    "metrics": {"val/loss": [(e, e / 8) for e in range(10)], "val/accuracy": [(e, 0.5) for e in range(10)]},
+    "metrics": {
+        "val/loss": [(e, e / 8) for e in range(10)],
+        "val/accuracy": [(e, 0.5) for e in range(10)],
+    },
     "files": {"best.txt": "state"},
 }
 
@@ -104,7 +127,9 @@ def test_a_server_that_is_killed_and_comes_back(
     del writer  # the search is killed too, and goes on with no server: it repeats an epoch
     gc.collect()  # tracebacks of failures hold the writer
     writer = writer_of(Store.open(store.uri, tmp_path, required=False))
-    trial = writer.start("trial 0", {"lr": 0.1}, parent=writer.start("search", key="search"), key="t0")
+    trial = writer.start(
+        "trial 0", {"lr": 0.1}, parent=writer.start("search", key="search"), key="t0"
+    )
     epochs(writer, trial, range(7, 10))
     writer.finish(trial, "completed")
     assert not writer.flush()

@@ -1,4 +1,6 @@
-"""A store exists and answers once it is opened, whoever else opens it, or it is refused in one clear message."""
+"""A store exists and answers once it is opened, whoever else opens it, or it is refused in one
+clear message.
+"""
 
 import os
 import subprocess
@@ -30,7 +32,9 @@ def test_default_is_sqlite_below_the_root_and_leaves_nothing_else(tmp_path: Path
     store.client().log_text(run.info.run_id, "hello", "note.txt")
     assert [p.name for p in tmp_path.iterdir()] == ["project"]
     assert sorted(p.name for p in database.parent.iterdir()) == ["artifacts", "mlflow.db"]
-    assert (database.parent / "artifacts" / "demo" / run.info.run_id / "artifacts" / "note.txt").read_text() == "hello"
+    assert (
+        database.parent / "artifacts" / "demo" / run.info.run_id / "artifacts" / "note.txt"
+    ).read_text() == "hello"
     assert not list(tmp_path.rglob("meta.yaml"))
 
 
@@ -48,15 +52,21 @@ def test_opening_again_keeps_what_is_there(tmp_path: Path) -> None:
     assert names == {"Default", "demo"}
 
 
-def test_explicit_uri_then_environment_then_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_explicit_uri_then_environment_then_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/env.db")
     assert Store.open(None, tmp_path).uri == f"sqlite:///{tmp_path}/env.db"
-    assert Store.open(f"sqlite:///{tmp_path}/own.db", tmp_path).uri == f"sqlite:///{tmp_path}/own.db"
+    assert (
+        Store.open(f"sqlite:///{tmp_path}/own.db", tmp_path).uri == f"sqlite:///{tmp_path}/own.db"
+    )
     assert not (tmp_path / "mlruns").exists()
 
 
 def test_a_relative_uri_becomes_absolute(tmp_path: Path) -> None:
-    assert Store.open("sqlite:///here/runs.db", tmp_path).uri == f"sqlite:///{tmp_path}/here/runs.db"
+    assert (
+        Store.open("sqlite:///here/runs.db", tmp_path).uri == f"sqlite:///{tmp_path}/here/runs.db"
+    )
 
 
 def test_mlflows_own_tracking_uri_is_left_alone(tmp_path: Path) -> None:
@@ -94,7 +104,9 @@ assert run.run_id is not None
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     pipe = subprocess.PIPE
     workers = [
-        subprocess.Popen([*command, f"s{i}"], env=environment, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+        subprocess.Popen(
+            [*command, f"s{i}"], env=environment, stdin=pipe, stdout=pipe, stderr=pipe, text=True
+        )
         for i in range(4)
     ]
     for worker in workers:
@@ -135,9 +147,20 @@ def unusable(tmp_path: Path, case: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "case", ["folder", "no database", "below a file", "server away", "unknown scheme", "no driver", "file store"]
+    "case",
+    [
+        "folder",
+        "no database",
+        "below a file",
+        "server away",
+        "unknown scheme",
+        "no driver",
+        "file store",
+    ],
 )
-def test_an_unusable_store_is_a_users_mistake(tmp_path: Path, case: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_unusable_store_is_a_users_mistake(
+    tmp_path: Path, case: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     uri = unusable(tmp_path, case)
     with pytest.raises(UserError, match="cannot be used") as caught:
         Store.open(uri, tmp_path)
@@ -146,7 +169,9 @@ def test_an_unusable_store_is_a_users_mistake(tmp_path: Path, case: str, capfd: 
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.skipif(not Path("/proc/version").exists(), reason="no folder here that even root may not write to")
+@pytest.mark.skipif(
+    not Path("/proc/version").exists(), reason="no folder here that even root may not write to"
+)
 def test_an_unwritable_folder_is_a_users_mistake() -> None:
     with pytest.raises(UserError, match=r"/proc/mlruns/mlflow\.db cannot be used: .*/proc/mlruns"):
         Store.open(None, Path("/proc"))

@@ -1,4 +1,6 @@
-"""The writer against a real sqlite store: runs nest, restarts repeat nothing, a store that fails loses nothing."""
+"""The writer against a real sqlite store: runs nest, restarts repeat nothing, a store that fails
+loses nothing.
+"""
 
 import math
 import subprocess
@@ -44,20 +46,36 @@ def history(store: Store, run: RunHandle, metric: str) -> list[tuple[int, float]
 
 def test_a_search_is_a_run_with_a_run_per_trial_below_it(store: Store, writer: Writer) -> None:
     parent = writer.start("search", params={"trials": 2}, tags={"stage": "search"}, key="search")
-    trials = [writer.start(f"trial {i}", {"method.rho": i}, {"method": "cggm"}, parent, f"t{i}") for i in range(2)]
+    trials = [
+        writer.start(f"trial {i}", {"method.rho": i}, {"method": "cggm"}, parent, f"t{i}")
+        for i in range(2)
+    ]
     for i, trial in enumerate(trials):
         for epoch in (1, 2):
-            writer.log(trial, {"val/accuracy": 0.5 + i + epoch, "val/loss": 1.0, "grad/norm/audio": 2.0}, epoch)
+            writer.log(
+                trial,
+                {"val/accuracy": 0.5 + i + epoch, "val/loss": 1.0, "grad/norm/audio": 2.0},
+                epoch,
+            )
         writer.finish(trial, "completed")
     writer.finish(parent, "completed")
     assert writer.flush()
     top = read(store, parent)
-    assert (top.info.status, top.info.run_name, top.data.params) == ("FINISHED", "search", {"trials": "2"})
+    assert (top.info.status, top.info.run_name, top.data.params) == (
+        "FINISHED",
+        "search",
+        {"trials": "2"},
+    )
     assert "mlflow.parentRunId" not in top.data.tags
     for i, trial in enumerate(trials):
         child = read(store, trial)
         assert child.data.tags["mlflow.parentRunId"] == parent.run_id
-        expected = {"method": "cggm", "status": "completed", "search": "first", "tune_mm.key": f"t{i}"}
+        expected = {
+            "method": "cggm",
+            "status": "completed",
+            "search": "first",
+            "tune_mm.key": f"t{i}",
+        }
         assert expected.items() <= child.data.tags.items()
         assert child.data.params == {"method.rho": str(i)}
         assert history(store, trial, "val/accuracy") == [(1, 1.5 + i), (2, 2.5 + i)]
@@ -66,12 +84,20 @@ def test_a_search_is_a_run_with_a_run_per_trial_below_it(store: Store, writer: W
 
 @pytest.mark.parametrize(
     ("status", "mlflow_status"),
-    [("completed", "FINISHED"), ("pruned", "FINISHED"), ("failed", "FAILED"), ("stopped", "KILLED")],
+    [
+        ("completed", "FINISHED"),
+        ("pruned", "FINISHED"),
+        ("failed", "FAILED"),
+        ("stopped", "KILLED"),
+    ],
 )
 def test_how_a_run_ended(store: Store, writer: Writer, status: str, mlflow_status: str) -> None:
     run = writer.start("trial", key="t")
     writer.flush()
-    assert (read(store, run).info.status, read(store, run).data.tags["status"]) == ("RUNNING", "running")
+    assert (read(store, run).info.status, read(store, run).data.tags["status"]) == (
+        "RUNNING",
+        "running",
+    )
     writer.finish(run, status, reason="loss was NaN")  # type: ignore[arg-type]
     writer.flush()
     found = read(store, run)
@@ -102,7 +128,9 @@ def test_a_restart_resumes_the_run_and_repeats_no_epoch(store: Store) -> None:
         assert "reason" not in reopened.data.tags
         for epoch in (2, 3, 4):  # from the checkpoint of epoch 1
             second.log(same, {"val/loss": 10.0 * epoch, "val/accuracy": 0.5, "lr": 0.1}, epoch)
-        second.log(same, {"test/accuracy": 0.7}, 2)  # another kind of record at a step that is there
+        second.log(
+            same, {"test/accuracy": 0.7}, 2
+        )  # another kind of record at a step that is there
         second.finish(same, "completed")
     assert same.run_id == run.run_id
     assert len(runs(store)) == 1
@@ -164,7 +192,10 @@ def test_finished_and_started_again_between_two_rounds(store: Store, writer: Wri
     writer.finish(run, "failed")
     writer.start("trial", key="t0")
     writer.flush()
-    assert (read(store, run).info.status, read(store, run).data.tags["status"]) == ("RUNNING", "running")
+    assert (read(store, run).info.status, read(store, run).data.tags["status"]) == (
+        "RUNNING",
+        "running",
+    )
 
 
 def test_runs_without_a_key_are_new_each_time(store: Store) -> None:
@@ -188,7 +219,9 @@ writer.flush()
 writer.log(run, {"val/loss": 3.0}, 3)
 os.kill(os.getpid(), signal.SIGKILL)
 """
-    done = subprocess.run([sys.executable, "-c", code, store.uri, str(tmp_path)], cwd=REPOSITORY, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, store.uri, str(tmp_path)], cwd=REPOSITORY, check=False
+    )
     assert done.returncode == -9
     with again(store) as writer:
         run = writer.start("trial", key="t0")
@@ -199,7 +232,9 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_params_are_shortened_and_many_are_all_there(store: Store, writer: Writer) -> None:
-    run = writer.start("trial", {"long": "x" * 7000, "zero": 0, "none": None, **{f"p{i}": i for i in range(230)}})
+    run = writer.start(
+        "trial", {"long": "x" * 7000, "zero": 0, "none": None, **{f"p{i}": i for i in range(230)}}
+    )
     writer.tags(run, {f"t{i}": "y" * 6000 for i in range(120)})
     assert writer.flush()
     found = read(store, run).data
@@ -248,7 +283,10 @@ def test_artifacts_are_taken_when_given(store: Store, writer: Writer, tmp_path: 
     folder = tmp_path / "mlruns" / "artifacts" / "space" / run.run_id / "artifacts"
     assert (folder / "checkpoints" / "best.pt").read_bytes() == b"\x00\x01"
     assert (folder / "config.yaml").read_text() == "a: 1\n"
-    assert [a.path for a in store.client().list_artifacts(run.run_id)] == ["checkpoints", "config.yaml"]
+    assert [a.path for a in store.client().list_artifacts(run.run_id)] == [
+        "checkpoints",
+        "config.yaml",
+    ]
     with pytest.raises(ValueError, match="relative path inside the run"):
         writer.artifact(run, "x", "../outside")
     with pytest.raises(FileNotFoundError):
@@ -320,7 +358,10 @@ def test_threads_share_a_writer(store: Store, writer: Writer) -> None:
 
 
 def test_a_store_that_fails_is_reported_once_and_nothing_is_lost(
-    store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+    store: Store,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     writer = again(store)
     run = writer.start("trial", key="t0")
@@ -345,13 +386,19 @@ def test_a_store_that_fails_is_reported_once_and_nothing_is_lost(
     assert len(warnings(caplog)) == 2
     assert history(store, run, "val/loss") == [(1, 1.0), (2, 2.0), (3, 3.0)]
     found = read(store, late)
-    assert (found.info.status, found.data.tags["status"], found.data.params) == ("FINISHED", "pruned", {"x": "1"})
+    assert (found.info.status, found.data.tags["status"], found.data.params) == (
+        "FINISHED",
+        "pruned",
+        {"x": "1"},
+    )
     assert len(runs(store)) == 2
     # mlflow's own traceback of the same failure is not shown
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_close_says_how_much_waits_and_where(store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_close_says_how_much_waits_and_where(
+    store: Store, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     writer = again(store)
     run = writer.start("trial")
     writer.flush()
@@ -361,7 +408,9 @@ def test_close_says_how_much_waits_and_where(store: Store, tmp_path: Path, caplo
     writer.close()
     (queue,) = (tmp_path / "mlruns" / "queue").glob("*/first")
     way = f"once the store is back: python -m tune_mm.track replay --queue {queue}"
-    assert warnings(caplog)[-1] == f"tracking: 2 records of 'space' wait; {way}"  # metrics of a step, end
+    assert (
+        warnings(caplog)[-1] == f"tracking: 2 records of 'space' wait; {way}"
+    )  # metrics of a step, end
     writer.log(run, {"a": 1.0}, 2)
     writer.close()
 
@@ -437,7 +486,9 @@ def test_an_artifact_that_cannot_be_written_holds_up_nothing_else(
     assert "note.txt" in warnings(caplog)[0]
     (tmp_path / "mlruns" / "artifacts").unlink()
     assert writer.flush()
-    assert (tmp_path / "mlruns" / "artifacts" / "space" / str(run.run_id) / "artifacts" / "note.txt").exists()
+    assert (
+        tmp_path / "mlruns" / "artifacts" / "space" / str(run.run_id) / "artifacts" / "note.txt"
+    ).exists()
     writer.close()
 
 

@@ -13,9 +13,10 @@ import ray
 from rich.console import Console
 
 from tests.tune.toy import Toy
-from tune_mm.tune import cluster, main
-from tune_mm.tune.ledger import Ledger, open_storage
-from tune_mm.tune.plan import Options
+from tune_mm.tune import search
+from tune_mm.tune.execute import ray_session
+from tune_mm.tune.plan.plan import Options
+from tune_mm.tune.propose.ledger import Ledger, open_storage
 
 TOY = """config: iemocap
 method: joint
@@ -34,7 +35,7 @@ finals: {top: 0}
 @pytest.fixture(scope="session")
 def one_ray() -> Iterator[None]:
     """A Ray with two slots, kept by every search of the session."""
-    cluster.connect(None, 1, 2)
+    ray_session.connect(None, 1, 2)
     yield
     ray.shutdown()
 
@@ -51,19 +52,32 @@ class Searches:
         path.write_text(text)
         return str(path)
 
-    def run(self, space: str | None = None, build: Callable[[Any], Any] | None = None, **options: Any) -> int:
+    def run(
+        self, space: str | None = None, build: Callable[[Any], Any] | None = None, **options: Any
+    ) -> int:
         """The exit code of a search."""
         out = io.StringIO()
         given = Options(root=self.root, space=space, concurrency=2, **options)
         try:
-            return main.run(given, Console(file=out, width=200), build=build or partial(Toy, marks=str(self.root)))
+            return search.run(
+                given,
+                Console(file=out, width=200),
+                build=build or partial(Toy, marks=str(self.root)),
+            )
         finally:
             self.says = out.getvalue()
 
     def book(self, name: str, stage: str = "search", mode: str = "max") -> Ledger:
         """A stage's ledger, to look at."""
         storage = open_storage(self.root / "mlruns" / "search" / name / "optuna.journal")
-        return Ledger(storage, f"{name}/{stage}", mode, lambda trial: {}, lambda number: _random(), lambda number: None)
+        return Ledger(
+            storage,
+            f"{name}/{stage}",
+            mode,
+            lambda trial: {},
+            lambda number: _random(),
+            lambda number: None,
+        )
 
 
 def _random() -> Any:

@@ -7,8 +7,8 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from tune_mm.tune import plan
-from tune_mm.tune.plan import Options
+from tune_mm.tune.plan import plan
+from tune_mm.tune.plan.plan import Options
 from tune_mm.tune.tracking import Tracker
 
 SPACE = """config: iemocap
@@ -38,7 +38,9 @@ def tracker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tracker
     (tmp_path / "plain.yaml").write_text(BASELINE)
     (tmp_path / "odd.yaml").write_text(SPACE.replace("BASELINE", str(tmp_path / "plain.yaml")))
     about = {"shapes": {"text": [4, 6], "audio": [7, 5]}}
-    found = Tracker(plan.resolve(Options(root=tmp_path, space=str(tmp_path / "odd.yaml"))), "synthetic", about)
+    found = Tracker(
+        plan.resolve(Options(root=tmp_path, space=str(tmp_path / "odd.yaml"))), "synthetic", about
+    )
     yield found
     found.close()
 
@@ -52,12 +54,17 @@ def parent(tracker: Tracker) -> Path:
     assert experiment is not None
     (run,) = client.search_runs([experiment.experiment_id])
     uri = str(run.info.artifact_uri)
-    return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, tracking_uri=tracker.store.uri))
+    return Path(
+        mlflow.artifacts.download_artifacts(artifact_uri=uri, tracking_uri=tracker.store.uri)
+    )
 
 
 def test_the_parent_says_what_is_searched_and_how(parent: Path) -> None:
     space = json.loads((parent / "space.json").read_text())
-    told = {k: space[k] for k in ("objective", "mode", "searcher", "scheduler", "exhaustive", "trials", "epochs")}
+    told = {
+        k: space[k]
+        for k in ("objective", "mode", "searcher", "scheduler", "exhaustive", "trials", "epochs")
+    }
     assert told == {
         "objective": "val/loss",
         "mode": "min",
@@ -75,7 +82,11 @@ def test_domains_are_stored_by_stage_and_key_as_the_space_file_has_them(parent: 
         "method.rho": {"kind": "uniform", "args": [1.0, 1.5], "when": {}},
         "method.lam": {"kind": "loguniform", "args": [0.01, 1.0], "when": {}},
         "optim.name": {"kind": "choice", "args": ["adam", "sgd"], "when": {}},
-        "optim.momentum": {"kind": "quniform", "args": [0.5, 0.9, 0.1], "when": {"optim.name": ["sgd"]}},
+        "optim.momentum": {
+            "kind": "quniform",
+            "args": [0.5, 0.9, 0.1],
+            "when": {"optim.name": ["sgd"]},
+        },
     }
     assert domains["baseline"] == {"optim.lr": {"kind": "choice", "args": [0.01, 0.1], "when": {}}}
 
@@ -100,10 +111,20 @@ def test_the_description_says_what_the_search_is_and_then_what_came_out(tracker:
     tracker.flush()
     (run,) = store.client().search_runs([store.experiment("odd")])
     begun = run.data.tags["mlflow.note.content"]
-    assert begun.startswith(f"Search **{name}**: cggm on iemocap, synthetic data: the numbers say nothing")
-    said = {"status": "completed", "objective": "val/loss", "stages": {"search": {"complete": 7}}, "best": {}}
+    assert begun.startswith(
+        f"Search **{name}**: cggm on iemocap, synthetic data: the numbers say nothing"
+    )
+    said = {
+        "status": "completed",
+        "objective": "val/loss",
+        "stages": {"search": {"complete": 7}},
+        "best": {},
+    }
     tracker.summary(json.dumps({**said, "finals": None}), {}, "completed")
     tracker.flush()
     ended = store.client().get_run(run.info.run_id).data.tags["mlflow.note.content"]
     assert ended.startswith(f"{begun}\n\nStatus: completed (search: 7 complete).")
-    assert f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}/artifacts/summary.json" in ended
+    assert (
+        f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}/artifacts/summary.json"
+        in ended
+    )

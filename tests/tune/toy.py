@@ -1,4 +1,5 @@
-"""A run of the same shape as core's Run that learns nothing: its objective is a formula of the config and the epoch.
+"""A run of the same shape as core's Run that learns nothing: its objective is a formula of the
+config and the epoch.
 
 It lives in a module of its own because Ray's workers import it.
 """
@@ -28,10 +29,11 @@ class ToyResult:
 
 @dataclass
 class Toy:
-    """The objective rises with the epochs towards 1 - |log10(lr) + 3| / 4. wait: seconds per epoch. passes: over the
-    data, per epoch.
+    """The objective rises with the epochs towards 1 - |log10(lr) + 3| / 4. wait: seconds per epoch.
+    passes: over the data, per epoch.
 
-    In epoch 2 a weight_decay of 1 is not finite, 2 raises, 3 kills the worker (once per folder `marks`).
+    In epoch 2 a weight_decay of 1 is not finite, 2 raises, 3 kills the worker (once per folder
+    `marks`).
     """
 
     config: Config

@@ -1,4 +1,5 @@
-"""Which training samples come when, and how they are read: functions of the seed and the epoch alone.
+"""Which training samples come when, and how they are read: functions of the seed and the epoch
+alone.
 
 Nothing here depends on what was trained before, so a resumed run sees the same batches.
 """
@@ -25,7 +26,9 @@ def order(count: int, size: int, key: int) -> list[Tensor]:
 
     A last batch of one sample joins the one before it: BatchNorm has no statistics of one value.
     """
-    parts = list(torch.split(torch.randperm(count, generator=torch.Generator().manual_seed(key)), size))
+    parts = list(
+        torch.split(torch.randperm(count, generator=torch.Generator().manual_seed(key)), size)
+    )
     if len(parts) > 1 and len(parts[-1]) == 1:
         parts[-2:] = [torch.cat(parts[-2:])]
     return parts
@@ -34,7 +37,8 @@ def order(count: int, size: int, key: int) -> list[Tensor]:
 def read(split: Split, order: list[Tensor], key: int, ahead: bool = False) -> Iterator[Batch]:
     """Training batches; crops, frames and flips of each are drawn from a stream of its own.
 
-    ahead: a thread reads the next batch while the present one is used (for stored data, where a GPU computes).
+    ahead: a thread reads the next batch while the present one is used (for stored data, where a GPU
+    computes).
     """
     one = partial(_batch, split, key)
     if not ahead:

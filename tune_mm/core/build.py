@@ -1,4 +1,6 @@
-"""From a config to what a run is made of: device, method, objective, model; and whether all of it fits the data."""
+"""From a config to what a run is made of: device, method, objective, model; and whether all of it
+fits the data.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ from tune_mm.core.types import DataSpec
 
 
 def device_of(name: str) -> torch.device:
-    """`auto` is CUDA where it is there, else CPU. Raises RuntimeError (from torch) for a device that is not there."""
+    """`auto` is CUDA where it is there, else CPU. Raises RuntimeError (from torch) for a device
+    that is not there.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(name)
@@ -31,7 +35,11 @@ def float_fields(section: Any) -> dict[str, float]:
     """
     out: dict[str, float] = {}
     for name, value in section:
-        inner = {f"{name}.{k}": v for k, v in value.items()} if isinstance(value, Mapping) else {name: value}
+        inner = (
+            {f"{name}.{k}": v for k, v in value.items()}
+            if isinstance(value, Mapping)
+            else {name: value}
+        )
         out.update({k: v for k, v in inner.items() if isinstance(v, float)})
     return out
 
@@ -43,11 +51,17 @@ def method_of(config: Config) -> Method:
 
 
 def objective_of(config: Config, spec: DataSpec) -> str:
-    """The metric that names the best epoch. Raises ValueError for one that the task or the modalities do not have."""
+    """The metric that names the best epoch. Raises ValueError for one that the task or the
+    modalities do not have.
+    """
     wanted = config.train.monitor
     if wanted == "auto":
         return metrics.default(spec.task)
-    allowed = [f"val/{n}{m}" for m in ("", *(f"/{m}" for m in spec.modalities)) for n in metrics.names(spec.task)]
+    allowed = [
+        f"val/{n}{m}"
+        for m in ("", *(f"/{m}" for m in spec.modalities))
+        for n in metrics.names(spec.task)
+    ]
     if wanted not in allowed:
         near = difflib.get_close_matches(wanted, allowed, n=1, cutoff=0.75)
         hint = f"; nearest '{near[0]}'" if near else ""
@@ -66,8 +80,12 @@ def check(config: Config, spec: DataSpec) -> None:
         net_of(config, part, method)
 
 
-def net_of(config: Config, spec: DataSpec, method: Method, device: torch.device | None = None) -> Net:
-    """The model that a config names, on `device` (None: where it is built). Raises ValueError for what does not fit."""
+def net_of(
+    config: Config, spec: DataSpec, method: Method, device: torch.device | None = None
+) -> Net:
+    """The model that a config names, on `device` (None: where it is built). Raises ValueError for
+    what does not fit.
+    """
     method.support.require(config.method.name, spec, config.model.fusion.name)
     model: nn.Module = plugins.load("models", "multimodal")(config.model, spec, method.aux)
     net = Net(model if device is None else model.to(device), spec.task)

@@ -1,4 +1,6 @@
-"""Tensors and plain containers in a file: written whole or not at all, and read without executing anything."""
+"""Tensors and plain containers in a file: written whole or not at all, and read without executing
+anything.
+"""
 
 from __future__ import annotations
 
@@ -27,10 +29,11 @@ def save(state: Any, path: Path) -> None:
 
 
 def load(path: Path) -> Any:
-    """What `save` wrote, on the CPU. Raises OSError, or ValueError for a file that is damaged or no such state.
+    """What `save` wrote, on the CPU. Raises OSError, or ValueError for a file that is damaged or no
+    such state.
 
-    The file is a zip archive with a checksum (CRC-32) of each part. torch does not compare them, so that a flipped bit
-    would pass as a weight.
+    The file is a zip archive with a checksum (CRC-32) of each part. torch does not compare them, so
+    that a flipped bit would pass as a weight.
     """
     damaged = _damaged(path)
     if damaged:

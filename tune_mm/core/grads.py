@@ -14,10 +14,14 @@ from tune_mm.core.types import Tensors
 Objective = Callable[[Net], tuple[Tensor, Tensors]]
 
 
-def gradient(objective: Objective, net: Net, prefixes: Iterable[str]) -> tuple[Tensors, Tensor, Tensors]:
-    """Gradients of objective(net)[0] for the parameters under `prefixes`, the detached loss and detached logs.
+def gradient(
+    objective: Objective, net: Net, prefixes: Iterable[str]
+) -> tuple[Tensors, Tensor, Tensors]:
+    """Gradients of objective(net)[0] for the parameters under `prefixes`, the detached loss and
+    detached logs.
 
-    Raises RuntimeError (from torch) when a parameter under `prefixes` does not take part in the loss.
+    Raises RuntimeError (from torch) when a parameter under `prefixes` does not take part in the
+    loss.
     """
     params = net.group(*prefixes)
     if net.functional:
@@ -35,13 +39,17 @@ def gradient(objective: Objective, net: Net, prefixes: Iterable[str]) -> tuple[T
 
 
 def of(loss: Tensor, params: Tensors) -> Tensors:
-    """Gradients of a loss for `params` by name, outside transforms. Raises RuntimeError (from torch) for a parameter
-    that takes no part in it."""
+    """Gradients of a loss for `params` by name, outside transforms. Raises RuntimeError (from
+    torch) for a parameter that takes no part in it.
+    """
     return dict(zip(params, torch.autograd.grad(loss, list(params.values())), strict=True))
 
 
-def gradients(objectives: Objective, net: Net, prefixes: Iterable[str]) -> tuple[list[Tensors], Tensor, Tensors]:
-    """Gradients of each of the losses objectives(net)[0] [K] of one forward pass, the detached losses and logs.
+def gradients(
+    objectives: Objective, net: Net, prefixes: Iterable[str]
+) -> tuple[list[Tensors], Tensor, Tensors]:
+    """Gradients of each of the losses objectives(net)[0] [K] of one forward pass, the detached
+    losses and logs.
 
     A parameter under `prefixes` that does not take part in a loss has a gradient of 0 there.
     """
@@ -56,12 +64,16 @@ def gradients(objectives: Objective, net: Net, prefixes: Iterable[str]) -> tuple
         out: Any = torch.func.vjp(bound, params, has_aux=True)
         losses, back, (logs, buffers) = out
         net.buffers.update(buffers)
-        found = [back(row)[0] for row in torch.eye(len(losses), dtype=losses.dtype, device=losses.device)]
+        found = [
+            back(row)[0] for row in torch.eye(len(losses), dtype=losses.dtype, device=losses.device)
+        ]
     else:
         losses, logs = objectives(net)
         given = list(params.values())
         rows = [
-            torch.autograd.grad(loss, given, retain_graph=k + 1 < len(losses), materialize_grads=True)
+            torch.autograd.grad(
+                loss, given, retain_graph=k + 1 < len(losses), materialize_grads=True
+            )
             for k, loss in enumerate(losses)
         ]
         found = [dict(zip(params, row, strict=True)) for row in rows]
@@ -72,7 +84,9 @@ def scale(grads: Tensors, factors: dict[str, Tensor]) -> Tensors:
     """Gradients multiplied by a 0-dim factor per prefix; others unchanged."""
     out = dict(grads)
     for prefix, factor in factors.items():
-        out.update({name: g * factor.to(g.dtype) for name, g in grads.items() if owned(name, prefix)})
+        out.update(
+            {name: g * factor.to(g.dtype) for name, g in grads.items() if owned(name, prefix)}
+        )
     return out
 
 

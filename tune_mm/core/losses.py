@@ -1,7 +1,8 @@
 """Task losses and their derivative with respect to the logits, as pure functions of tensors.
 
-Shape legend: B batch, C outputs, H x W pixels. Logits [B, C] and target [B]; segmentation: [B, C, H, W] and [B, H, W],
-where logits on a coarser grid are compared with the target at the nearest pixels.
+Shape legend: B batch, C outputs, H x W pixels. Logits [B, C] and target [B]; segmentation: [B, C,
+H, W] and [B, H, W], where logits on a coarser grid are compared with the target at the nearest
+pixels.
 """
 
 from __future__ import annotations
@@ -16,15 +17,18 @@ SMOOTH = 1.0  # pixels: an empty class that is not predicted has a Dice loss of 
 
 
 def precise(logits: Tensor) -> Tensor:
-    """In float32 if they are of half precision. Under autocast torch does so for the losses on CUDA, not on a CPU."""
+    """In float32 if they are of half precision. Under autocast torch does so for the losses on
+    CUDA, not on a CPU.
+    """
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
 
 
 def per_sample(task: Task, logits: Tensor, target: Tensor) -> Tensor:
     """Loss of each sample [B]: cross-entropy, or the absolute error (L1) for regression.
 
-    Segmentation: the weighted mean over known pixels of the cross-entropy, and `task.dice` times 1 - soft Dice,
-    averaged over all classes but the first (CGGM, Sec. 4.1, with sums over a sample, not over the batch).
+    Segmentation: the weighted mean over known pixels of the cross-entropy, and `task.dice` times 1
+    - soft Dice, averaged over all classes but the first (CGGM, Sec. 4.1, with sums over a sample,
+    not over the batch).
     """
     logits = precise(logits)
     if task.kind == "classification":
@@ -34,7 +38,11 @@ def per_sample(task: Task, logits: Tensor, target: Tensor) -> Tensor:
     target = _nearest(target, logits)
     chosen = torch.log_softmax(logits, 1).gather(1, _known(task, target)[:, None])[:, 0]
     loss = -(chosen * _weight(task, logits, target)).sum((1, 2))
-    return loss + task.dice * (1 - _soft_dice(logits, target, _truth(task, logits, target))) if task.dice else loss
+    return (
+        loss + task.dice * (1 - _soft_dice(logits, target, _truth(task, logits, target)))
+        if task.dice
+        else loss
+    )
 
 
 def task_loss(task: Task, logits: Tensor, target: Tensor) -> Tensor:
@@ -43,10 +51,12 @@ def task_loss(task: Task, logits: Tensor, target: Tensor) -> Tensor:
 
 
 def delta(task: Task, logits: Tensor, target: Tensor) -> Tensor:
-    """d task_loss / d logits, of the logits' shape, in closed form: (softmax - one-hot) / B, or sign(error) / B.
+    """d task_loss / d logits, of the logits' shape, in closed form: (softmax - one-hot) / B, or
+    sign(error) / B.
 
-    Segmentation: the same per pixel with its weight, and the Dice term's derivative through the softmax.
-    It is itself differentiable with respect to the logits, so a loss of gradients needs no double backward.
+    Segmentation: the same per pixel with its weight, and the Dice term's derivative through the
+    softmax. It is itself differentiable with respect to the logits, so a loss of gradients needs no
+    double backward.
     """
     logits = precise(logits)
     if task.kind == "classification":
@@ -63,10 +73,12 @@ def delta(task: Task, logits: Tensor, target: Tensor) -> Tensor:
 
 
 def head_gradient(task: Task, logits: Tensor, hidden: Tensor, target: Tensor) -> Tensor:
-    """Gradient [C, H] of the task loss with respect to a linear head's weight: delta^T hidden. hidden [B, H].
+    """Gradient [C, H] of the task loss with respect to a linear head's weight: delta^T hidden.
+    hidden [B, H].
 
-    Segmentation: of a 1x1 convolution's weight, hidden [B, H, h, w], whose output is interpolated bilinearly to the
-    logits' size. What crosses over to the hidden's size is delta [B, C, h, w]: C is smaller than H.
+    Segmentation: of a 1x1 convolution's weight, hidden [B, H, h, w], whose output is interpolated
+    bilinearly to the logits' size. What crosses over to the hidden's size is delta [B, C, h, w]: C
+    is smaller than H.
     """
     slope = delta(task, logits, target)
     if task.kind != "segmentation":
@@ -77,8 +89,9 @@ def head_gradient(task: Task, logits: Tensor, hidden: Tensor, target: Tensor) ->
 
 
 def _pulled_back(slope: Tensor, height: int, width: int) -> Tensor:
-    """[B, C, height, width]: the adjoint of bilinear interpolation from there to the slope's size, which is linear
-    along each axis. <slope, interpolated x> = <this, x> for any x."""
+    """[B, C, height, width]: the adjoint of bilinear interpolation from there to the slope's size,
+    which is linear along each axis. <slope, interpolated x> = <this, x> for any x.
+    """
 
     def interpolation(size: int, wanted: int) -> Tensor:
         unit = torch.eye(size, dtype=slope.dtype, device=slope.device)[None]
@@ -93,7 +106,9 @@ def _nearest(target: Tensor, logits: Tensor) -> Tensor:
     for axis in (1, 2):
         size, wanted = target.shape[axis], logits.shape[axis + 1]
         if size != wanted:
-            target = target.index_select(axis, torch.arange(wanted, device=target.device) * size // wanted)
+            target = target.index_select(
+                axis, torch.arange(wanted, device=target.device) * size // wanted
+            )
     return target
 
 
@@ -123,7 +138,9 @@ def _soft_dice(logits: Tensor, target: Tensor, truth: Tensor) -> Tensor:
 
 
 def _overlap(chances: Tensor, target: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Twice the overlap, and the sum of both sizes, [B, C - 1] each, smoothed; known pixels [B, 1, H, W]."""
+    """Twice the overlap, and the sum of both sizes, [B, C - 1] each, smoothed; known pixels [B, 1,
+    H, W].
+    """
     known = (target < truth.shape[1])[:, None].to(chances.dtype)
     found, wanted = (chances * known)[:, 1:], truth[:, 1:]
     above = 2 * (found * wanted).sum((2, 3)) + SMOOTH
@@ -131,7 +148,9 @@ def _overlap(chances: Tensor, target: Tensor, truth: Tensor) -> tuple[Tensor, Te
 
 
 def _dice_slope(chances: Tensor, target: Tensor, truth: Tensor) -> Tensor:
-    """d (1 - soft Dice) / d chances [B, C, H, W] of each sample: (above - 2 truth below) / below^2 / (C - 1)."""
+    """d (1 - soft Dice) / d chances [B, C, H, W] of each sample: (above - 2 truth below) / below^2
+    / (C - 1).
+    """
     above, below, known = _overlap(chances, target, truth)
     above, below = above[:, :, None, None], below[:, :, None, None]
     slope = known * (above - 2 * truth[:, 1:] * below) / below.square() / above.shape[1]

@@ -1,8 +1,9 @@
 """`Method`: what a balancing method defines. It owns the loss and the gradients, never the loop.
 
-A method holds only its static settings; everything that changes is passed in and returned: parameters (in `net`),
-float hyperparameters as 0-dim tensors (`hp`), its own state, and a clock of Python integers. Method bodies use neither
-`.item()` nor `if tensor` nor boolean indexing, so that the same body runs alone and under `torch.func.vmap`.
+A method holds only its static settings; everything that changes is passed in and returned:
+parameters (in `net`), float hyperparameters as 0-dim tensors (`hp`), its own state, and a clock of
+Python integers. Method bodies use neither `.item()` nor `if tensor` nor boolean indexing, so that
+the same body runs alone and under `torch.func.vmap`.
 """
 
 from __future__ import annotations
@@ -17,14 +18,25 @@ from tune_mm.core import grads
 from tune_mm.core.net import Net
 from tune_mm.core.probe import Probe
 from tune_mm.core.support import Support
-from tune_mm.core.types import Batch, Clock, DataSpec, EpochEnd, Features, Inputs, PathChoice, Tensors, Update
+from tune_mm.core.types import (
+    Batch,
+    Clock,
+    DataSpec,
+    EpochEnd,
+    Features,
+    Inputs,
+    PathChoice,
+    Tensors,
+    Update,
+)
 
 
 @dataclass(frozen=True)
 class Start:
-    """What a method may ask for before the first step. samples: of the training split; unimodal: nets of one modality
-    each, trained alone with the given changes of the config and then fixed: trials of a machine that ask for the same
-    get the same, from the cache."""
+    """What a method may ask for before the first step. samples: of the training split; unimodal:
+    nets of one modality each, trained alone with the given changes of the config and then fixed:
+    trials of a machine that ask for the same get the same, from the cache.
+    """
 
     samples: int
     unimodal: Callable[[Mapping[str, Any]], dict[str, Net]]
@@ -37,7 +49,9 @@ class Method:
     support: ClassVar[Support] = Support()
     unimodal_path: PathChoice = "auto"
     separable: bool = False  # the loss is a mean over samples: a batch may be computed in parts
-    linear: ClassVar[bool] = True  # predicts by the fusion's linear head, which is what gradient statistics look at
+    linear: ClassVar[bool] = (
+        True  # predicts by the fusion's linear head, which is what gradient statistics look at
+    )
 
     def __init__(self, config: Any) -> None:
         self.config = config
@@ -56,7 +70,9 @@ class Method:
         return (*(f"encoders.{m}" for m in modalities), "fusion")
 
     def trained(self, net: Net) -> tuple[str, ...]:
-        """`trains` for this model: a method overrides it where a part of the model does not enter its loss."""
+        """`trains` for this model: a method overrides it where a part of the model does not enter
+        its loss.
+        """
         return self.trains(net.modalities)
 
     def aux(self, spec: DataSpec, widths: Mapping[str, int]) -> nn.ModuleDict | None:
@@ -64,7 +80,8 @@ class Method:
         return None
 
     def check(self, net: Net) -> None:
-        """Raises ValueError, starting with the setting's name, where the method cannot train this model.
+        """Raises ValueError, starting with the setting's name, where the method cannot train this
+        model.
 
         Parameters may be without memory (on the meta device).
         """
@@ -74,8 +91,10 @@ class Method:
         return {}
 
     def dips(self, epochs: int) -> tuple[tuple[int, int], ...]:
-        """Ranges of epochs (from 1, both included) of a run of `epochs` in which metrics may fall for a while: after a
-        re-initialisation, at the beginning of a stage. No trial is stopped by what it reports there."""
+        """Ranges of epochs (from 1, both included) of a run of `epochs` in which metrics may fall
+        for a while: after a re-initialisation, at the beginning of a stage. No trial is stopped by
+        what it reports there.
+        """
         return ()
 
     def substeps(self, modalities: tuple[str, ...]) -> int:
@@ -83,14 +102,20 @@ class Method:
         return 1
 
     def optim(self, hp: Tensors, optim: Tensors) -> dict[str, Tensors]:
-        """Optimizer settings by prefix that differ from `optim` (the run's own, with its scheduled lr)."""
+        """Optimizer settings by prefix that differ from `optim` (the run's own, with its scheduled
+        lr).
+        """
         return {}
 
-    def loss(self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock) -> tuple[Tensor, Tensors]:
+    def loss(
+        self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock
+    ) -> tuple[Tensor, Tensors]:
         """Scalar loss and logs. Logs are averaged over the epoch; `edit` may read them."""
         raise NotImplementedError
 
-    def edit(self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock, update: Update) -> Update:
+    def edit(
+        self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock, update: Update
+    ) -> Update:
         """Gradient surgery and the next state."""
         return update
 
@@ -117,7 +142,8 @@ class Method:
         return EpochEnd(state)
 
     def classifier_gradients(self, net: Net, features: Features, target: Tensor) -> Tensors:
-        """Per modality the gradient [C, W] of the head of the method's own classifier (CGGM, Eq. 9); {}: it has none.
+        """Per modality the gradient [C, W] of the head of the method's own classifier (CGGM, Eq.
+        9); {}: it has none.
 
         features: detached, or this is called under `no_grad`; target [B].
         """

@@ -1,7 +1,8 @@
 """Metrics as functions of all logits of a split [N, C] and its targets [N] (0-dim tensors out).
 
-Segmentation has logits [N, C, H, W] and targets [N, H, W], of which a `Meter` keeps sums over batches only.
-Equal to scikit-learn's (held by a test). A metric is named `split/metric[/modality]`; `mode` says which way is better.
+Segmentation has logits [N, C, H, W] and targets [N, H, W], of which a `Meter` keeps sums over
+batches only. Equal to scikit-learn's (held by a test). A metric is named `split/metric[/modality]`;
+`mode` says which way is better.
 """
 
 from __future__ import annotations
@@ -44,7 +45,11 @@ def names(task: Task) -> tuple[str, ...]:
     """Metrics computed for a task."""
     if task.kind == "segmentation":
         classes = task.class_names if task.outputs <= FEW else ()
-        return (*SEGMENTATION, *(f"iou_{c}" for c in classes), *(f"dice_{name}" for name, _ in task.regions))
+        return (
+            *SEGMENTATION,
+            *(f"iou_{c}" for c in classes),
+            *(f"dice_{name}" for name, _ in task.regions),
+        )
     return tuple(CLASSIFICATION if task.kind == "classification" else REGRESSION)
 
 
@@ -76,9 +81,11 @@ def compute(task: Task, logits: Tensor, target: Tensor) -> Tensors:
 
 
 class Meter:
-    """Metrics of a split whose logits come batch by batch: however they are cut, the result is the same.
+    """Metrics of a split whose logits come batch by batch: however they are cut, the result is the
+    same.
 
-    Of images only sums are kept: the loss of each sample, and the confusion matrix over all known pixels of the split.
+    Of images only sums are kept: the loss of each sample, and the confusion matrix over all known
+    pixels of the split.
     """
 
     def __init__(self, task: Task) -> None:
@@ -104,18 +111,30 @@ def _confusion(classes: int, guess: Tensor, target: Tensor) -> Tensor:
     """Known pixels by true class (row) and predicted class (column): float64 [C, C]."""
     known = target < classes
     pairs = torch.where(known, target * classes + guess, classes * classes)
-    return torch.bincount(pairs.flatten(), minlength=classes * classes + 1)[:-1].view(classes, classes).double()
+    return (
+        torch.bincount(pairs.flatten(), minlength=classes * classes + 1)[:-1]
+        .view(classes, classes)
+        .double()
+    )
 
 
 def _segmentation(task: Task, confusion: Tensor) -> Tensors:
-    """Over all pixels of the split. miou: over the classes that are there or predicted. dice: over the regions (none:
-    all classes but the first), each the F1 score of its pixels; 1 for one that is neither there nor predicted."""
+    """Over all pixels of the split. miou: over the classes that are there or predicted. dice: over
+    the regions (none: all classes but the first), each the F1 score of its pixels; 1 for one that
+    is neither there nor predicted.
+    """
     hits, support, chosen = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
     either = support + chosen - hits
     iou = hits / either.clamp(min=1)
-    out = {"accuracy": hits.sum() / support.sum().clamp(min=1), "miou": iou.sum() / (either > 0).sum().clamp(min=1)}
+    out = {
+        "accuracy": hits.sum() / support.sum().clamp(min=1),
+        "miou": iou.sum() / (either > 0).sum().clamp(min=1),
+    }
     regions = task.regions or tuple((str(c), (c,)) for c in range(1, task.outputs))
-    dice = {name: _dice(confusion, torch.tensor(classes, device=confusion.device)) for name, classes in regions}
+    dice = {
+        name: _dice(confusion, torch.tensor(classes, device=confusion.device))
+        for name, classes in regions
+    }
     out["dice"] = torch.stack(list(dice.values())).mean()
     if task.outputs <= FEW:
         out |= {f"iou_{name}": iou[c] for c, name in enumerate(task.class_names)}
@@ -144,8 +163,9 @@ def _classification(classes: int, logits: Tensor, target: Tensor) -> Tensors:
 
 
 def _regression(score: Tensor, target: Tensor) -> Tensors:
-    """MOSI's metrics. acc2: >= 0 against < 0; acc2_nonzero: > 0 against < 0 where the target is not 0; acc2_positive
-    (CGGM's code) and f1: > 0 against <= 0; acc7: rounded and clipped to [-3, 3]."""
+    """MOSI's metrics. acc2: >= 0 against < 0; acc2_nonzero: > 0 against < 0 where the target is not
+    0; acc2_positive (CGGM's code) and f1: > 0 against <= 0; acc7: rounded and clipped to [-3, 3].
+    """
     score, target = score.to(torch.float64), target.to(torch.float64)
     nonzero = (target != 0).to(torch.float64)
     same_sign = ((score > 0) == (target > 0)).to(torch.float64)
@@ -165,8 +185,8 @@ def _regression(score: Tensor, target: Tensor) -> Tensors:
 
 
 def batch_metric(task: Task, kind: str, logits: Tensor, target: Tensor) -> Tensor:
-    """One metric of a batch (0-dim): `accuracy` (sign agreement for regression), `mae` or `loss`; of segmentation
-    `accuracy`, `dice`, `loss`, or `mae` over known pixels.
+    """One metric of a batch (0-dim): `accuracy` (sign agreement for regression), `mae` or `loss`;
+    of segmentation `accuracy`, `dice`, `loss`, or `mae` over known pixels.
 
     For classes `mae` is 1 - probability of the true class. Raises KeyError for another kind.
     """
@@ -198,7 +218,9 @@ def _batch_of_images(task: Task, kind: str, logits: Tensor, target: Tensor) -> T
     regions = task.regions or tuple((str(c), (c,)) for c in range(1, task.outputs))
     scores = []
     for _, classes in regions:
-        mine, theirs = (torch.stack([of == c for c in classes]).any(0) * known for of in (guess, target))
+        mine, theirs = (
+            torch.stack([of == c for c in classes]).any(0) * known for of in (guess, target)
+        )
         total = mine.sum() + theirs.sum()
         scores.append(torch.where(total > 0, 2 * (mine * theirs).sum() / total.clamp(min=1), 1.0))
     return {"dice": torch.stack(scores).mean()}[kind]

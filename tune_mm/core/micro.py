@@ -1,8 +1,9 @@
-"""Steps that need less memory: a batch in parts whose gradients are added up, with the whole batch's effect.
+"""Steps that need less memory: a batch in parts whose gradients are added up, with the whole
+batch's effect.
 
-A loss that is a mean over samples has as its gradient the mean of the parts' gradients, weighted by their samples. What
-looks at all samples of a pass at once is not the same in parts: BatchNorm's statistics, and a method's own figures of a
-batch (`Method.separable` says which methods have none).
+A loss that is a mean over samples has as its gradient the mean of the parts' gradients, weighted by
+their samples. What looks at all samples of a pass at once is not the same in parts: BatchNorm's
+statistics, and a method's own figures of a batch (`Method.separable` says which methods have none).
 """
 
 from __future__ import annotations
@@ -19,11 +20,14 @@ CPU_WORDS = "can't allocate memory"  # of torch's CPU allocator, which has no ex
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether torch could not get memory, on any device."""
-    return isinstance(error, torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and CPU_WORDS in str(error))
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and CPU_WORDS in str(error)
+    )
 
 
 class Parts:
-    """In how many parts batches are computed: 1 until memory runs out, then twice as many each time.
+    """In how many parts batches are computed: 1 until memory runs out, then twice as many each
+    time.
 
     notes: what a user should know of it, to be taken by whoever tells them.
     """
@@ -32,7 +36,9 @@ class Parts:
         self.count = count
         self.notes: list[str] = []
 
-    def update(self, method: Method, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock) -> Update:
+    def update(
+        self, method: Method, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock
+    ) -> Update:
         """What the method makes of the batch.
 
         Raises RuntimeError when memory runs out and the batch cannot be split (further).
@@ -44,15 +50,22 @@ class Parts:
                 if not out_of_memory(error):
                     raise
                 problem = str(error).splitlines()[0]
-            # Not in the handler: the error's traceback holds on to what the failed attempt has allocated.
+            # Not in the handler: the error's traceback holds on to what the failed attempt has
+            # allocated.
             self._double(method, batch, clock, problem)
 
     def _double(self, method: Method, batch: Batch, clock: Clock, problem: str) -> None:
         size = len(batch.target)
         if not method.separable or self.count >= size:
-            why = "cannot be split further" if method.separable else f"'{method.config.name}' cannot compute in parts"
+            why = (
+                "cannot be split further"
+                if method.separable
+                else f"'{method.config.name}' cannot compute in parts"
+            )
             advice = "give a smaller train.batch_size, or the trial more of the device"
-            raise RuntimeError(f"out of memory with a batch of {size}, which {why}: {advice} ({problem})")
+            raise RuntimeError(
+                f"out of memory with a batch of {size}, which {why}: {advice} ({problem})"
+            )
         if batch.target.is_cuda:
             torch.cuda.empty_cache()
         self.count *= 2
@@ -73,8 +86,12 @@ def split(batch: Batch, parts: int) -> list[Batch]:
     ]
 
 
-def update(method: Method, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock, parts: int) -> Update:
-    """`method.grads` of the batch, computed in `parts` parts (1: at once); loss and logs are means over samples."""
+def update(
+    method: Method, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock, parts: int
+) -> Update:
+    """`method.grads` of the batch, computed in `parts` parts (1: at once); loss and logs are means
+    over samples.
+    """
     if parts == 1:
         return method.grads(net, batch, hp, state, clock)
     total: tuple[Tensors, Tensor, Tensors] | None = None

@@ -1,7 +1,9 @@
-"""`Net`: a multimodal model bound to tensors. Every call is pure: same tensors in, same tensors out.
+"""`Net`: a multimodal model bound to tensors. Every call is pure: same tensors in, same tensors
+out.
 
-Two bindings behave alike. Direct: the model's own parameters are used as they are, at no cost. Functional: parameters
-and buffers are given as dictionaries (under `torch.func` transforms, or to evaluate a stored state).
+Two bindings behave alike. Direct: the model's own parameters are used as they are, at no cost.
+Functional: parameters and buffers are given as dictionaries (under `torch.func` transforms, or to
+evaluate a stored state).
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ from tune_mm.core.types import Features, Inputs, Padded, PathChoice, Task, Tenso
 
 
 def owned(name: str, prefix: str) -> bool:
-    """Whether the parameter `name` lies under `prefix` (by whole path segments, never by substring)."""
+    """Whether the parameter `name` lies under `prefix` (by whole path segments, never by
+    substring).
+    """
     return name == prefix or name.startswith(prefix + ".")
 
 
@@ -37,9 +41,10 @@ class _Bound(nn.Module):
 class Net:
     """A model with its task, bound to parameters. See the module docstring.
 
-    model: a module with children `encoders` (by modality) and `fusion` (with `paths`, `block`, `head`) that answers
-    `hidden`, `without` and `unimodal`, itself or its fusion. buffers: in functional binding, a training pass inside
-    `grads.gradient` leaves the new ones here (the running statistics of BatchNorm).
+    model: a module with children `encoders` (by modality) and `fusion` (with `paths`, `block`,
+    `head`) that answers `hidden`, `without` and `unimodal`, itself or its fusion. buffers: in
+    functional binding, a training pass inside `grads.gradient` leaves the new ones here (the
+    running statistics of BatchNorm).
     """
 
     def __init__(
@@ -51,7 +56,9 @@ class Net:
     ) -> None:
         self.model = model
         self.task = task
-        self.modalities: tuple[str, ...] = tuple(name for name, _ in model.get_submodule("encoders").named_children())
+        self.modalities: tuple[str, ...] = tuple(
+            name for name, _ in model.get_submodule("encoders").named_children()
+        )
         self.functional = params is not None
         self.params: Tensors = dict(model.named_parameters() if params is None else params)
         self.buffers: Tensors = dict(model.named_buffers()) if buffers is None else dict(buffers)
@@ -60,26 +67,40 @@ class Net:
         self._fusing = "fusion" if hasattr(model.get_submodule("fusion"), "without") else ""
 
     def bind(self, params: Mapping[str, Tensor]) -> Net:
-        """The same model with `params` in place of the present ones (names left out keep theirs), and copies of the
-        buffers, which a training pass writes to."""
-        return Net(self.model, self.task, {**self.params, **params}, {n: b.clone() for n, b in self.buffers.items()})
+        """The same model with `params` in place of the present ones (names left out keep theirs),
+        and copies of the buffers, which a training pass writes to.
+        """
+        return Net(
+            self.model,
+            self.task,
+            {**self.params, **params},
+            {n: b.clone() for n, b in self.buffers.items()},
+        )
 
     def _calling(self, instead: Tensors) -> Net:
-        """The same net, in the same binding, which calls the model with the tensors of `instead` for its own."""
+        """The same net, in the same binding, which calls the model with the tensors of `instead`
+        for its own.
+        """
         net = copy(self)
         net._given = {**self._given, **instead}
         return net
 
     def stop(self, prefix: str) -> Net:
-        """The same net in which no gradient reaches the parameters under `prefix`. Raises KeyError if it owns none."""
+        """The same net in which no gradient reaches the parameters under `prefix`. Raises KeyError
+        if it owns none.
+        """
         stopped = {name: p.detach() for name, p in self.group(prefix).items()}
         net = self._calling(stopped)
         net.params = {**self.params, **stopped}
         return net
 
     def apart(self) -> Net:
-        """The same net with copies of the buffers: what a training pass does to running statistics is forgotten."""
-        copies = {name: b.clone() for name, b in self.buffers.items()} if self.model.training else {}
+        """The same net with copies of the buffers: what a training pass does to running statistics
+        is forgotten.
+        """
+        copies = (
+            {name: b.clone() for name, b in self.buffers.items()} if self.model.training else {}
+        )
         net = self._calling(copies)
         net.buffers = copies or self.buffers
         return net
@@ -92,17 +113,23 @@ class Net:
         return {n: p for n, p in self.params.items() if any(owned(n, q) for q in prefixes)}
 
     def apply(self, path: str, call: Callable[..., Any], *args: Any) -> Any:
-        """`call(submodule, *args)` with the submodule at `path` ("": the model) bound to this net's tensors."""
+        """`call(submodule, *args)` with the submodule at `path` ("": the model) bound to this net's
+        tensors.
+        """
         module = self.model.get_submodule(path)
         start = len(path) + 1 if path else 0
-        given = {f"module.{n[start:]}": t for n, t in self._given.items() if not path or owned(n, path)}
+        given = {
+            f"module.{n[start:]}": t for n, t in self._given.items() if not path or owned(n, path)
+        }
         if not given:
             return call(module, *args)
         return torch.func.functional_call(_Bound(module), given, (call, *args), tie_weights=False)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """For passes beside the training one: no dropout, and BatchNorm's running statistics used but not changed."""
+        """For passes beside the training one: no dropout, and BatchNorm's running statistics used
+        but not changed.
+        """
         training = self.model.training
         self.model.eval()
         try:
@@ -120,8 +147,10 @@ class Net:
         return out
 
     def hidden(self, features: Features, absent: Collection[str] = ()) -> Tensor:
-        """[B, H]: what the fusion's linear head reads. absent: modalities that are zeroed (DGL, Sec. 3.2); BatchNorm's
-        running statistics, which the multimodal prediction uses, do not see such a pass."""
+        """[B, H]: what the fusion's linear head reads. absent: modalities that are zeroed (DGL,
+        Sec. 3.2); BatchNorm's running statistics, which the multimodal prediction uses, do not see
+        such a pass.
+        """
         out: Tensor
         if absent:
             out = self.apart().apply(self._fusing, lambda part: part.without(features, absent))
@@ -139,7 +168,9 @@ class Net:
         return self.head(self.hidden(features))
 
     def path(self, choice: PathChoice) -> UnimodalPath:
-        """How a modality alone passes the fusion. Raises ValueError for a way that the fusion does not have."""
+        """How a modality alone passes the fusion. Raises ValueError for a way that the fusion does
+        not have.
+        """
         fusion: Any = self.model.get_submodule("fusion")
         if choice == "auto":
             default: UnimodalPath = fusion.paths[0]
@@ -147,11 +178,15 @@ class Net:
         if choice not in fusion.paths:
             why = f" ({fusion.refused[choice]})" if choice in fusion.refused else ""
             allowed = ", ".join(("auto", *fusion.paths))
-            raise ValueError(f"unimodal_path: must be one of {allowed} with this fusion, got '{choice}'{why}")
+            raise ValueError(
+                f"unimodal_path: must be one of {allowed} with this fusion, got '{choice}'{why}"
+            )
         return choice
 
     def unimodal_hidden(self, features: Features, path: PathChoice = "auto") -> Tensors:
-        """Hidden [B, H] per modality, each alone through the fusion; running statistics do not see these passes."""
+        """Hidden [B, H] per modality, each alone through the fusion; running statistics do not see
+        these passes.
+        """
         way = self.path(path)
         out: Tensors = self.apart().apply(self._fusing, lambda part: part.unimodal(features, way))
         return out
@@ -166,7 +201,9 @@ class Net:
         return out
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        """The task loss, averaged over the batch; with predictions at coarser scales (`scales`) the sum of all."""
+        """The task loss, averaged over the batch; with predictions at coarser scales (`scales`) the
+        sum of all.
+        """
         loss = losses.task_loss(self.task, logits, target)
         for coarser in scales.coarser(logits):
             loss = loss + losses.task_loss(self.task, coarser, target)

@@ -1,6 +1,8 @@
-"""What a method may ask of its data between epochs: features, losses, and a trial training of a copy.
+"""What a method may ask of its data between epochs: features, losses, and a trial training of a
+copy.
 
-Everything here leaves the run as it was: the model's mode, its buffers, its random stream, its optimizer.
+Everything here leaves the run as it was: the model's mode, its buffers, its random stream, its
+optimizer.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ STREAM = 7_919  # sets the order of a copy's training apart from that of the run
 
 
 def pooled(features: Padded) -> Tensor:
-    """[B, W]: vectors, sequences [B, T, W] averaged over real steps, maps [B, (T,) C, H, W] over all but C."""
+    """[B, W]: vectors, sequences [B, T, W] averaged over real steps, maps [B, (T,) C, H, W] over
+    all but C.
+    """
     value, mask, _ = features
     if value.ndim == 2:
         return value
@@ -36,9 +40,11 @@ def pooled(features: Padded) -> Tensor:
 
 
 class Probe:
-    """net: the run's; splits: train and val (never test); batch_size, eval_batch_size, seed: the run's; rule, hp: its
-    optimizer and the settings now (lr scheduled); overrides: settings by owner; autocast: around the gradients of a
-    copy. samples: training samples that copies have seen, which count as the run's."""
+    """net: the run's; splits: train and val (never test); batch_size, eval_batch_size, seed: the
+    run's; rule, hp: its optimizer and the settings now (lr scheduled); overrides: settings by
+    owner; autocast: around the gradients of a copy. samples: training samples that copies have
+    seen, which count as the run's.
+    """
 
     def __init__(
         self,
@@ -71,11 +77,15 @@ class Probe:
             for index in torch.split(chosen, self._sizes[1]):
                 for m, found in self.net.encode(split.batch(index).inputs).items():
                     rows[m].append(pooled(found))
-        return {m: torch.cat(found) for m, found in rows.items()}, split.target[chosen.to(split.target.device)]
+        return {m: torch.cat(found) for m, found in rows.items()}, split.target[
+            chosen.to(split.target.device)
+        ]
 
     @torch.no_grad()
     def loss(self, name: str, objective: Objective, net: Net | None = None) -> Tensor:
-        """Mean over the samples of a split of `objective` (one or several means over a batch), in evaluation mode."""
+        """Mean over the samples of a split of `objective` (one or several means over a batch), in
+        evaluation mode.
+        """
         split, net = self.splits[name], net or self.net
         total = torch.zeros((), dtype=torch.float64, device=split.target.device)
         with net.evaluating():
@@ -83,11 +93,14 @@ class Probe:
                 total = total + objective(net, split.batch(index)).double() * len(index)
         return total / len(split)
 
-    def train(self, objective: Objective, prefixes: tuple[str, ...], epochs: int, key: int = 0) -> Net:
-        """A copy of the run's net whose parameters under `prefixes` were trained on `objective` for some epochs.
+    def train(
+        self, objective: Objective, prefixes: tuple[str, ...], epochs: int, key: int = 0
+    ) -> Net:
+        """A copy of the run's net whose parameters under `prefixes` were trained on `objective` for
+        some epochs.
 
-        With the run's optimizer from a fresh state and its present settings; a batch is computed at once, also where
-        the run computes it in parts (`micro`). key: sets its batches apart.
+        With the run's optimizer from a fresh state and its present settings; a batch is computed at
+        once, also where the run computes it in parts (`micro`). key: sets its batches apart.
         """
         split = self.splits["train"]
         net = Net(deepcopy(self.net.model).train(), self.net.task)
@@ -96,13 +109,20 @@ class Probe:
             for epoch in range(epochs):
                 stream = batches.key(self.seed * STREAM + key, epoch)
                 torch.manual_seed(stream % 2**63)  # dropout
-                for batch in batches.read(split, batches.order(len(split), self._sizes[0], stream), stream):
+                for batch in batches.read(
+                    split, batches.order(len(split), self._sizes[0], stream), stream
+                ):
                     state = self._step(net, state, objective, batch, prefixes)
         self.samples += epochs * len(split)
         return net
 
     def _step(
-        self, net: Net, state: step.OptState, objective: Objective, batch: Batch, prefixes: tuple[str, ...]
+        self,
+        net: Net,
+        state: step.OptState,
+        objective: Objective,
+        batch: Batch,
+        prefixes: tuple[str, ...],
     ) -> step.OptState:
         def losses(bound: Net) -> tuple[Tensor, Tensors]:
             return objective(bound, batch)[None], {}
@@ -111,5 +131,9 @@ class Probe:
             (found,), _, _ = grads.gradients(losses, net, prefixes)
         with torch.no_grad():
             params = {n: net.params[n] for n in found}
-            overrides = {owner: own for owner, own in self._overrides.items() if owner in grads.groups(found)}
-            return step.descend(self._rule, params, found, state, self._hp, overrides, in_place=True)[1]
+            overrides = {
+                owner: own for owner, own in self._overrides.items() if owner in grads.groups(found)
+            }
+            return step.descend(
+                self._rule, params, found, state, self._hp, overrides, in_place=True
+            )[1]

@@ -18,7 +18,9 @@ def current(device: torch.device) -> Tensors:
 
 @contextmanager
 def isolated(device: torch.device, start: Tensors | None = None) -> Iterator[None]:
-    """What is drawn within it goes on from `start` (None: from the process's state), and the process's state stays."""
+    """What is drawn within it goes on from `start` (None: from the process's state), and the
+    process's state stays.
+    """
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices):
         if start is not None:

@@ -1,8 +1,9 @@
 """`Run`: the trainer. It trains a method by epochs, yields results and calls nobody.
 
-It maps one to one on `ray.tune.Trainable` without knowing it: `epoch`, `test`, `state_dict`, `load_state_dict`.
-A resumed run continues bit for bit on a CPU of the same kind. On CUDA some operations add in no fixed order (the
-gradients of interpolation and of adaptive pooling, among others): there results agree up to rounding.
+It maps one to one on `ray.tune.Trainable` without knowing it: `epoch`, `test`, `state_dict`,
+`load_state_dict`. A resumed run continues bit for bit on a CPU of the same kind. On CUDA some
+operations add in no fixed order (the gradients of interpolation and of adaptive pooling, among
+others): there results agree up to rounding.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from typing import Any
 
 import torch
 
-from tune_mm._cache import cache_folder
 from tune_mm.config import Config
 from tune_mm.core import batches, metrics, micro, rng, schedule, statistics, step, teachers
 from tune_mm.core.build import device_of, float_fields, method_of, net_of, objective_of
@@ -24,14 +24,16 @@ from tune_mm.core.method import Start
 from tune_mm.core.net import Net
 from tune_mm.core.probe import Probe
 from tune_mm.core.types import Batch, Clock, Dataset, Tensors, Update
+from tune_mm.filesystem import cache_folder
 
 FORMAT = 3
 
 
 @dataclass(frozen=True)
 class Result:
-    """What one epoch gave. epoch counts from 1; diverged: a loss was not finite (the run is then done); notes: what a
-    user should know, one line each."""
+    """What one epoch gave. epoch counts from 1; diverged: a loss was not finite (the run is then
+    done); notes: what a user should know, one line each.
+    """
 
     epoch: int
     metrics: dict[str, float]
@@ -59,7 +61,9 @@ class Run:
             self.net = net_of(config, self.spec, self.method, self.device)
             self._rng = rng.current(self.device)
         self.model = self.net.model
-        self.state: Tensors = self.method.init(self.net, Start(len(dataset.splits["train"]), self._unimodal))
+        self.state: Tensors = self.method.init(
+            self.net, Start(len(dataset.splits["train"]), self._unimodal)
+        )
         self.opt = step.init(config.optim.name, {n: p.detach() for n, p in self.net.params.items()})
         self.plateau = schedule.Plateau()
         self.parts = micro.Parts()
@@ -71,7 +75,9 @@ class Run:
     # ---- training
 
     def epoch(self) -> Result:
-        """Train one epoch and evaluate the validation split. Raises RuntimeError after the last epoch."""
+        """Train one epoch and evaluate the validation split. Raises RuntimeError after the last
+        epoch.
+        """
         if self.epochs_done >= self.config.train.epochs:
             raise RuntimeError(f"all {self.config.train.epochs} epochs are done")
         start = time.perf_counter()
@@ -99,13 +105,17 @@ class Run:
         return schedule.factor(c.schedule, self.epochs_done, c.train.epochs, self.plateau, share)
 
     def _train(self) -> Tensors:
-        """One pass over the shuffled training split; each log averaged over the steps that have it (no host read)."""
+        """One pass over the shuffled training split; each log averaged over the steps that have it
+        (no host read).
+        """
         self.model.train()
         split, stream = self.splits["train"], batches.key(self.config.seed, self.epochs_done)
         order = batches.order(len(split), self.config.train.batch_size, stream)
         sums: Tensors = {}
         counts: Counter[str] = Counter()
-        for i, batch in enumerate(batches.read(split, order, stream, split.stored and self.device.type == "cuda")):
+        for i, batch in enumerate(
+            batches.read(split, order, stream, split.stored and self.device.type == "cuda")
+        ):
             for sub in range(self.method.substeps(self.net.modalities)):
                 clock = Clock(self.epochs_done, i, len(order), self.config.train.epochs, sub)
                 found = self.step(batch, clock, self._factor(i / len(order)))
@@ -128,7 +138,9 @@ class Run:
 
     def _autocast(self) -> torch.autocast:
         """What training steps compute in; everything else computes in float32."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.amp == "bf16")
+        return torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.config.train.amp == "bf16"
+        )
 
     @torch.no_grad()
     def _replace(self, params: Tensors) -> None:
@@ -140,20 +152,32 @@ class Run:
                 slot: {n: torch.zeros_like(t) if n in params else t for n, t in values.items()}
                 for slot, values in self.opt.slots.items()
             }
-            self.opt = step.OptState(slots, {n: 0 if n in params else k for n, k in self.opt.steps.items()})
+            self.opt = step.OptState(
+                slots, {n: 0 if n in params else k for n, k in self.opt.steps.items()}
+            )
 
     def step(self, batch: Batch, clock: Clock, factor: float = 1.0) -> Tensors:
-        """One optimizer step on `batch`; logs as 0-dim tensors. factor: the schedule's multiplier of the lr."""
+        """One optimizer step on `batch`; logs as 0-dim tensors. factor: the schedule's multiplier
+        of the lr.
+        """
         with self._autocast():
-            update: Update = self.parts.update(self.method, self.net, batch, self.hp, self.state, clock)
+            update: Update = self.parts.update(
+                self.method, self.net, batch, self.hp, self.state, clock
+            )
         hp = {**self.optim_hp, "lr": self.optim_hp["lr"] * factor}
         with torch.no_grad():
             params = {n: self.net.params[n] for n in update.grads}
             overrides = step.rated(self.method.optim(self.hp, hp), hp, update.rates)
             rule = self.config.optim.name
-            _, self.opt, logs = step.descend(rule, params, update.grads, self.opt, hp, overrides, in_place=True)
+            _, self.opt, logs = step.descend(
+                rule, params, update.grads, self.opt, hp, overrides, in_place=True
+            )
         self.state = update.state
-        return {"train/loss": update.loss, **update.logs, **(logs if self.config.train.gradient_statistics else {})}
+        return {
+            "train/loss": update.loss,
+            **update.logs,
+            **(logs if self.config.train.gradient_statistics else {}),
+        }
 
     def _measure(self) -> Tensors:
         """Gradient statistics on a fixed batch of training samples."""
@@ -181,13 +205,21 @@ class Run:
     # ---- evaluation
 
     @torch.no_grad()
-    def evaluate(self, name: str, net: Net | None = None, state: Tensors | None = None) -> dict[str, float]:
-        """Metrics of every sample of a split, multimodal and per modality: `name/metric[/modality]`.
+    def evaluate(
+        self, name: str, net: Net | None = None, state: Tensors | None = None
+    ) -> dict[str, float]:
+        """Metrics of every sample of a split, multimodal and per modality:
+        `name/metric[/modality]`.
 
-        Of other logits that the method predicts, `<kind>/<modality>`: `name/<kind>_metric/modality`.
+        Of other logits that the method predicts, `<kind>/<modality>`:
+        `name/<kind>_metric/modality`.
         """
         self.model.eval()
-        net, state, split = net or self.net, self.state if state is None else state, self.splits[name]
+        net, state, split = (
+            net or self.net,
+            self.state if state is None else state,
+            self.splits[name],
+        )
         meters: dict[str, metrics.Meter] = {}
         for index in torch.split(torch.arange(len(split)), self.config.train.eval_batch_size):
             batch = split.batch(index)
@@ -197,32 +229,50 @@ class Run:
         for key, meter in meters.items():
             kind, _, modality = key.rpartition("/")
             prefix, suffix = f"{kind}_" if kind else "", "" if key == "joint" else f"/{modality}"
-            out.update({f"{name}/{prefix}{metric}{suffix}": value for metric, value in meter.compute().items()})
+            out.update(
+                {
+                    f"{name}/{prefix}{metric}{suffix}": value
+                    for metric, value in meter.compute().items()
+                }
+            )
         return _read(out)
 
     def test(self) -> dict[str, float]:
-        """Metrics of the test split at the best validation epoch. Raises RuntimeError before the first good epoch."""
+        """Metrics of the test split at the best validation epoch. Raises RuntimeError before the
+        first good epoch.
+        """
         if not self._best:
             raise RuntimeError("no epoch with a finite validation metric: nothing to test")
         return self.evaluate("test", self._best_net(), self._best_method)
 
     def gradient_vectors(self) -> Tensors:
-        """[N, D] by "<modality>/<kind>", on the CPU: `statistics.vectors` of up to `train.gradient_vectors` training
-        batches at the best validation epoch ({}: none asked for, no such epoch, no linear head)."""
+        """[N, D] by "<modality>/<kind>", on the CPU: `statistics.vectors` of up to
+        `train.gradient_vectors` training batches at the best validation epoch ({}: none asked for,
+        no such epoch, no linear head).
+        """
         wanted = self.config.train.gradient_vectors
         if not (wanted and self._best and self.method.linear):
             return {}
         self.model.eval()
         split, net = self.splits["train"], self._best_net()
-        order = batches.order(len(split), self.config.train.batch_size, batches.key(self.config.seed, 0))
-        rows = [statistics.vectors(net, split.batch(index), self.method) for index in order[:wanted]]
+        order = batches.order(
+            len(split), self.config.train.batch_size, batches.key(self.config.seed, 0)
+        )
+        rows = [
+            statistics.vectors(net, split.batch(index), self.method) for index in order[:wanted]
+        ]
         return {name: torch.stack([row[name] for row in rows]).cpu() for name in rows[0]}
 
     def _best_net(self) -> Net:
         """The model at the best validation epoch."""
         own = dict(self.model.named_parameters())
         params = {n: t for n, t in self._best.items() if n in own}
-        return Net(self.model, self.spec.task, params, {n: t for n, t in self._best.items() if n not in own})
+        return Net(
+            self.model,
+            self.spec.task,
+            params,
+            {n: t for n, t in self._best.items() if n not in own},
+        )
 
     def best_state(self) -> Tensors:
         """Parameters and buffers at the best validation epoch, on the CPU (empty before the first)."""
@@ -231,11 +281,16 @@ class Run:
     # ---- state
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything a resumed run needs; holds only tensors, numbers, strings and plain containers."""
+        """Everything a resumed run needs; holds only tensors, numbers, strings and plain
+        containers.
+        """
         return {
             "format": FORMAT,
             "model": {n: t.detach().clone() for n, t in self.model.state_dict().items()},
-            "slots": {slot: {n: t.clone() for n, t in values.items()} for slot, values in self.opt.slots.items()},
+            "slots": {
+                slot: {n: t.clone() for n, t in values.items()}
+                for slot, values in self.opt.slots.items()
+            },
             "steps": dict(self.opt.steps),
             "method": {n: t.clone() for n, t in self.state.items()},
             "plateau": list(self.plateau),
@@ -252,7 +307,9 @@ class Run:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state`. Raises ValueError for another format, RuntimeError (torch) for another model."""
+        """Continue from `state`. Raises ValueError for another format, RuntimeError (torch) for
+        another model.
+        """
         if state.get("format") != FORMAT:
             raise ValueError(f"checkpoint format must be {FORMAT}, got {state.get('format')}")
         self.model.load_state_dict(state["model"])

@@ -1,9 +1,11 @@
-"""Predictions at coarser scales that come with the one that counts: a decoder's side outputs, made in training only.
+"""Predictions at coarser scales that come with the one that counts: a decoder's side outputs, made
+in training only.
 
-They travel with the tensor that they were made beside: from the hidden that a fusion returns to the logits of its head
-and into the loss (`Net.head`, `Net.loss`). A method that asks for the loss of logits gets that of all their scales, for
-the multimodal prediction and for each modality alone, and one that computes with logits does not meet them. What is
-computed from such a tensor has none of its own: whoever computes it says whose they are (`beside`).
+They travel with the tensor that they were made beside: from the hidden that a fusion returns to the
+logits of its head and into the loss (`Net.head`, `Net.loss`). A method that asks for the loss of
+logits gets that of all their scales, for the multimodal prediction and for each modality alone, and
+one that computes with logits does not meet them. What is computed from such a tensor has none of
+its own: whoever computes it says whose they are (`beside`).
 
 Shape legend: B batch, C outputs, h x w a coarser grid of pixels.
 """

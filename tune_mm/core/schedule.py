@@ -1,8 +1,8 @@
-"""Learning-rate factors by epoch or by step: constant, step, cosine and plateau, each after an optional linear warm-up,
-and one cycle, whose two parts are cosines.
+"""Learning-rate factors by epoch or by step: constant, step, cosine and plateau, each after an
+optional linear warm-up, and one cycle, whose two parts are cosines.
 
-A span that is a float in (0, 1) is a fraction of all epochs, an int is epochs; a change of the budget therefore scales
-a schedule written in fractions.
+A span that is a float in (0, 1) is a fraction of all epochs, an int is epochs; a change of the
+budget therefore scales a schedule written in fractions.
 """
 
 from __future__ import annotations
@@ -26,10 +26,13 @@ def epochs_of(span: int | float, epochs: int) -> float:
     return span * epochs if isinstance(span, float) and 0 < span < 1 else float(span)
 
 
-def factor(config: ScheduleConfig, epoch: int, epochs: int, plateau: Plateau, share: float = 0.0) -> float:
+def factor(
+    config: ScheduleConfig, epoch: int, epochs: int, plateau: Plateau, share: float = 0.0
+) -> float:
     """What the base learning rate is multiplied by in `epoch` (from 0) of `epochs`.
 
-    share: of the epoch's steps, those that are done, in 0..1; it counts where the schedule goes `per` step.
+    share: of the epoch's steps, those that are done, in 0..1; it counts where the schedule goes
+    `per` step.
     """
     warmup, now = epochs_of(config.warmup, epochs), epoch + (share if config.per == "step" else 0.0)
     if config.name == "onecycle":
@@ -46,10 +49,14 @@ def factor(config: ScheduleConfig, epoch: int, epochs: int, plateau: Plateau, sh
 
 
 def _one_cycle(config: ScheduleConfig, now: float, top: float, last: float) -> float:
-    """As torch's OneCycleLR counts: 1 is reached in the last epoch of the warm-up, `floor` in the last of all."""
+    """As torch's OneCycleLR counts: 1 is reached in the last epoch of the warm-up, `floor` in the
+    last of all.
+    """
     if now < top:
         return _eased(config.warmup_start, 1.0, now / top)
-    return _eased(1.0, config.floor, min((now - max(top, 0.0)) / max(last - max(top, 0.0), 1.0), 1.0))
+    return _eased(
+        1.0, config.floor, min((now - max(top, 0.0)) / max(last - max(top, 0.0), 1.0), 1.0)
+    )
 
 
 def _eased(start: float, end: float, done: float) -> float:
@@ -58,7 +65,9 @@ def _eased(start: float, end: float, done: float) -> float:
 
 
 def observe(config: ScheduleConfig, plateau: Plateau, loss: float, epochs: int) -> Plateau:
-    """Plateau's memory after an epoch: as torch's ReduceLROnPlateau (mode min, relative threshold 1e-4)."""
+    """Plateau's memory after an epoch: as torch's ReduceLROnPlateau (mode min, relative threshold
+    1e-4).
+    """
     if config.name != "plateau":
         return plateau
     if loss < plateau.best * (1 - 1e-4):

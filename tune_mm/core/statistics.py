@@ -1,7 +1,8 @@
-"""Gradient statistics that need an extra pass: measured once an epoch on one fixed batch of training samples.
+"""Gradient statistics that need an extra pass: measured once an epoch on one fixed batch of
+training samples.
 
-What the papers plot: DGL Fig. 1c and 3 (`norm_multi`, `norm_uni`, `suppression`), CGGM Fig. 2c and 3c (`cos`) and, once
-at the end of a run, Fig. 4 (`vectors`).
+What the papers plot: DGL Fig. 1c and 3 (`norm_multi`, `norm_uni`, `suppression`), CGGM Fig. 2c and
+3c (`cos`) and, once at the end of a run, Fig. 4 (`vectors`).
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ EXPONENT_CAP = 50.0
 
 
 def probe(net: Net, batch: Batch, path: PathChoice) -> Tensors:
-    """Per modality m, with the model in evaluation mode (dropout off), so that no random number is drawn.
+    """Per modality m, with the model in evaluation mode (dropout off), so that no random number is
+    drawn.
 
-    grad/norm_multi/<m>, grad/norm_uni/<m>: L2 norm of the gradient that the multimodal loss, and the loss of m alone
-    through the fusion, send to encoder m. grad/cos/<m>: cosine between the head's weight gradients of the two losses,
-    over m's block. grad/suppression/<m>: see `suppression`. probe/loss/<m>: the loss of m alone.
+    grad/norm_multi/<m>, grad/norm_uni/<m>: L2 norm of the gradient that the multimodal loss, and
+    the loss of m alone through the fusion, send to encoder m. grad/cos/<m>: cosine between the
+    head's weight gradients of the two losses, over m's block. grad/suppression/<m>: see
+    `suppression`. probe/loss/<m>: the loss of m alone.
     """
     features = net.encode(batch.inputs)
     hidden, alone = net.hidden(features), net.unimodal_hidden(features, path)
@@ -39,7 +42,9 @@ def probe(net: Net, batch: Batch, path: PathChoice) -> Tensors:
             own = losses.head_gradient(net.task, logits[m], alone[m], batch.target)
             block = net.block(m)
             out[f"grad/norm_multi/{m}"], out[f"grad/norm_uni/{m}"] = multi[m], uni[m]
-            out[f"grad/cos/{m}"] = torch.cosine_similarity(fused[:, block].flatten(), own[:, block].flatten(), 0)
+            out[f"grad/cos/{m}"] = torch.cosine_similarity(
+                fused[:, block].flatten(), own[:, block].flatten(), 0
+            )
             out[f"probe/loss/{m}"] = unimodal[m].detach()
         if net.task.kind == "classification":
             out.update(suppression(net, features, batch.target))
@@ -49,8 +54,9 @@ def probe(net: Net, batch: Batch, path: PathChoice) -> Tensors:
 def vectors(net: Net, batch: Batch, method: Method) -> Tensors:
     """Gradient vectors [D] of one batch, by "<modality>/<kind>", as CGGM's Fig. 4 compares them.
 
-    unimodal: of the fused head's weight, over the modality's block, when the modality passes the fusion alone;
-    classifier: of the head of the method's own classifier of that modality (methods with classifiers only).
+    unimodal: of the fused head's weight, over the modality's block, when the modality passes the
+    fusion alone; classifier: of the head of the method's own classifier of that modality (methods
+    with classifiers only).
     """
     with torch.no_grad():
         features = net.encode(batch.inputs)
@@ -66,16 +72,22 @@ def vectors(net: Net, batch: Batch, method: Method) -> Tensors:
 def _norms(net: Net, loss: Tensor) -> Tensors:
     """L2 norm of the gradient of `loss` with respect to each encoder."""
     params = net.group("encoders")
-    values = torch.autograd.grad(loss, list(params.values()), retain_graph=True, materialize_grads=True)
+    values = torch.autograd.grad(
+        loss, list(params.values()), retain_graph=True, materialize_grads=True
+    )
     grads = dict(zip(params, values, strict=True))
-    return {owner.split(".")[1]: G.flat(grads, names).norm() for owner, names in G.groups(grads).items()}
+    return {
+        owner.split(".")[1]: G.flat(grads, names).norm() for owner, names in G.groups(grads).items()
+    }
 
 
 def suppression(net: Net, features: Features, target: Tensor) -> Tensors:
-    """grad/suppression/<m>: DGL's s = exp((W_k - W_y) z) of the *other* modalities, averaged over k != y and samples.
+    """grad/suppression/<m>: DGL's s = exp((W_k - W_y) z) of the *other* modalities, averaged over k
+    != y and samples.
 
-    z is what the head reads with m's features at 0 and the bias does not count (DGL, Sec. 3.1 and Fig. 3a): s < 1
-    shrinks the gradient that encoder m receives. Exponents are capped at 50. target [B].
+    z is what the head reads with m's features at 0 and the bias does not count (DGL, Sec. 3.1 and
+    Fig. 3a): s < 1 shrinks the gradient that encoder m receives. Exponents are capped at 50. target
+    [B].
     """
     out: Tensors = {}
     bias = net.params.get("fusion.head.bias")

@@ -1,6 +1,7 @@
 """One optimizer step: clip, then one update rule per owner of parameters, on flat vectors.
 
-A small model is one vector per owner; a large one is taken in parts, so that nothing of its size is copied.
+A small model is one vector per owner; a large one is taken in parts, so that nothing of its size is
+copied.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ PART = 2**21  # values of a vector: 8 MiB in float32, which caches hold
 
 @dataclass(frozen=True)
 class OptState:
-    """Slots by name and parameter, and how many steps each parameter has taken (untouched ones take none)."""
+    """Slots by name and parameter, and how many steps each parameter has taken (untouched ones take
+    none).
+    """
 
     slots: dict[str, Tensors] = field(default_factory=dict)
     steps: dict[str, int] = field(default_factory=dict)
@@ -28,11 +31,15 @@ class OptState:
 
 def init(name: str, params: Tensors) -> OptState:
     """Zero state for all of `params` under the rule `name` (sgd, adam, adamw)."""
-    slots = {slot: {n: torch.zeros_like(p) for n, p in params.items()} for slot in optim.SLOTS[name]}
+    slots = {
+        slot: {n: torch.zeros_like(p) for n, p in params.items()} for slot in optim.SLOTS[name]
+    }
     return OptState(slots, dict.fromkeys(params, 0))
 
 
-def norms(grads: Tensors, owners: Mapping[str, list[str]], max_norm: Tensor | None) -> tuple[Tensors, Tensor | None]:
+def norms(
+    grads: Tensors, owners: Mapping[str, list[str]], max_norm: Tensor | None
+) -> tuple[Tensors, Tensor | None]:
     """L2 norm per owner, and the clipping factor over everything but `aux` (None: no clipping)."""
     found = {}
     for owner, names in owners.items():
@@ -45,7 +52,9 @@ def norms(grads: Tensors, owners: Mapping[str, list[str]], max_norm: Tensor | No
 
 
 def rated(overrides: Mapping[str, Tensors], hp: Tensors, rates: Tensors) -> dict[str, Tensors]:
-    """`overrides` of `hp` by owner with the learning rate of each owner in `rates` multiplied by its factor."""
+    """`overrides` of `hp` by owner with the learning rate of each owner in `rates` multiplied by
+    its factor.
+    """
     out = dict(overrides)
     for owner, factor in rates.items():
         own = {**hp, **out.get(owner, {})}
@@ -64,14 +73,17 @@ def descend(
 ) -> tuple[Tensors, OptState, Tensors]:
     """New parameters, new state, and `grad/norm/<modality>` of the gradients applied.
 
-    params and grads by name; a parameter without a gradient is left untouched (no weight decay, no momentum). hp: the
-    rule's 0-dim tensors, and `clip` for the maximum norm over everything but `aux`. overrides: settings by owner.
-    in_place: write to `params` and to the slots of `state`, which then are the new ones; no second copy is made.
+    params and grads by name; a parameter without a gradient is left untouched (no weight decay, no
+    momentum). hp: the rule's 0-dim tensors, and `clip` for the maximum norm over everything but
+    `aux`. overrides: settings by owner. in_place: write to `params` and to the slots of `state`,
+    which then are the new ones; no second copy is made.
     """
     overrides, owners = overrides or {}, G.groups(grads)
     found, clip = norms(grads, owners, hp.get("clip"))
     new = dict(params) if in_place else {}
-    slots = state.slots if in_place else {slot: dict(values) for slot, values in state.slots.items()}
+    slots = (
+        state.slots if in_place else {slot: dict(values) for slot, values in state.slots.items()}
+    )
     for owner, names in owners.items():
         settings = {**hp, **overrides.get(owner, {})}
         for step, chosen in _by_steps(state, names).items():
@@ -79,7 +91,9 @@ def descend(
                 flat = G.flat(grads, part)
                 flat = flat if clip is None or owner == "aux" else flat * clip
                 old = {slot: G.flat(values, part) for slot, values in slots.items()}
-                moved, memory = optim.RULES[rule](G.flat(params, part), flat, old, settings, step + 1)
+                moved, memory = optim.RULES[rule](
+                    G.flat(params, part), flat, old, settings, step + 1
+                )
                 values = G.unflat(moved, params, part)
                 if in_place:
                     torch._foreach_copy_([params[n] for n in part], list(values.values()))

@@ -1,4 +1,6 @@
-"""What a method can train, as a statement that is checked before anything starts and shown as a table."""
+"""What a method can train, as a statement that is checked before anything starts and shown as a
+table.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,9 @@ SPARSE: tuple[TaskKind, ...] = ("classification", "regression")  # one output pe
 
 @dataclass(frozen=True)
 class Support:
-    """least, most: numbers of modalities (None: any number above); tasks; fusions: names of the plug-ins (None: all
-    that the method's `check` accepts); cost: what it takes beside a joint step, in words.
+    """least, most: numbers of modalities (None: any number above); tasks; fusions: names of the
+    plug-ins (None: all that the method's `check` accepts); cost: what it takes beside a joint step,
+    in words.
     """
 
     least: int = 1
@@ -33,21 +36,27 @@ class Support:
         return str(self.least) if self.least == self.most else f"{self.least} to {self.most}"
 
     def require(self, name: str, spec: DataSpec, fusion: str) -> None:
-        """Raises ValueError, naming what is supported, for data, a task or a fusion that method `name` cannot train."""
+        """Raises ValueError, naming what is supported, for data, a task or a fusion that method
+        `name` cannot train.
+        """
         count = len(spec.modalities)
         if count < self.least or (self.most is not None and count > self.most):
             got = f"{count} ({', '.join(spec.modalities)})"
             raise ValueError(f"method.name: {name} needs {self.modalities} modalities, got {got}")
         if spec.task.kind not in self.tasks:
             allowed = ", ".join(self.tasks)
-            raise ValueError(f"method.name: {name} trains {allowed}, and these data are {spec.task.kind}")
+            raise ValueError(
+                f"method.name: {name} trains {allowed}, and these data are {spec.task.kind}"
+            )
         if self.fusions is not None and fusion not in self.fusions:
             allowed = ", ".join(self.fusions)
             raise ValueError(f"model.fusion: {name} needs one of {allowed}, got '{fusion}'")
 
 
 def require_modalities(field: str, names: Iterable[str], spec: DataSpec) -> None:
-    """Raises ValueError for the first of `names`, keys of the setting method.<field>, that is no modality of `spec`."""
+    """Raises ValueError for the first of `names`, keys of the setting method.<field>, that is no
+    modality of `spec`.
+    """
     for name in names:
         if name not in spec.shapes:
             known = ", ".join(spec.modalities)

@@ -1,7 +1,7 @@
 """The values that flow through the core.
 
-Shape legend: B batch, N samples, T time steps or frames, D channels of a sequence, C outputs or channels of an image,
-H x W an image (a spectrogram is an image of one channel: frequency x time).
+Shape legend: B batch, N samples, T time steps or frames, D channels of a sequence, C outputs or
+channels of an image, H x W an image (a spectrogram is an image of one channel: frequency x time).
 
 torch only; no module of `core` imports ray or mlflow.
 """
@@ -28,10 +28,10 @@ VOID = 255  # the class of pixels that count nowhere
 class Padded(NamedTuple):
     """One modality of a batch, or its features.
 
-    value: [B, T, D] for sequences, [B, D] for vectors, [B, C, H, W] for images and the maps of dense encoders,
-    [B, T, C, H, W] for frames or maps of encoders in stages.
-    mask: bool [B, T], True where a step is real; None: all are.
-    levels: maps [B, C_l, H_l, W_l] of a dense encoder's earlier stages, the finest first.
+    value: [B, T, D] for sequences, [B, D] for vectors, [B, C, H, W] for images and the maps of
+    dense encoders, [B, T, C, H, W] for frames or maps of encoders in stages. mask: bool [B, T],
+    True where a step is real; None: all are. levels: maps [B, C_l, H_l, W_l] of a dense encoder's
+    earlier stages, the finest first.
     """
 
     value: Tensor
@@ -49,7 +49,9 @@ class Padded(NamedTuple):
 
     def zero(self) -> Padded:
         """The same shape and mask with every value 0 (how DGL takes a modality away)."""
-        return Padded(torch.zeros_like(self.value), self.mask, tuple(torch.zeros_like(x) for x in self.levels))
+        return Padded(
+            torch.zeros_like(self.value), self.mask, tuple(torch.zeros_like(x) for x in self.levels)
+        )
 
     def to(self, device: torch.device) -> Padded:
         """All tensors on `device`."""
@@ -63,7 +65,8 @@ class Padded(NamedTuple):
 
 
 class Stored(ABC):
-    """One modality of a split that stays outside memory (a memory-mapped store) until a batch asks for it.
+    """One modality of a split that stays outside memory (a memory-mapped store) until a batch asks
+    for it.
 
     shape: of one sample as a batch holds it.
     """
@@ -87,21 +90,23 @@ class Stored(ABC):
     def take(self, index: Tensor, generator: torch.Generator | None = None) -> Padded:
         """The samples at `index` (int64 [B], on any device).
 
-        generator: for training, a CPU generator from which crops, frames and flips are drawn; None: for evaluation, the
-        same values at every call.
+        generator: for training, a CPU generator from which crops, frames and flips are drawn; None:
+        for evaluation, the same values at every call.
         """
 
 
 Inputs = dict[str, Padded]
 Features = dict[str, Padded]
-# (inputs, target, generator) -> the batch's images and its target, changed alike: see `Split.transform`.
+# (inputs, target, generator) -> the batch's images and its target, changed alike: see
+# `Split.transform`.
 Transform = Callable[[Inputs, Tensor, torch.Generator | None], tuple[Inputs, Tensor]]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """inputs per modality; target: int64 [B] (classification), float [B] (regression) or int64 [B, H, W]
-    (segmentation, VOID where nothing is known); index: stable ids [B]."""
+    """inputs per modality; target: int64 [B] (classification), float [B] (regression) or int64 [B,
+    H, W] (segmentation, VOID where nothing is known); index: stable ids [B].
+    """
 
     inputs: Inputs
     target: Tensor
@@ -110,10 +115,12 @@ class Batch:
 
 @dataclass(frozen=True)
 class Task:
-    """What the logits mean: classification and segmentation have `outputs` = number of classes, regression has 1.
+    """What the logits mean: classification and segmentation have `outputs` = number of classes,
+    regression has 1.
 
-    Of segmentation alone: weights: of the classes in the cross-entropy (empty: all 1); dice: weight of the soft Dice
-    loss beside it; regions: sets of classes by name whose Dice score is reported (empty: every class but the first).
+    Of segmentation alone: weights: of the classes in the cross-entropy (empty: all 1); dice: weight
+    of the soft Dice loss beside it; regions: sets of classes by name whose Dice score is reported
+    (empty: every class but the first).
     """
 
     kind: TaskKind
@@ -126,9 +133,11 @@ class Task:
 
 @dataclass(frozen=True)
 class DataSpec:
-    """What a model must know of a data set: the shape of one sample per modality, in order, and the task.
+    """What a model must know of a data set: the shape of one sample per modality, in order, and the
+    task.
 
-    Shapes: (D,) a vector, (T, D) a sequence, (C, H, W) an image or spectrogram, (T, C, H, W) frames.
+    Shapes: (D,) a vector, (T, D) a sequence, (C, H, W) an image or spectrogram, (T, C, H, W)
+    frames.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -143,11 +152,11 @@ class DataSpec:
 class Split:
     """All samples of a split: inputs [N, ...] in memory or stored, target [N], sample names.
 
-    Segmentation has target uint8 [N, H, W]. drawn: where samples have parts (slices of a volume) of which a training
-    batch draws one: the target of what is drawn; `target` is then that of the part which evaluation sees. Every stored
-    modality and `drawn` take a batch from the same state of the generator. transform: what is done to the images and
-    the target of a batch alike (crops, flips), from the training batch's generator; with None, for evaluation, the same
-    at every call.
+    Segmentation has target uint8 [N, H, W]. drawn: where samples have parts (slices of a volume) of
+    which a training batch draws one: the target of what is drawn; `target` is then that of the part
+    which evaluation sees. Every stored modality and `drawn` take a batch from the same state of the
+    generator. transform: what is done to the images and the target of a batch alike (crops, flips),
+    from the training batch's generator; with None, for evaluation, the same at every call.
     """
 
     inputs: Mapping[str, Padded | Stored]
@@ -183,7 +192,9 @@ class Split:
             return x.take(index, generator)
 
         inputs = {m: take(x) for m, x in self.inputs.items()}
-        target = self.target[place] if self.drawn is None or start is None else take(self.drawn).value
+        target = (
+            self.target[place] if self.drawn is None or start is None else take(self.drawn).value
+        )
         target = target.long() if target.dtype == torch.uint8 else target
         if self.transform is not None:
             inputs, target = self.transform(inputs, target, generator)
@@ -192,9 +203,11 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A loaded data set: `train`, `val` and `test` splits (never the same samples) and where they came from.
+    """A loaded data set: `train`, `val` and `test` splits (never the same samples) and where they
+    came from.
 
-    notes: what a user should know, one line each. dropped: samples left out by name, with the reason.
+    notes: what a user should know, one line each. dropped: samples left out by name, with the
+    reason.
     """
 
     name: str
@@ -206,7 +219,9 @@ class Dataset:
 
 
 class Clock(NamedTuple):
-    """Integers a method may branch on: epoch (from 0), step within the epoch, steps per epoch, epochs, substep."""
+    """Integers a method may branch on: epoch (from 0), step within the epoch, steps per epoch,
+    epochs, substep.
+    """
 
     epoch: int
     step: int
@@ -215,16 +230,20 @@ class Clock(NamedTuple):
     substep: int = 0
 
     def within(self, start: Tensor, end: Tensor) -> Tensor:
-        """bool (0-dim): whether this epoch lies in the window from `start` to `end` (excluded), fractions of the epochs
-        rounded to whole ones."""
-        return (self.epoch >= torch.round(start * self.epochs)) & (self.epoch < torch.round(end * self.epochs))
+        """bool (0-dim): whether this epoch lies in the window from `start` to `end` (excluded),
+        fractions of the epochs rounded to whole ones.
+        """
+        return (self.epoch >= torch.round(start * self.epochs)) & (
+            self.epoch < torch.round(end * self.epochs)
+        )
 
 
 @dataclass(frozen=True)
 class EpochEnd:
-    """What a method does between epochs: its next state and logs (0-dim tensors); params: new values by name of
-    parameters that it replaces, whose optimizer memory starts anew, and of buffers; samples: training samples seen
-    beside the epoch's own."""
+    """What a method does between epochs: its next state and logs (0-dim tensors); params: new
+    values by name of parameters that it replaces, whose optimizer memory starts anew, and of
+    buffers; samples: training samples seen beside the epoch's own.
+    """
 
     state: Tensors
     logs: Tensors = field(default_factory=dict)
@@ -234,9 +253,10 @@ class EpochEnd:
 
 @dataclass(frozen=True)
 class Update:
-    """What a step hands to the optimizer: gradients by parameter name (a name left out is left untouched), the loss,
-    logs (0-dim tensors, averaged over the epoch on the device), the method's next state, and factors (0-dim) on the
-    learning rate by owner of parameters, for this step."""
+    """What a step hands to the optimizer: gradients by parameter name (a name left out is left
+    untouched), the loss, logs (0-dim tensors, averaged over the epoch on the device), the method's
+    next state, and factors (0-dim) on the learning rate by owner of parameters, for this step.
+    """
 
     grads: Tensors
     loss: Tensor

@@ -1,1 +1,3 @@
-"""Data sets, one file each: the file name is the name in `data: {name: ...}`. See `tune_mm.data.base`."""
+"""Data sets, one file each: the file name is the name in `data: {name: ...}`. See
+`tune_mm.data.base`.
+"""

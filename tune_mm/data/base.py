@@ -1,11 +1,13 @@
-"""What every data set provides, where its files are looked for, and what happens when they are not there.
+"""What every data set provides, where its files are looked for, and what happens when they are not
+there.
 
-A data set is one file in this folder that exports `plugin`, a subclass of `DataPlugin`. It reads the community's files
-unchanged and writes synthetic ones in the same format. Files are looked for at <root>/<folder> and at <root> itself,
-where root is --data-root, else the environment variable TUNE_MM_DATA, else ./data.
+A data set is one file in this folder that exports `plugin`, a subclass of `DataPlugin`. It reads
+the community's files unchanged and writes synthetic ones in the same format. Files are looked for
+at <root>/<folder> and at <root> itself, where root is --data-root, else the environment variable
+TUNE_MM_DATA, else ./data.
 
-Synthetic files carry a marker, `SYNTHETIC.json`, with the options that made them: wherever they are found, the data are
-known not to be real.
+Synthetic files carry a marker, `SYNTHETIC.json`, with the options that made them: wherever they are
+found, the data are known not to be real.
 """
 
 from __future__ import annotations
@@ -24,12 +26,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from tune_mm import plugins
-from tune_mm._cache import ENV_CACHE, cache_folder
 from tune_mm.config import Section
 from tune_mm.core.types import DataKind, Dataset, Transform
-from tune_mm.data import _shared
-from tune_mm.data._arrays import DataError, check
-from tune_mm.data._synthetic import VERSION, SyntheticOptions
+from tune_mm.data.arrays.checks import DataError, check
+from tune_mm.data.store import shared
+from tune_mm.data.synthetic.vectors import VERSION, SyntheticOptions
+from tune_mm.filesystem import ENV_CACHE, cache_folder
 
 __all__ = [
     "ENV_CACHE",
@@ -53,10 +55,11 @@ AXES = {1: "D", 2: "T x D", 3: "C x H x W"}
 class DataPlugin(ABC):
     """One data set. All methods are class methods; `place` is the folder that holds its files.
 
-    Config: the fields of `data:`, all with defaults, so that `Config()` is valid.
-    folder: where below the root its files are looked for (see `folder_of`), and `aliases`, other names that folder goes
-    by. axes: how many a sample of a modality may have (1 a vector, 2 a sequence, 3 an image). stored: whether samples
-    stay in a store of the plug-in's own; else `load` returns tensors in memory.
+    Config: the fields of `data:`, all with defaults, so that `Config()` is valid. folder: where
+    below the root its files are looked for (see `folder_of`), and `aliases`, other names that
+    folder goes by. axes: how many a sample of a modality may have (1 a vector, 2 a sequence, 3 an
+    image). stored: whether samples stay in a store of the plug-in's own; else `load` returns
+    tensors in memory.
     """
 
     Config: ClassVar[type[Section]]
@@ -73,7 +76,9 @@ class DataPlugin(ABC):
     @classmethod
     @abstractmethod
     def files(cls, config: Any) -> tuple[str, ...]:
-        """Paths below `place` without which the data set cannot be read; a folder of files ends in a slash."""
+        """Paths below `place` without which the data set cannot be read; a folder of files ends in
+        a slash.
+        """
 
     @classmethod
     def optional(cls, config: Any) -> tuple[str, ...]:
@@ -113,7 +118,9 @@ class DataPlugin(ABC):
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Where a data set was found. message: the one line to show when the data are synthetic, "" when they are real."""
+    """Where a data set was found. message: the one line to show when the data are synthetic, ""
+    when they are real.
+    """
 
     root: Path
     kind: DataKind
@@ -127,10 +134,11 @@ def plugin_of(config: Section) -> type[DataPlugin]:
 
 
 def resolve(config: Section, root: Path | None = None, *, require_real: bool = False) -> Source:
-    """Finds the data set of a `data:` section; writes a small synthetic one into the cache when there is none.
+    """Finds the data set of a `data:` section; writes a small synthetic one into the cache when
+    there is none.
 
-    Raises DataError when a root that was named does not exist, when some of the files are missing, or when
-    `require_real` and no real data are there.
+    Raises DataError when a root that was named does not exist, when some of the files are missing,
+    or when `require_real` and no real data are there.
     """
     plugin = plugin_of(config)
     base, origin = _root(root)
@@ -141,8 +149,14 @@ def resolve(config: Section, root: Path | None = None, *, require_real: bool = F
     searched = f"{base / name} or {base} ({origin})"
     expected = ", ".join(plugin.files(config))
     if require_real:
-        found = f"the data in {place} are synthetic ({MARKER})" if place else f"no {expected} in {searched}"
-        raise DataError(f"{name}: real data are required, but {found}; put the files {expected} into {base / name}")
+        found = (
+            f"the data in {place} are synthetic ({MARKER})"
+            if place
+            else f"no {expected} in {searched}"
+        )
+        raise DataError(
+            f"{name}: real data are required, but {found}; put the files {expected} into {base / name}"
+        )
     if place is not None:
         found = f"the data in {place} are SYNTHETIC ({MARKER})"
     else:
@@ -172,13 +186,19 @@ def _root(root: Path | None) -> tuple[Path, str]:
 
 
 def _find(plugin: type[DataPlugin], config: Section, base: Path) -> Path | None:
-    """The folder that holds the data set; None if there is no trace of it. Raises DataError if a part is missing."""
+    """The folder that holds the data set; None if there is no trace of it. Raises DataError if a
+    part is missing.
+    """
     name = plugin.folder_of(config)
     places = [*(base / n for n in (name, *plugin.aliases)), base]
     files = plugin.files(config)
     for path in [*places, *(place / f for place in places for f in files)]:
-        if path.is_symlink() and not path.exists():  # the data are there for whoever made it: no stand-in for them
-            raise DataError(f"{path}: is a symbolic link that leads nowhere, to {os.readlink(path)}")
+        if (
+            path.is_symlink() and not path.exists()
+        ):  # the data are there for whoever made it: no stand-in for them
+            raise DataError(
+                f"{path}: is a symbolic link that leads nowhere, to {os.readlink(path)}"
+            )
     for place in places:
         if plugin.present(config, place):
             return place
@@ -196,7 +216,11 @@ def _found(place: Path, there: list[str]) -> str:
 
 def _entries(place: Path) -> list[str]:
     """Names in a folder, hidden ones (.gitkeep, .DS_Store) left out."""
-    return sorted(p.name for p in place.iterdir() if not p.name.startswith(".")) if place.is_dir() else []
+    return (
+        sorted(p.name for p in place.iterdir() if not p.name.startswith("."))
+        if place.is_dir()
+        else []
+    )
 
 
 def _cached(plugin: type[DataPlugin], config: Section) -> Path:
@@ -207,41 +231,56 @@ def _cached(plugin: type[DataPlugin], config: Section) -> Path:
     place = cache_folder() / "synthetic" / f"{plugin.folder_of(config)}-{key}"
     if place.is_dir():
         if not plugin.present(config, place):
-            raise DataError(f"{place}: files of this cached data set are gone; remove the folder and run again")
+            raise DataError(
+                f"{place}: files of this cached data set are gone; remove the folder and run again"
+            )
         return place
     _put(place, lambda folder: _write(plugin, config, folder, options), exist_ok=True)
     return place
 
 
 def make(config: Section, root: Path, options: SyntheticOptions) -> Path:
-    """Writes a synthetic data set to <root>/<folder> and returns that folder. DataError if it has files already."""
+    """Writes a synthetic data set to <root>/<folder> and returns that folder. DataError if it has
+    files already.
+    """
     plugin = plugin_of(config)
     for m, shape in options.shapes.items():
         if len(shape) not in plugin.axes:
             allowed = " or ".join(AXES[count] for count in sorted(plugin.axes, reverse=True))
-            raise DataError(f"{plugin.folder_of(config)}: shape of '{m}' must be {allowed}, got {shape}")
+            raise DataError(
+                f"{plugin.folder_of(config)}: shape of '{m}' must be {allowed}, got {shape}"
+            )
     place = root.expanduser().absolute() / plugin.folder_of(config)
     if place.exists() and not (place.is_dir() and not any(place.iterdir())):
-        raise DataError(f"{place}: exists already and is not overwritten; remove it or choose another --root")
+        raise DataError(
+            f"{place}: exists already and is not overwritten; remove it or choose another --root"
+        )
     _put(place, lambda folder: _write(plugin, config, folder, options), exist_ok=False)
     return place
 
 
 def describe(config: Section, options: SyntheticOptions) -> dict[str, Any]:
     """What decides the bytes of a synthetic data set."""
-    chosen = {**dataclasses.asdict(options), "shapes": {m: list(s) for m, s in options.shapes.items()}}
+    chosen = {
+        **dataclasses.asdict(options),
+        "shapes": {m: list(s) for m, s in options.shapes.items()},
+    }
     return {"version": VERSION, "config": config.model_dump(mode="json"), "options": chosen}
 
 
-def _write(plugin: type[DataPlugin], config: Section, folder: Path, options: SyntheticOptions) -> None:
+def _write(
+    plugin: type[DataPlugin], config: Section, folder: Path, options: SyntheticOptions
+) -> None:
     plugin.write(config, folder, options)
     (folder / MARKER).write_text(json.dumps(describe(config, options), indent=1) + "\n")
 
 
 def _put(place: Path, write: Callable[[Path], None], *, exist_ok: bool) -> None:
-    """Lets `write` fill a temporary folder and moves it to `place` in one step: others see all of it or nothing.
+    """Lets `write` fill a temporary folder and moves it to `place` in one step: others see all of
+    it or nothing.
 
-    Of several processes at once one wins; with `exist_ok` the others use its files. Raises DataError.
+    Of several processes at once one wins; with `exist_ok` the others use its files. Raises
+    DataError.
     """
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -265,7 +304,9 @@ _lock = threading.Lock()
 
 
 def load(config: Section, source: Source) -> Dataset:
-    """The data set at `source`, read once per machine. Raises DataError naming the file and what is wrong with it."""
+    """The data set at `source`, read once per machine. Raises DataError naming the file and what is
+    wrong with it.
+    """
     plugin, settings = plugin_of(config), config.model_dump(mode="json")
     key = json.dumps([settings, str(source.root), source.kind], sort_keys=True)
     with _lock:
@@ -273,9 +314,14 @@ def load(config: Section, source: Source) -> Dataset:
             read = partial(_read, plugin, config, source.root)
             stored = plugin.stored or not plugin.present(config, source.root)
             files = [source.root / f for f in (*plugin.files(config), *plugin.optional(config))]
-            dataset = read() if stored else _shared.once(plugin.folder_of(config), settings, files, read)
+            dataset = (
+                read() if stored else shared.once(plugin.folder_of(config), settings, files, read)
+            )
             changes = plugin.transforms(config)
-            splits = {s: dataclasses.replace(x, transform=changes.get(s)) for s, x in dataset.splits.items()}
+            splits = {
+                s: dataclasses.replace(x, transform=changes.get(s))
+                for s, x in dataset.splits.items()
+            }
             _loaded[key] = dataclasses.replace(dataset, kind=source.kind, splits=splits)
         return _loaded[key]
 

@@ -1,4 +1,5 @@
-"""What methods share whose unimodal losses have heads of their own, or pass through the fusion (`heads`).
+"""What methods share whose unimodal losses have heads of their own, or pass through the fusion
+(`heads`).
 
 Shape legend: B batch, C outputs.
 """

@@ -1,4 +1,5 @@
-"""What methods share that combine the modalities' own logits: weights by modality, and a modality's own vector.
+"""What methods share that combine the modalities' own logits: weights by modality, and a modality's
+own vector.
 
 Shape legend: B batch, C outputs, M modalities, W feature width.
 """
@@ -20,8 +21,12 @@ from tune_mm.models.fusions.concat import pooled
 Weights = dict[str, Annotated[float, Field(gt=0)]]
 
 
-def shares(weights: Mapping[str, float | Tensor], modalities: Iterable[str], like: Tensor) -> Tensor:
-    """[M]: the weights in the order of the modalities, with a sum of 1, of the type and device of `like`."""
+def shares(
+    weights: Mapping[str, float | Tensor], modalities: Iterable[str], like: Tensor
+) -> Tensor:
+    """[M]: the weights in the order of the modalities, with a sum of 1, of the type and device of
+    `like`.
+    """
     found = torch.stack([torch.as_tensor(weights.get(m, 1.0), dtype=like.dtype, device=like.device)
                          for m in modalities])  # fmt: skip
     return found / found.sum()
@@ -29,13 +34,19 @@ def shares(weights: Mapping[str, float | Tensor], modalities: Iterable[str], lik
 
 def given(hp: Tensors) -> Tensors:
     """The weights among a trial's hyperparameters, by modality."""
-    return {name.removeprefix("weights."): value for name, value in hp.items() if name.startswith("weights.")}
+    return {
+        name.removeprefix("weights."): value
+        for name, value in hp.items()
+        if name.startswith("weights.")
+    }
 
 
 def weighted(logits: Tensors, weights: Tensor) -> Tensor:
     """[B, C]: sum over m of weight times logits [B, C]. weights [M], or [M, B] of each sample."""
     stacked = torch.stack(list(logits.values()))
-    return (weights.reshape(*weights.shape, *[1] * (3 - weights.ndim)).to(stacked.dtype) * stacked).sum(0)
+    return (
+        weights.reshape(*weights.shape, *[1] * (3 - weights.ndim)).to(stacked.dtype) * stacked
+    ).sum(0)
 
 
 def own_vector(net: Net, modality: str, x: Padded) -> Tensor:

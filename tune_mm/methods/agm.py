@@ -1,10 +1,13 @@
-"""Adaptive Gradient Modulation: Shapley values of the modalities, and their share of the gradient by how far each is.
+"""Adaptive Gradient Modulation: Shapley values of the modalities, and their share of the gradient
+by how far each is.
 
 Paper
-    AGM, Li et al., ICCV 2023, Sec. 3.2-3.3; compared with in DGL (ICCV 2025) Tables 1-2 and CGGM (NeurIPS 2024).
+    AGM, Li et al., ICCV 2023, Sec. 3.2-3.3; compared with in DGL (ICCV 2025) Tables 1-2 and CGGM
+    (NeurIPS 2024).
 Idea
-    The fused logits are split into what each modality contributes; the gradient that enters a contribution is enlarged
-    or reduced according to how the modality's lead compares with its running reference.
+    The fused logits are split into what each modality contributes; the gradient that enters a
+    contribution is enlarged or reduced according to how the modality's lead compares with its
+    running reference.
 Equations
     phi_m   = sum over S without m of |S|! (M-|S|-1)! / M! (f(S + m) - f(S)),  f of no modality = 0;  sum_m phi_m = f
               f(S): logits with the inputs of all modalities outside S at 0
@@ -14,24 +17,29 @@ Equations
     kappa_m = exp(alpha min(tau_m - r_m, cap))
     gradient entering phi_m <- kappa_m * gradient entering phi_m
 Deviations
-    * r_m is the right way up, as in the authors' code; BalanceBenchmark's port has its reciprocal and therefore speeds
-      up the modality that is ahead. That port also scales encoders' gradients instead of those of the contributions.
+    * r_m is the right way up, as in the authors' code; BalanceBenchmark's port has its reciprocal
+      and therefore speeds up the modality that is ahead. That port also scales encoders' gradients
+      instead of those of the contributions.
     * `cap` (null: 10 for two modalities, 7 for more, as in the code).
-    * The code then clips all gradients to a norm of 1 (three modalities: 5) if any element of the head's weight
-      gradient exceeds 1, which the paper does not mention: `head_clip`, off by default; `optim.clip` always clips.
-    * Zero inputs pass the encoders, and all partial sets the fusion, in evaluation mode (no dropout, BatchNorm's
-      running statistics); features of the present modalities are those of the training pass, not encoded again.
+    * The code then clips all gradients to a norm of 1 (three modalities: 5) if any element of the
+      head's weight gradient exceeds 1, which the paper does not mention: `head_clip`, off by
+      default; `optim.clip` always clips.
+    * Zero inputs pass the encoders, and all partial sets the fusion, in evaluation mode (no
+      dropout, BatchNorm's running statistics); features of the present modalities are those of the
+      training pass, not encoded again.
     * Any number of modalities by Shapley's formula (published: two and three).
     * Regression (not in the paper): s_m = mean |phi_m - y|, the loss of the contribution.
-    * Segmentation (not in the paper): s_m is the loss of the contribution too, the mean over the batch of an image's
-      weighted cross-entropy and Dice loss; no pixel's probability has a floor.
-    * Side outputs of a decoder (`scales`) learn as in joint training: contributions are those of the final logits.
-    * The window is `start` to `end` in fractions of the epochs (published: all); outside it kappa_m = 1, and the
-      running means go on.
-    * What is reported of a modality alone is the modality through the fusion (`unimodal_path`), not phi_m.
+    * Segmentation (not in the paper): s_m is the loss of the contribution too, the mean over the
+      batch of an image's weighted cross-entropy and Dice loss; no pixel's probability has a floor.
+    * Side outputs of a decoder (`scales`) learn as in joint training: contributions are those of
+      the final logits.
+    * The window is `start` to `end` in fractions of the epochs (published: all); outside it kappa_m
+      = 1, and the running means go on.
+    * What is reported of a modality alone is the modality through the fusion (`unimodal_path`), not
+      phi_m.
 Shapes
-    Inputs and features as for any method, two or more modalities; logits [B, C] or [B, C, H, W]; state
-    `average` [M], `count` [].
+    Inputs and features as for any method, two or more modalities; logits [B, C] or [B, C, H, W];
+    state `average` [M], `count` [].
 """
 
 from __future__ import annotations
@@ -58,8 +66,9 @@ Coalition = frozenset[str]
 
 
 class AGMConfig(Section):
-    """alpha: strength (published 1.5 on CREMA-D, 2.5 on AV-MNIST, 4 on UR-Funny). cap: of tau - r. head_clip: null is
-    off. start, end: the window, as fractions of the epochs. unimodal_path: for the metrics of one modality only.
+    """alpha: strength (published 1.5 on CREMA-D, 2.5 on AV-MNIST, 4 on UR-Funny). cap: of tau - r.
+    head_clip: null is off. start, end: the window, as fractions of the epochs. unimodal_path: for
+    the metrics of one modality only.
     """
 
     name: Literal["agm"] = "agm"
@@ -79,11 +88,17 @@ class AGMConfig(Section):
 
 def coalitions(modalities: tuple[str, ...]) -> list[Coalition]:
     """All sets of modalities but the empty one, smallest first."""
-    return [frozenset(s) for size in range(1, len(modalities) + 1) for s in combinations(modalities, size)]
+    return [
+        frozenset(s)
+        for size in range(1, len(modalities) + 1)
+        for s in combinations(modalities, size)
+    ]
 
 
 def shapley(values: Mapping[Coalition, Tensor], modalities: tuple[str, ...]) -> Tensors:
-    """phi per modality from f of every set in `coalitions` (tensors of one shape); the empty set has 0."""
+    """phi per modality from f of every set in `coalitions` (tensors of one shape); the empty set
+    has 0.
+    """
     count = len(modalities)
     out: Tensors = {}
     for m in modalities:
@@ -98,7 +113,9 @@ def shapley(values: Mapping[Coalition, Tensor], modalities: tuple[str, ...]) -> 
 
 
 def score(task: Task, logits: Tensor, target: Tensor) -> Tensor:
-    """s (0-dim) of one modality's contribution, logits [B, C] or [B, C, H, W]: small where it predicts well."""
+    """s (0-dim) of one modality's contribution, logits [B, C] or [B, C, H, W]: small where it
+    predicts well.
+    """
     loss = losses.per_sample(task, logits, target)
     if task.kind == "classification":
         loss = loss.clamp(max=-log(FLOOR))
@@ -137,20 +154,26 @@ class AGM(Method):
         zeros = torch.zeros(len(net.modalities), dtype=like.dtype, device=like.device)
         return {"average": zeros, "count": zeros.sum()}
 
-    def loss(self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock) -> tuple[Tensor, Tensors]:
+    def loss(
+        self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock
+    ) -> tuple[Tensor, Tensors]:
         outputs = self._outputs(net, batch)
         parts = shapley(outputs, net.modalities)
         scores = torch.stack([score(net.task, z.detach(), batch.target) for z in parts.values()])
         kappa = modulation(scores, self._average(scores, state), hp["alpha"], self._cap(hp, scores))
         kappa = torch.where(clock.within(hp["start"], hp["end"]), kappa, torch.ones_like(kappa))
-        logits = torch.stack([with_gradient(z, kappa[i]) for i, z in enumerate(parts.values())]).sum(0)
+        logits = torch.stack(
+            [with_gradient(z, kappa[i]) for i, z in enumerate(parts.values())]
+        ).sum(0)
         logits = scales.beside(logits, scales.coarser(outputs[frozenset(net.modalities)]))
         logs: Tensors = {}
         for i, m in enumerate(net.modalities):
             logs[f"balance/{m}"], logs[f"train/score/{m}"] = kappa[i], scores[i]
         return net.loss(logits, batch.target), logs
 
-    def edit(self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock, update: Update) -> Update:
+    def edit(
+        self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock, update: Update
+    ) -> Update:
         scores = torch.stack([update.logs[f"train/score/{m}"] for m in net.modalities])
         new = {"average": self._average(scores, state), "count": state["count"] + 1}
         gradients = update.grads
@@ -174,14 +197,22 @@ class AGM(Method):
 
     def _average(self, scores: Tensor, state: Tensors) -> Tensor:
         """The running means [M] with this step's scores."""
-        return (state["average"] * state["count"] + scores.to(state["average"].dtype)) / (state["count"] + 1)
+        return (state["average"] * state["count"] + scores.to(state["average"].dtype)) / (
+            state["count"] + 1
+        )
 
     def _cap(self, hp: Tensors, like: Tensor) -> Tensor:
-        return hp["cap"] if "cap" in hp else torch.full_like(like[0], CAPS[0] if len(like) == 2 else CAPS[1])
+        return (
+            hp["cap"]
+            if "cap" in hp
+            else torch.full_like(like[0], CAPS[0] if len(like) == 2 else CAPS[1])
+        )
 
 
 def _encoded_zeros(net: Net, modality: str, x: Padded) -> Padded:
-    """Features of zeros in the shape of x, in evaluation mode: without a mask all samples have those of one."""
+    """Features of zeros in the shape of x, in evaluation mode: without a mask all samples have
+    those of one.
+    """
     if x.mask is not None:
         return net.encode_one(modality, x.zero())
     value, mask, levels = net.encode_one(modality, Padded(x.value[:1]).zero())

@@ -1,10 +1,12 @@
 """Classifier-Guided Gradient Modulation.
 
 Paper
-    CGGM, NeurIPS 2024, Sec. 3.3, Eqs. 5-13, Algorithm 1; ablations in Fig. 5 (rho, lambda) and Table 6.
+    CGGM, NeurIPS 2024, Sec. 3.3, Eqs. 5-13, Algorithm 1; ablations in Fig. 5 (rho, lambda) and
+    Table 6.
 Idea
-    A small classifier per modality measures how fast that modality improves; encoders of fast ones are slowed
-    (magnitude), and the fused head's gradient is drawn towards the classifiers' (direction).
+    A small classifier per modality measures how fast that modality improves; encoders of fast ones
+    are slowed (magnitude), and the fused head's gradient is drawn towards the classifiers'
+    (direction).
 Equations
     e_m = metric of classifier f_m on this batch, D_m = e_m - (e_m of the step before), e^0 = 0             (5, 6)
     B_m = rho * (sum_k D_k - D_m) / sum_k D_k                                                               (7)
@@ -12,27 +14,34 @@ Equations
     L_gm = 1/M sum_m |B_m| - B_m cos(grad_F L, grad_{f_m} L_m)                                              (12)
     L = L_task + lambda * L_gm                                                                              (13)
 Deviations
-    * Direction. Public code takes the cosine of the *weights* of the fused head and of the classifiers, not of their
-      gradients; a literal gradient (`.grad`) is a constant and would change nothing. `direction: gradient` (default) is
-      Eq. 12 with the heads' weight gradients in closed form, delta^T h, differentiable at first order; classifiers are
-      constants in it. `direction: weight` is what the code does, `off` leaves the term out.
-    * Timing. Algorithm 1 adds the L_gm of the step before (whose graph is gone by then); here it is the current step's.
+    * Direction. Public code takes the cosine of the *weights* of the fused head and of the
+      classifiers, not of their gradients; a literal gradient (`.grad`) is a constant and would
+      change nothing. `direction: gradient` (default) is Eq. 12 with the heads' weight gradients in
+      closed form, delta^T h, differentiable at first order; classifiers are constants in it.
+      `direction: weight` is what the code does, `off` leaves the term out.
+    * Timing. Algorithm 1 adds the L_gm of the step before (whose graph is gone by then); here it is
+      the current step's.
     * rho. Eq. 12 uses B_m with rho; public code leaves rho out of L_gm: `rho_in_direction: false`.
-    * Magnitude reaches the whole encoder, projection included; public code skips the projections. `magnitude: false`
-      leaves encoders' gradients as they are (Table 6).
-    * B_m divides by sum_k D_k, which passes through 0: at |sum| < 1e-6 every B_m is rho (M-1)/M, its mean over m. The
-      guards `clamp`, `ema`, `floor` are off in `variant: paper`; `variant: stable` turns them on at STABLE's values.
-    * The metric: paper accuracy, MAE and Dice, public code accuracy for MOSI's regression too: `metric`.
-    * Segmentation: classifiers are light decoders of the maps. Public code looks for encoders by names that its BraTS
-      network does not have, so that magnitude never reaches them; here it reaches every one.
-    * Where a fusion steps through the encoders' stages (ESANet, MMTM) the classifiers read the maps of the stage of the
-      first exchange (ESANet: the stem's), not the last ones, which have seen the other modalities.
-    * Public code never shuffles its training data; ours does, so batches differ between steps as the paper implies.
-    * The cosine needs heads of one shape: a fusion whose head reads another width than the features' (MMTM, or a gated
-      or bilinear one of another `width`) takes `direction: off`.
+    * Magnitude reaches the whole encoder, projection included; public code skips the projections.
+      `magnitude: false` leaves encoders' gradients as they are (Table 6).
+    * B_m divides by sum_k D_k, which passes through 0: at |sum| < 1e-6 every B_m is rho (M-1)/M,
+      its mean over m. The guards `clamp`, `ema`, `floor` are off in `variant: paper`; `variant:
+      stable` turns them on at STABLE's values.
+    * The metric: paper accuracy, MAE and Dice, public code accuracy for MOSI's regression too:
+      `metric`.
+    * Segmentation: classifiers are light decoders of the maps. Public code looks for encoders by
+      names that its BraTS network does not have, so that magnitude never reaches them; here it
+      reaches every one.
+    * Where a fusion steps through the encoders' stages (ESANet, MMTM) the classifiers read the maps
+      of the stage of the first exchange (ESANet: the stem's), not the last ones, which have seen
+      the other modalities.
+    * Public code never shuffles its training data; ours does, so batches differ between steps as
+      the paper implies.
+    * The cosine needs heads of one shape: a fusion whose head reads another width than the
+      features' (MMTM, or a gated or bilinear one of another `width`) takes `direction: off`.
 Shapes
-    Features [B, T, W], [B, W] or maps [B, W, h, w], detached before the classifiers; logits [B, C] or [B, C, H, W];
-    state `metric` [M].
+    Features [B, T, W], [B, W] or maps [B, W, h, w], detached before the classifiers; logits [B, C]
+    or [B, C, H, W]; state `metric` [M].
 """
 
 from __future__ import annotations
@@ -60,9 +69,10 @@ TINY = 1e-6
 class CGGMConfig(Section):
     """rho: scale of the balancing term; lam: weight (lambda) of the direction loss.
 
-    clamp: B_m is kept in [0, clamp * rho]; ema: decay of a running mean of the metrics before they are compared;
-    floor: smallest |sum of changes|. A guard left null takes the variant's value. Classifiers have an optimizer setting
-    of their own, which the learning-rate schedule does not touch (as published).
+    clamp: B_m is kept in [0, clamp * rho]; ema: decay of a running mean of the metrics before they
+    are compared; floor: smallest |sum of changes|. A guard left null takes the variant's value.
+    Classifiers have an optimizer setting of their own, which the learning-rate schedule does not
+    touch (as published).
     """
 
     name: Literal["cggm"] = "cggm"
@@ -84,7 +94,8 @@ class CGGMConfig(Section):
 
 
 def balance(change: Tensor, rho: Tensor, floor: Tensor, ceiling: Tensor | None = None) -> Tensor:
-    """B [M] of Eq. 7 from the metrics' changes [M]; 0-dim rho, floor and ceiling (None: not clamped).
+    """B [M] of Eq. 7 from the metrics' changes [M]; 0-dim rho, floor and ceiling (None: not
+    clamped).
 
     The sum's magnitude is at least `floor`; where it vanishes all are equal, rho (M-1)/M.
     """
@@ -119,20 +130,30 @@ class CGGM(Method):
         return nn.ModuleDict(
             {
                 m: Classifier(
-                    widths[m], spec.task.outputs, c.classifier_layers, c.classifier_heads, c.classifier_dropout
+                    widths[m],
+                    spec.task.outputs,
+                    c.classifier_layers,
+                    c.classifier_heads,
+                    c.classifier_dropout,
                 )
                 for m in spec.modalities
             }
         )
 
     def check(self, net: Net) -> None:
-        """Dice is of pixels; the direction term needs, per modality, as many columns of the fused head as its
-        classifier's head has."""
+        """Dice is of pixels; the direction term needs, per modality, as many columns of the fused
+        head as its classifier's head has.
+        """
         if self.config.metric == "dice" and net.task.kind != "segmentation":
-            raise ValueError(f"metric: must be auto, accuracy, mae or loss for {net.task.kind}, got 'dice'")
+            raise ValueError(
+                f"metric: must be auto, accuracy, mae or loss for {net.task.kind}, got 'dice'"
+            )
         for m in net.modalities if self.config.direction != "off" else ():
             weight, block = net.params["fusion.head.weight"], net.block(m)
-            theirs, own = net.params[f"aux.{m}.head.weight"].shape[1], len(range(weight.shape[1])[block])
+            theirs, own = (
+                net.params[f"aux.{m}.head.weight"].shape[1],
+                len(range(weight.shape[1])[block]),
+            )
             if theirs != own:
                 raise ValueError(
                     f"direction: must be off with this fusion, got '{self.config.direction}': its head has {own} "
@@ -146,7 +167,9 @@ class CGGM(Method):
     def optim(self, hp: Tensors, optim: Tensors) -> dict[str, Tensors]:
         return {"aux": {"lr": hp["classifier_lr"], "weight_decay": hp["classifier_weight_decay"]}}
 
-    def loss(self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock) -> tuple[Tensor, Tensors]:
+    def loss(
+        self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock
+    ) -> tuple[Tensor, Tensors]:
         features = net.encode(batch.inputs)
         hidden = net.hidden(features)
         fused = net.head(hidden)
@@ -158,7 +181,11 @@ class CGGM(Method):
         b = self._balance(measured - state["metric"], hp)
         logs = {"train/loss_task": task}
         for i, m in enumerate(net.modalities):
-            logs[f"train/loss/{m}"], logs[f"balance/{m}"], logs[f"train/metric/{m}"] = own[m], b[i], measured[i]
+            logs[f"train/loss/{m}"], logs[f"balance/{m}"], logs[f"train/metric/{m}"] = (
+                own[m],
+                b[i],
+                measured[i],
+            )
             logs[f"balance_negative/{m}"] = (b[i] < 0).to(b.dtype)
         total = task + torch.stack(list(own.values())).sum()
         if self.config.direction != "off":
@@ -168,25 +195,34 @@ class CGGM(Method):
             total = total + hp["lam"] * logs["train/loss_direction"]
         return total, logs
 
-    def edit(self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock, update: Update) -> Update:
+    def edit(
+        self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock, update: Update
+    ) -> Update:
         measured = torch.stack([update.logs[f"train/metric/{m}"] for m in net.modalities])
         gradients = update.grads
         if self.config.magnitude:
-            gradients = grads.scale(gradients, {f"encoders.{m}": update.logs[f"balance/{m}"] for m in net.modalities})
-        return Update(gradients, update.loss, update.logs, {"metric": measured.to(state["metric"].dtype)})
+            gradients = grads.scale(
+                gradients, {f"encoders.{m}": update.logs[f"balance/{m}"] for m in net.modalities}
+            )
+        return Update(
+            gradients, update.loss, update.logs, {"metric": measured.to(state["metric"].dtype)}
+        )
 
     def predict(self, net: Net, inputs: Inputs, state: Tensors) -> Tensors:
         """As any method, and the classifiers' logits under `classifier/<modality>` (Table 5)."""
         features = net.encode(inputs)
         out = {"joint": net.fuse(features), **net.unimodal(features, self.unimodal_path)}
         for m, feature in features.items():
-            out[f"classifier/{m}"] = self._classifier_head(net, m, self._classifier_hidden(net, m, feature))
+            out[f"classifier/{m}"] = self._classifier_head(
+                net, m, self._classifier_hidden(net, m, feature)
+            )
         return out
 
     def classifier_gradients(self, net: Net, features: Features, target: Tensor) -> Tensors:
         hidden = {m: self._classifier_hidden(net, m, f) for m, f in features.items()}
         return {
-            m: losses.head_gradient(net.task, self._classifier_head(net, m, h), h, target) for m, h in hidden.items()
+            m: losses.head_gradient(net.task, self._classifier_head(net, m, h), h, target)
+            for m, h in hidden.items()
         }
 
     def _classifier_hidden(self, net: Net, modality: str, feature: Padded) -> Tensor:
@@ -204,12 +240,18 @@ class CGGM(Method):
             return hp[name]
         return None if default is None else torch.full_like(like, default)
 
-    def _measure(self, net: Net, logits: Tensors, target: Tensor, hp: Tensors, state: Tensors) -> Tensor:
+    def _measure(
+        self, net: Net, logits: Tensors, target: Tensor, hp: Tensors, state: Tensors
+    ) -> Tensor:
         """Metrics [M] of the classifiers on this batch, or their running mean."""
         kind: str = self.config.metric
         if kind == "auto":
-            kind = {"classification": "accuracy", "regression": "mae", "segmentation": "dice"}[net.task.kind]
-        now = torch.stack([metrics.batch_metric(net.task, kind, z.detach(), target) for z in logits.values()])
+            kind = {"classification": "accuracy", "regression": "mae", "segmentation": "dice"}[
+                net.task.kind
+            ]
+        now = torch.stack(
+            [metrics.batch_metric(net.task, kind, z.detach(), target) for z in logits.values()]
+        )
         now = now.to(state["metric"].dtype)
         decay = self._guard("ema", hp, now[0])
         assert decay is not None
@@ -225,9 +267,17 @@ class CGGM(Method):
         return b if self.config.rho_in_direction else b / hp["rho"].clamp(min=TINY)
 
     def _cosines(
-        self, net: Net, fused: Tensor, hidden: Tensor, logits: Tensors, inside: Tensors, target: Tensor
+        self,
+        net: Net,
+        fused: Tensor,
+        hidden: Tensor,
+        logits: Tensors,
+        inside: Tensors,
+        target: Tensor,
     ) -> Tensor:
-        """[M]: the fused head against each classifier's, by gradient or by weight, over the modality's block."""
+        """[M]: the fused head against each classifier's, by gradient or by weight, over the
+        modality's block.
+        """
         if self.config.direction == "weight":
             mine = net.params["fusion.head.weight"]
             theirs = {m: net.params[f"aux.{m}.head.weight"].detach() for m in net.modalities}
@@ -238,7 +288,10 @@ class CGGM(Method):
                 for m in net.modalities
             }
         return torch.stack(
-            [torch.cosine_similarity(mine[:, net.block(m)].flatten(), theirs[m].flatten(), 0) for m in net.modalities]
+            [
+                torch.cosine_similarity(mine[:, net.block(m)].flatten(), theirs[m].flatten(), 0)
+                for m in net.modalities
+            ]
         )
 
 

@@ -3,28 +3,34 @@
 Paper
     DGL, ICCV 2025, Sec. 3.2, Eqs. 6-9; ablations in Tables 3 and 4.
 Idea
-    Encoders learn from their own unimodal losses, the fusion from the multimodal loss, and neither sees the other's.
+    Encoders learn from their own unimodal losses, the fusion from the multimodal loss, and neither
+    sees the other's.
 Equations
     h_m = phi_m(x_m)
     L_d = loss(f(Omega(sg(h_1) .. sg(h_M))), y)             gradient truncated between fusion and encoders (MT)
     L_m = loss(sg_params(f o Omega)(0 .. h_m .. 0), y)      unimodal gradient truncated at the fusion (UT)
     L = L_d + alpha * sum_m L_m                             so d/d phi_m = alpha dL_m, d/d(Omega, f) = dL_d
 Deviations
-    * The paper (and its code) backpropagates twice and clears the fusion's gradient in between; here two stop-gradients
-      make it one backward pass with the same gradients (for dense predictions one per loss, to hold less at a time).
+    * The paper (and its code) backpropagates twice and clears the fusion's gradient in between;
+      here two stop-gradients make it one backward pass with the same gradients (for dense
+      predictions one per loss, to hold less at a time).
     * Public code clips the gradient at norm 40, which the paper does not mention: `optim.clip`.
-    * Public code takes unimodal logits of sum fusion without the other modalities' biases and feeds gated fusion with
-      the feature itself; here, as the paper says, the others' features are 0 (`unimodal_path: zero`). Zeroed tokens
-      still take part in attention, hence `unimodal_path: mask`, which leaves them out; without attention they agree.
-      In an outer product zeros leave no gradient at all: `self` (the modality with itself, as the code does) works.
-    * Where a fusion steps through the encoders' stages (MMTM) "detach the features" says too little: there the encoders
-      learn from L_m alone and the fusion's own parameters from L_d alone, by groups of parameters (equal elsewhere).
-    * BatchNorm in a fusion, or in encoders that it steps through, keeps running statistics of the multimodal pass only,
-      with which the multimodal prediction is made. The paper does not say.
-    * Table 3's cells: `truncate_multimodal` (MT) and `truncate_unimodal` (UT). The paper's baseline cell has no
-      unimodal loss at all, which is `alpha: 0` with both off (equal to the method `joint`).
+    * Public code takes unimodal logits of sum fusion without the other modalities' biases and feeds
+      gated fusion with the feature itself; here, as the paper says, the others' features are 0
+      (`unimodal_path: zero`). Zeroed tokens still take part in attention, hence `unimodal_path:
+      mask`, which leaves them out; without attention they agree. In an outer product zeros leave no
+      gradient at all: `self` (the modality with itself, as the code does) works.
+    * Where a fusion steps through the encoders' stages (MMTM) "detach the features" says too
+      little: there the encoders learn from L_m alone and the fusion's own parameters from L_d
+      alone, by groups of parameters (equal elsewhere).
+    * BatchNorm in a fusion, or in encoders that it steps through, keeps running statistics of the
+      multimodal pass only, with which the multimodal prediction is made. The paper does not say.
+    * Table 3's cells: `truncate_multimodal` (MT) and `truncate_unimodal` (UT). The paper's baseline
+      cell has no unimodal loss at all, which is `alpha: 0` with both off (equal to the method
+      `joint`).
 Shapes
-    Features [B, T, W] or [B, W] (or maps [B, T, C, H, W]) per modality, any number of modalities; logits [B, C].
+    Features [B, T, W] or [B, W] (or maps [B, T, C, H, W]) per modality, any number of modalities;
+    logits [B, C].
 """
 
 from __future__ import annotations
@@ -64,9 +70,13 @@ class DGL(Method):
     support = Support(tasks=TASKS, cost="a pass of the fusion per modality, forward and back")
     separable = True
 
-    def loss(self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock) -> tuple[Tensor, Tensors]:
+    def loss(
+        self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock
+    ) -> tuple[Tensor, Tensors]:
         features = net.encode(batch.inputs)
-        alone = (net.stop("fusion") if self.config.truncate_unimodal else net).unimodal(features, self.unimodal_path)
+        alone = (net.stop("fusion") if self.config.truncate_unimodal else net).unimodal(
+            features, self.unimodal_path
+        )
         losses = {m: net.loss(z, batch.target) for m, z in alone.items()}
         return total(net.loss(self._fused(net, features), batch.target), losses, hp)
 
@@ -79,8 +89,9 @@ class DGL(Method):
     def gradient(
         self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock
     ) -> tuple[Tensors, Tensor, Tensors]:
-        """As of any method. Where pixels are predicted one loss after the other: every parameter learns from one of
-        them, and the maps of one pass are then in memory at a time."""
+        """As of any method. Where pixels are predicted one loss after the other: every parameter
+        learns from one of them, and the maps of one pass are then in memory at a time.
+        """
         disentangled = self.config.truncate_multimodal and self.config.truncate_unimodal
         zeros = net.path(self.unimodal_path) == "zero"
         if net.functional or net.task.kind != "segmentation" or not disentangled or not zeros:
@@ -88,7 +99,9 @@ class DGL(Method):
         features, stopped = net.encode(batch.inputs), net.stop("fusion").apart()
         found, losses = dict[str, Tensor](), dict[str, Tensor]()
         for m in net.modalities:
-            loss = net.loss(stopped.head(stopped.hidden(features, features.keys() - {m})), batch.target)
+            loss = net.loss(
+                stopped.head(stopped.hidden(features, features.keys() - {m})), batch.target
+            )
             found |= grads.of(hp["alpha"] * loss, net.group(f"encoders.{m}"))
             features[m] = features[m].detach()
             losses[m] = loss.detach()

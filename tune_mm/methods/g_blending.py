@@ -1,32 +1,39 @@
 """G-Blending: the multimodal loss and each modality's own, blended by how well each generalises.
 
 Paper
-    Wang, Tran, Feiszli: What Makes Training Multi-Modal Classification Networks Hard?, CVPR 2020, Sec. 3, Algorithms
-    1 and 2; the form with one weight: DGL (ICCV 2025), Table 4.
+    Wang, Tran, Feiszli: What Makes Training Multi-Modal Classification Networks Hard?, CVPR 2020,
+    Sec. 3, Algorithms 1 and 2; the form with one weight: DGL (ICCV 2025), Table 4.
 Idea
-    A loss whose training lowers the validation loss much while it overfits little gets a large weight.
+    A loss whose training lowers the validation loss much while it overfits little gets a large
+    weight.
 Equations
-    L = sum_k w_k L_k, k = each modality and `multi`, the fused prediction
-    A copy of the model is trained on L_k alone for a super-epoch of n epochs. Before and after, with the mean losses
-    over train and val,
+    L = sum_k w_k L_k, k = each modality and `multi`, the fused prediction A copy of the model is
+    trained on L_k alone for a super-epoch of n epochs. Before and after, with the mean losses over
+    train and val,
     G_k = L_k^val(before) - L_k^val(after)                                                       (generalisation)
     O_k = (L_k^val - L_k^train)(after) - (L_k^val - L_k^train)(before)                           (overfitting)
     w_k = G_k / O_k^2, divided by their sum over k
     mode fixed:   L = L_multi + alpha sum_m L_m                                                  (DGL, Table 4)
     mode offline: w is estimated once; mode online: again every super-epoch
 Deviations
-    * The first estimate comes after a warm-up with equal weights (`start` of the epochs, at least one) instead of
-      before the first step: a model that has not begun to learn has nothing to compare.
+    * The first estimate comes after a warm-up with equal weights (`start` of the epochs, at least
+      one) instead of before the first step: a model that has not begun to learn has nothing to
+      compare.
     * The super-epoch is a fraction of the epochs (`super_epoch`; a last one may be shorter).
-    * G_k below 0 counts as 0 (the paper's weight would be negative, gradient ascent), |O_k| below `floor` as `floor`
-      (the weight would be infinite), and a copy that diverged as G_k = 0; where all G_k are 0 the weights are equal.
-      Public code (MultiBench) takes end values for the differences and raises negative O to 1e-4: weights explode.
-    * `heads: own` (default) is the paper's separate linear head per modality, on pooled features; `fusion` passes the
-      modality alone through the fusion and its head, as DGL's comparison does, the only way for MMTM.
-    * The paper holds out a part of train for the estimates; here they use the validation split, never test.
-    * A copy is trained by the run's optimizer with a fresh memory and the learning rate of that moment.
+    * G_k below 0 counts as 0 (the paper's weight would be negative, gradient ascent), |O_k| below
+      `floor` as `floor` (the weight would be infinite), and a copy that diverged as G_k = 0; where
+      all G_k are 0 the weights are equal. Public code (MultiBench) takes end values for the
+      differences and raises negative O to 1e-4: weights explode.
+    * `heads: own` (default) is the paper's separate linear head per modality, on pooled features;
+      `fusion` passes the modality alone through the fusion and its head, as DGL's comparison does,
+      the only way for MMTM.
+    * The paper holds out a part of train for the estimates; here they use the validation split,
+      never test.
+    * A copy is trained by the run's optimizer with a fresh memory and the learning rate of that
+      moment.
 Shapes
-    Features [B, T, W] or [B, W], any number of modalities M; logits [B, C]; state `weights` [M + 1], multi last.
+    Features [B, T, W] or [B, W], any number of modalities M; logits [B, C]; state `weights` [M +
+    1], multi last.
 """
 
 from __future__ import annotations
@@ -48,8 +55,9 @@ from tune_mm.models.base import StagedFusion
 
 
 class GBlendingConfig(Section):
-    """alpha: weight of the unimodal losses in mode fixed (published 1..5). super_epoch, start: fractions of the
-    epochs. floor: smallest |O_k|, in the unit of the loss."""
+    """alpha: weight of the unimodal losses in mode fixed (published 1..5). super_epoch, start:
+    fractions of the epochs. floor: smallest |O_k|, in the unit of the loss.
+    """
 
     name: Literal["g_blending"] = "g_blending"
     mode: Literal["fixed", "offline", "online"] = "online"
@@ -62,11 +70,15 @@ class GBlendingConfig(Section):
 
 def blend(gain: Tensor, overfit: Tensor, floor: Tensor) -> Tensor:
     """Weights w [K] that sum to 1, from G [K] and O [K]; floor: 0-dim, smallest |O|. Always finite."""
-    gain = torch.where(gain.isfinite() & overfit.isfinite(), gain, torch.zeros_like(gain)).clamp(min=0)
+    gain = torch.where(gain.isfinite() & overfit.isfinite(), gain, torch.zeros_like(gain)).clamp(
+        min=0
+    )
     ratio = gain / torch.maximum(overfit.nan_to_num().abs(), floor).square()
     total = ratio.sum()
     equal = torch.full_like(ratio, 1 / len(ratio))
-    return torch.where(total > 0, ratio / torch.where(total > 0, total, torch.ones_like(total)), equal)
+    return torch.where(
+        total > 0, ratio / torch.where(total > 0, total, torch.ones_like(total)), equal
+    )
 
 
 class GBlending(WithHeads):
@@ -76,13 +88,18 @@ class GBlending(WithHeads):
     config: GBlendingConfig
     separable = True
     support = Support(
-        tasks=TASKS, cost="a head per modality; offline, online: per estimate a super-epoch of each of the M + 1 losses"
+        tasks=TASKS,
+        cost="a head per modality; offline, online: per estimate a super-epoch of each of the M + 1 losses",
     )
 
     def check(self, net: Net) -> None:
         """Heads of their own need features that end at the encoders."""
-        if self.config.heads == "own" and isinstance(net.model.get_submodule("fusion"), StagedFusion):
-            raise ValueError("heads: must be fusion where the fusion runs the encoders' later stages, got 'own'")
+        if self.config.heads == "own" and isinstance(
+            net.model.get_submodule("fusion"), StagedFusion
+        ):
+            raise ValueError(
+                "heads: must be fusion where the fusion runs the encoders' later stages, got 'own'"
+            )
 
     def init(self, net: Net, start: Start) -> Tensors:
         if self.config.mode == "fixed":
@@ -91,7 +108,9 @@ class GBlending(WithHeads):
         return {"weights": torch.full((count,), 1 / count, dtype=like.dtype, device=like.device)}
 
     def estimates(self, epochs: int) -> dict[int, int]:
-        """After which epochs (from 1) the weights are estimated, and for how many epochs copies are trained."""
+        """After which epochs (from 1) the weights are estimated, and for how many epochs copies are
+        trained.
+        """
         if self.config.mode == "fixed":
             return {}
         first = max(1, round(self.config.start * epochs))
@@ -100,18 +119,28 @@ class GBlending(WithHeads):
         return {e: min(length, epochs - e) for e in begins if e < epochs}
 
     def dips(self, epochs: int) -> tuple[tuple[int, int], ...]:
-        """A fifth of a super-epoch after each estimate, at least one epoch: the loss is another one from there on."""
+        """A fifth of a super-epoch after each estimate, at least one epoch: the loss is another one
+        from there on.
+        """
         return tuple((e + 1, e + max(1, round(n / 5))) for e, n in self.estimates(epochs).items())
 
-    def loss(self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock) -> tuple[Tensor, Tensors]:
+    def loss(
+        self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock
+    ) -> tuple[Tensor, Tensors]:
         features = net.encode(batch.inputs)
         losses = {m: net.loss(z, batch.target) for m, z in self.alone(net, features).items()}
         multi = net.loss(net.fuse(features), batch.target)
-        logs = {"train/loss_multi": multi, **{f"train/loss/{m}": loss for m, loss in losses.items()}}
+        logs = {
+            "train/loss_multi": multi,
+            **{f"train/loss/{m}": loss for m, loss in losses.items()},
+        }
         if self.config.mode == "fixed":
             return multi + hp["alpha"] * torch.stack(list(losses.values())).sum(), logs
         weights = state["weights"]
-        logs |= {"balance_multi": weights[-1], **{f"balance/{m}": w for m, w in zip(losses, weights, strict=False)}}
+        logs |= {
+            "balance_multi": weights[-1],
+            **{f"balance/{m}": w for m, w in zip(losses, weights, strict=False)},
+        }
         return (weights * torch.stack([*losses.values(), multi])).sum(), logs
 
     def epoch_end(self, probe: Probe, hp: Tensors, state: Tensors, clock: Clock) -> EpochEnd:
@@ -120,7 +149,9 @@ class GBlending(WithHeads):
         if epochs is None:
             return EpochEnd(state)
         gains, overfits = [], []
-        objectives: dict[str | None, Objective] = {m: self._unimodal(m) for m in probe.net.modalities}
+        objectives: dict[str | None, Objective] = {
+            m: self._unimodal(m) for m in probe.net.modalities
+        }
         objectives[None] = _multi
         for k, (modality, objective) in enumerate(objectives.items()):
             key = clock.epoch * len(objectives) + k
@@ -129,8 +160,11 @@ class GBlending(WithHeads):
             gains.append(-val)
             overfits.append(val - train)
         like = state["weights"]
-        weights = blend(torch.stack(gains), torch.stack(overfits), hp["floor"].double()).to(like.dtype)
-        # Each loss is also measured over train before and after: passes without a step, counted as any other.
+        weights = blend(torch.stack(gains), torch.stack(overfits), hp["floor"].double()).to(
+            like.dtype
+        )
+        # Each loss is also measured over train before and after: passes without a step, counted as
+        # any other.
         seen = probe.samples + 2 * len(objectives) * len(probe.splits["train"])
         logs = {f"overfitting/{m or 'multi'}": o for m, o in zip(objectives, overfits, strict=True)}
         return EpochEnd({"weights": weights}, logs, samples=seen)
@@ -148,7 +182,10 @@ class GBlending(WithHeads):
         """Prefixes of the parameters that a loss trains (None: the multimodal one)."""
         if modality is None:
             return super().trains(net.modalities)
-        return (f"encoders.{modality}", f"aux.{modality}" if self.config.heads == "own" else "fusion")
+        return (
+            f"encoders.{modality}",
+            f"aux.{modality}" if self.config.heads == "own" else "fusion",
+        )
 
 
 def _multi(net: Net, batch: Batch) -> Tensor:

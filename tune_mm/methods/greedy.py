@@ -1,11 +1,12 @@
 """Greedy: balanced learning by conditional learning speed, on MMTM.
 
 Paper
-    Wu et al.: Characterizing and Overcoming the Greedy Nature of Learning in Multi-modal Deep Neural Networks, ICML
-    2022, Sec. 4 and 5, Algorithm 1.
+    Wu et al.: Characterizing and Overcoming the Greedy Nature of Learning in Multi-modal Deep
+    Neural Networks, ICML 2022, Sec. 4 and 5, Algorithm 1.
 Idea
-    A branch whose cross-modal gates learn faster than its own layers leans on the other modality. For a few steps its
-    gates are held at their running average, so that it must learn from its own input.
+    A branch whose cross-modal gates learn faster than its own layers leans on the other modality.
+    For a few steps its gates are held at their running average, so that it must learn from its own
+    input.
 Equations
     z_m = branch output of modality m, L = sum_m loss(z_m, y), prediction = mean of z_m over m
     mu(theta) = |g|^2 / |theta|^2 at a step, g: the gradient for theta
@@ -14,15 +15,19 @@ Equations
     d = s_1 - s_2; where |d| > epsilon, a window of Q steps opens for modality 1 (d > 0) or 2 (d < 0):
     its gates are replaced by their running average over all steps, and no speed is summed
 Deviations
-    * z_m = 2 W_m h_m + b, with W_m the head's columns for m: the mean over both branches is then the fused prediction
-      W [h_1; h_2] + b of this model. Public code has two heads; the factor of 2 is one on their learning rate.
-    * In public code the running average of the second modality's gates is computed from the first one's; here each
-      has its own. The average that is used ends with the step before; the code's includes the step itself.
+    * z_m = 2 W_m h_m + b, with W_m the head's columns for m: the mean over both branches is then
+      the fused prediction W [h_1; h_2] + b of this model. Public code has two heads; the factor of
+      2 is one on their learning rate.
+    * In public code the running average of the second modality's gates is computed from the first
+      one's; here each has its own. The average that is used ends with the step before; the code's
+      includes the step itself.
     * Public code opens no window in the first epoch; `start` is a fraction of the epochs.
-    * `windows: random` is the paper's control: each step holds the first, the second or none, with equal chances.
+    * `windows: random` is the paper's control: each step holds the first, the second or none, with
+      equal chances.
 Shapes
-    Maps [B, T, C, H, W] of two modalities; logits [B, C]; state: sums of mu [2] (`main`, `bypass`), `held` [2], `left`,
-    `steps`, and per stage and modality the mean gate [C] (`gate/<stage>/<modality>`).
+    Maps [B, T, C, H, W] of two modalities; logits [B, C]; state: sums of mu [2] (`main`, `bypass`),
+    `held` [2], `left`, `steps`, and per stage and modality the mean gate [C]
+    (`gate/<stage>/<modality>`).
 """
 
 from __future__ import annotations
@@ -46,8 +51,9 @@ BRANCHES = 2
 
 
 class GreedyConfig(Section):
-    """epsilon: difference of the speeds (in decades) that opens a window. window: its length Q in steps. start: none
-    opens before that fraction of the epochs."""
+    """epsilon: difference of the speeds (in decades) that opens a window. window: its length Q in
+    steps. start: none opens before that fraction of the epochs.
+    """
 
     name: Literal["greedy"] = "greedy"
     epsilon: float = Field(0.01, ge=0)
@@ -63,12 +69,17 @@ def speed_difference(main: Tensor, bypass: Tensor) -> Tensor:
     return speed[0] - speed[1]
 
 
-def next_window(left: Tensor, held: Tensor, opens: Tensor, first: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """Steps left in the window, and held [2], after a step. opens, first: bool, whether one opens, and for the first
-    modality; else the present one goes on."""
+def next_window(
+    left: Tensor, held: Tensor, opens: Tensor, first: Tensor, length: int
+) -> tuple[Tensor, Tensor]:
+    """Steps left in the window, and held [2], after a step. opens, first: bool, whether one opens,
+    and for the first modality; else the present one goes on.
+    """
     remaining = torch.where(opens, torch.full_like(left, length), (left - 1).clamp(min=0))
     whose = torch.stack([first, ~first]).to(held.dtype)
-    return remaining, torch.where(opens, whose, torch.where(remaining > 0, held, torch.zeros_like(held)))
+    return remaining, torch.where(
+        opens, whose, torch.where(remaining > 0, held, torch.zeros_like(held))
+    )
 
 
 class Greedy(Method):
@@ -76,7 +87,12 @@ class Greedy(Method):
 
     Config = GreedyConfig
     config: GreedyConfig
-    support = Support(least=BRANCHES, most=BRANCHES, fusions=("mmtm",), cost="norms of gradients and weights per step")
+    support = Support(
+        least=BRANCHES,
+        most=BRANCHES,
+        fusions=("mmtm",),
+        cost="norms of gradients and weights per step",
+    )
 
     def init(self, net: Net, start: Start) -> Tensors:
         like = next(iter(net.params.values()))
@@ -89,7 +105,9 @@ class Greedy(Method):
                 state[f"{GATE}{stage}/{rest[0]}"] = torch.zeros_like(bias)
         return {k: v.detach() for k, v in state.items()}
 
-    def loss(self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock) -> tuple[Tensor, Tensors]:
+    def loss(
+        self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock
+    ) -> tuple[Tensor, Tensors]:
         """The loss, with the mean gates [C] of this batch among the logs: `grads` takes them out."""
         seen: Tensors = {}
 
@@ -100,9 +118,14 @@ class Greedy(Method):
             return torch.where(held > 0, state[key].to(gate.dtype).expand_as(gate), gate)
 
         features = net.encode(batch.inputs)
-        hidden = net.apply("", lambda model: model.fusion.hidden(model.encoders, features, (), hook))
+        hidden = net.apply(
+            "", lambda model: model.fusion.hidden(model.encoders, features, (), hook)
+        )
         losses = {m: net.loss(z, batch.target) for m, z in self._branches(net, hidden).items()}
-        return torch.stack(list(losses.values())).sum(), {**{f"train/loss/{m}": x for m, x in losses.items()}, **seen}
+        return torch.stack(list(losses.values())).sum(), {
+            **{f"train/loss/{m}": x for m, x in losses.items()},
+            **seen,
+        }
 
     def grads(self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock) -> Update:
         def objective(bound: Net) -> tuple[Tensor, Tensors]:
@@ -139,18 +162,34 @@ class Greedy(Method):
     def _averaged(self, state: Tensors, seen: Tensors) -> Tensors:
         """The mean gates with those of one more step, and the number of steps."""
         steps = state["steps"]
-        out = {key: (state[key] * steps + mean.to(state[key].dtype)) / (steps + 1) for key, mean in seen.items()}
+        out = {
+            key: (state[key] * steps + mean.to(state[key].dtype)) / (steps + 1)
+            for key, mean in seen.items()
+        }
         return {**out, "steps": steps + 1}
 
     def _speeds(self, net: Net, found: Tensors) -> tuple[Tensor, Tensor]:
         """mu of main_m and of bypass_m at this step, [2] each."""
-        shared = [n for n in net.group(EXCHANGES) if n.removeprefix(f"{EXCHANGES}.").split(".")[1] == "squeeze"]
+        shared = [
+            n
+            for n in net.group(EXCHANGES)
+            if n.removeprefix(f"{EXCHANGES}.").split(".")[1] == "squeeze"
+        ]
         main, bypass = [], []
         for m in net.modalities:
             columns = net.block(m)
-            head = found["fusion.head.weight"][:, columns], net.params["fusion.head.weight"][:, columns]
-            main.append(_mu([head, *((found[n], p) for n, p in net.group(f"encoders.{m}").items())]))
-            names = [n for n in net.group(EXCHANGES) if n.removeprefix(f"{EXCHANGES}.").split(".")[1:3] == ["gates", m]]
+            head = (
+                found["fusion.head.weight"][:, columns],
+                net.params["fusion.head.weight"][:, columns],
+            )
+            main.append(
+                _mu([head, *((found[n], p) for n, p in net.group(f"encoders.{m}").items())])
+            )
+            names = [
+                n
+                for n in net.group(EXCHANGES)
+                if n.removeprefix(f"{EXCHANGES}.").split(".")[1:3] == ["gates", m]
+            ]
             bypass.append(_mu([(found[n], net.params[n]) for n in (*names, *shared)]))
         return torch.stack(main), torch.stack(bypass)
 
@@ -161,7 +200,11 @@ class Greedy(Method):
         if self.config.windows == "random":
             drawn = torch.rand((), device=difference.device) * (BRANCHES + 1)
             return next_window(
-                torch.zeros_like(state["left"]), state["held"], started & (drawn >= 1), drawn < BRANCHES, 1
+                torch.zeros_like(state["left"]),
+                state["held"],
+                started & (drawn >= 1),
+                drawn < BRANCHES,
+                1,
             )
         opens = regular & started & (difference.abs() > hp["epsilon"])
         return next_window(state["left"], state["held"], opens, difference > 0, self.config.window)

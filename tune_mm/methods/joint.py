@@ -38,7 +38,9 @@ class Joint(Method):
     support = Support(tasks=TASKS)
     separable = True
 
-    def loss(self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock) -> tuple[Tensor, Tensors]:
+    def loss(
+        self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock
+    ) -> tuple[Tensor, Tensors]:
         return net.loss(net.fuse(net.encode(batch.inputs)), batch.target), {}
 
 

@@ -3,8 +3,8 @@
 Paper
     MLA (Zhang et al., CVPR 2024), Sec. 3; DGL (ICCV 2025) Table 1.
 Idea
-    Modalities take turns within a batch and share one head, whose gradient is kept away from what it has learned of the
-    features so far; predictions are weighted by how certain each modality is.
+    Modalities take turns within a batch and share one head, whose gradient is kept away from what
+    it has learned of the features so far; predictions are weighted by how certain each modality is.
 Equations
     For each modality m in turn, one optimizer step of encoder m and the head on
     L_m = loss(W h_m + b, y)
@@ -12,18 +12,24 @@ Equations
     P <- P - k k^T / (a + r^T k),  P <- P / ||P||_F,  gradient of W <- gradient of W P^T        (P = I at first)
     Prediction: sum_m w_m (W h_m + b), with w fixed or w_m = exp(max_j H_j - H_m) / sum, H_m the entropy of m's softmax
 Deviations
-    * Public code looks for a head called `module.weight`, which does not exist, so that its projection is never
-      executed: `project: off` is what it does. Where it would run it divides element by element by the matrix
-      a + k r^T, which has zeros: `project: elementwise`. The default, `scalar`, is recursive least squares.
-    * As in the code P is updated before it is applied, the very first step goes without, and the bias is left as it is.
-    * P / ||P||_F makes the head's steps shorter, by the root of its width: `normalize: false` leaves P as it is.
-    * Public code takes the softmax of its entropy over the batch, so that a prediction depends on what else is in the
-      batch; here it is over the classes. `inference: fixed` takes `weights` (published: .55 and .45; .35, .25, .4).
-    * The other encoders are left untouched in a modality's step; in the code momentum and weight decay move them.
-    * Regression: the shared head as it is, and fixed weights (`inference: auto`), since a score has no entropy.
+    * Public code looks for a head called `module.weight`, which does not exist, so that its
+      projection is never executed: `project: off` is what it does. Where it would run it divides
+      element by element by the matrix a + k r^T, which has zeros: `project: elementwise`. The
+      default, `scalar`, is recursive least squares.
+    * As in the code P is updated before it is applied, the very first step goes without, and the
+      bias is left as it is.
+    * P / ||P||_F makes the head's steps shorter, by the root of its width: `normalize: false`
+      leaves P as it is.
+    * Public code takes the softmax of its entropy over the batch, so that a prediction depends on
+      what else is in the batch; here it is over the classes. `inference: fixed` takes `weights`
+      (published: .55 and .45; .35, .25, .4).
+    * The other encoders are left untouched in a modality's step; in the code momentum and weight
+      decay move them.
+    * Regression: the shared head as it is, and fixed weights (`inference: auto`), since a score has
+      no entropy.
 Shapes
-    Features [B, T, W] or [B, W], all of one width, two modalities or more; logits [B, C]; state `projection` [W, W],
-    `weights` [M].
+    Features [B, T, W] or [B, W], all of one width, two modalities or more; logits [B, C]; state
+    `projection` [W, W], `weights` [M].
 """
 
 from __future__ import annotations
@@ -46,7 +52,9 @@ HEAD = "fusion.head.weight"
 
 
 class MLAConfig(Section):
-    """decay: base of a, the smaller the closer to an orthogonal projection; weights: by modality, of `fixed`."""
+    """decay: base of a, the smaller the closer to an orthogonal projection; weights: by modality,
+    of `fixed`.
+    """
 
     name: Literal["mla"] = "mla"
     project: Literal["scalar", "elementwise", "off"] = "scalar"
@@ -57,13 +65,19 @@ class MLAConfig(Section):
 
 
 def advance(projection: Tensor, mean: Tensor, damping: Tensor, elementwise: bool = False) -> Tensor:
-    """P [W, W] after the mean feature r [W]: P - k k^T / (a + r^T k) with k = P r; elementwise: / (a + k r^T)."""
+    """P [W, W] after the mean feature r [W]: P - k k^T / (a + r^T k) with k = P r; elementwise: /
+    (a + k r^T).
+    """
     k = projection @ mean
-    return projection - torch.outer(k, k) / (damping + (torch.outer(k, mean) if elementwise else mean @ k))
+    return projection - torch.outer(k, k) / (
+        damping + (torch.outer(k, mean) if elementwise else mean @ k)
+    )
 
 
 def certainty(logits: Tensor) -> Tensor:
-    """[M, B] weights with a sum of 1 over M: softmax of the negative entropy of each modality's logits [M, B, C]."""
+    """[M, B] weights with a sum of 1 over M: softmax of the negative entropy of each modality's
+    logits [M, B, C].
+    """
     p = torch.log_softmax(logits, -1)
     return torch.softmax((p.exp() * p).sum(-1), 0)
 
@@ -73,10 +87,14 @@ class MLA(Method):
 
     Config = MLAConfig
     config: MLAConfig
-    support = Support(least=2, fusions=("shared_head",), cost="an optimizer step per modality and batch")
+    support = Support(
+        least=2, fusions=("shared_head",), cost="an optimizer step per modality and batch"
+    )
 
     def spec(self, spec: DataSpec) -> DataSpec:
-        """See `Method.spec`: not with weights of unknown modalities, nor by entropy where there are no classes."""
+        """See `Method.spec`: not with weights of unknown modalities, nor by entropy where there are
+        no classes.
+        """
         require_modalities("weights", self.config.weights, spec)
         if self.config.inference == "entropy" and spec.task.kind != "classification":
             raise ValueError(
@@ -87,7 +105,10 @@ class MLA(Method):
     def init(self, net: Net, start: Start) -> Tensors:
         head = net.params[HEAD]
         eye = torch.eye(head.shape[1], dtype=head.dtype, device=head.device)
-        return {"projection": eye, "weights": _late.shares(self.config.weights, net.modalities, head)}
+        return {
+            "projection": eye,
+            "weights": _late.shares(self.config.weights, net.modalities, head),
+        }
 
     def substeps(self, modalities: tuple[str, ...]) -> int:
         return len(modalities)
@@ -103,7 +124,9 @@ class MLA(Method):
         logs = {f"train/loss/{modality}": loss}
         projection = state["projection"]
         if self.config.project != "off" and (clock.epoch, clock.step, clock.substep) != (0, 0, 0):
-            projection = self._advance(projection, seen["mean"].to(projection.dtype), hp["decay"], clock)
+            projection = self._advance(
+                projection, seen["mean"].to(projection.dtype), hp["decay"], clock
+            )
             own = found[HEAD]
             found[HEAD] = own @ projection.transpose(0, 1).to(own.dtype)
             whole = own.norm().clamp(min=torch.finfo(own.dtype).tiny)

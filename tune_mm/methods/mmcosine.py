@@ -1,28 +1,30 @@
-"""MMCosine: a head whose logits are sums of cosines, so that no modality wins by the length of its features or weights.
+"""MMCosine: a head whose logits are sums of cosines, so that no modality wins by the length of its
+features or weights.
 
 Paper
     MMCosine, Xu et al., ICASSP 2023, Sec. 3, Eq. 5-6.
 Idea
-    Features and the head's weights are scaled to length 1 modality by modality; each modality can then add to a logit
-    at most as much as any other.
+    Features and the head's weights are scaled to length 1 modality by modality; each modality can
+    then add to a logit at most as much as any other.
 Equations
     z_c = s sum_m cos(W_{c,m}, h_m)        W_{c,m}: the head's row of class c, columns of modality m; no bias
     L   = cross-entropy(z, y)
 Deviations
-    * The head must be made of blocks, one per modality: `concat`, `sum`, `mmtm`, and `film` and `gated` with
-      `symmetric: true`, as the paper makes these two. Other fusions mix modalities in what the head reads, and are
-      refused. There h_m is the head's input over the block, for the symmetric ones modality m as modulated by the
-      others.
+    * The head must be made of blocks, one per modality: `concat`, `sum`, `mmtm`, and `film` and
+      `gated` with `symmetric: true`, as the paper makes these two. Other fusions mix modalities in
+      what the head reads, and are refused. There h_m is the head's input over the block, for the
+      symmetric ones modality m as modulated by the others.
     * Optional contrastive loss of the public code: its published weight is 0, and it is left out.
     * A feature (or weight) of length 0 has cosine 0 and passes no gradient.
-    * One modality alone: its features through the fusion by `unimodal_path`, into the same cosines; a block of zeros
-      adds nothing.
-    * z_c lies in [-sM, sM], and the largest probability among C classes is at most 1 / (1 + (C-1) exp(-2sM)): a small s
-      keeps the loss up.
-    * Gradient statistics look at the linear head, which does not predict here, and are left out (`Method.linear`).
+    * One modality alone: its features through the fusion by `unimodal_path`, into the same cosines;
+      a block of zeros adds nothing.
+    * z_c lies in [-sM, sM], and the largest probability among C classes is at most 1 / (1 + (C-1)
+      exp(-2sM)): a small s keeps the loss up.
+    * Gradient statistics look at the linear head, which does not predict here, and are left out
+      (`Method.linear`).
 Shapes
-    Features [B, T, W] or [B, W] (or maps [B, T, C, H, W]) per modality, any number; hidden [B, H]; logits [B, C]; state
-    `scale` [].
+    Features [B, T, W] or [B, W] (or maps [B, T, C, H, W]) per modality, any number; hidden [B, H];
+    logits [B, C]; state `scale` [].
 """
 
 from __future__ import annotations
@@ -44,7 +46,9 @@ TINY = 1e-24  # of a squared length
 
 
 class MMCosineConfig(Section):
-    """scale: s (published 10). unimodal_path: what stands for the other modalities (auto: the fusion's default)."""
+    """scale: s (published 10). unimodal_path: what stands for the other modalities (auto: the
+    fusion's default).
+    """
 
     name: Literal["mmcosine"] = "mmcosine"
     scale: float = Field(10.0, gt=0)
@@ -55,12 +59,18 @@ def unit(x: Tensor) -> Tensor:
     """x [..., D] with rows of length 1; rows of length 0 stay, and pass no gradient."""
     square = x.square().sum(-1, keepdim=True)
     long = square > TINY
-    return torch.where(long, x * torch.where(long, square, torch.ones_like(square)).rsqrt(), torch.zeros_like(x))
+    return torch.where(
+        long, x * torch.where(long, square, torch.ones_like(square)).rsqrt(), torch.zeros_like(x)
+    )
 
 
 def cosines(hidden: Tensor, weight: Tensor, blocks: Iterable[slice]) -> Tensor:
-    """Sum over blocks of the cosines [B, C] of hidden [B, H] and weight [C, H] over the block's columns."""
-    return torch.stack([unit(hidden[:, b]) @ unit(weight[:, b]).transpose(0, 1) for b in blocks]).sum(0)
+    """Sum over blocks of the cosines [B, C] of hidden [B, H] and weight [C, H] over the block's
+    columns.
+    """
+    return torch.stack(
+        [unit(hidden[:, b]) @ unit(weight[:, b]).transpose(0, 1) for b in blocks]
+    ).sum(0)
 
 
 class MMCosine(Method):
@@ -89,22 +99,35 @@ class MMCosine(Method):
 
     def init(self, net: Net, start: Start) -> Tensors:
         """s, which prediction needs: what it was at the last step."""
-        return {"scale": torch.full_like(net.params["fusion.head.weight"][0, 0], self.config.scale).detach()}
+        return {
+            "scale": torch.full_like(
+                net.params["fusion.head.weight"][0, 0], self.config.scale
+            ).detach()
+        }
 
-    def loss(self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock) -> tuple[Tensor, Tensors]:
+    def loss(
+        self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock
+    ) -> tuple[Tensor, Tensors]:
         hidden = net.hidden(net.encode(batch.inputs))
         return net.loss(hp["scale"] * self._cosines(net, hidden), batch.target), {}
 
-    def edit(self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock, update: Update) -> Update:
+    def edit(
+        self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock, update: Update
+    ) -> Update:
         return Update(update.grads, update.loss, update.logs, {"scale": hp["scale"]})
 
     def predict(self, net: Net, inputs: Inputs, state: Tensors) -> Tensors:
         features = net.encode(inputs)
-        hidden = {"joint": net.hidden(features), **net.unimodal_hidden(features, self.unimodal_path)}
+        hidden = {
+            "joint": net.hidden(features),
+            **net.unimodal_hidden(features, self.unimodal_path),
+        }
         return {name: state["scale"] * self._cosines(net, h) for name, h in hidden.items()}
 
     def _cosines(self, net: Net, hidden: Tensor) -> Tensor:
-        return cosines(hidden, net.params["fusion.head.weight"], [net.block(m) for m in net.modalities])
+        return cosines(
+            hidden, net.params["fusion.head.weight"], [net.block(m) for m in net.modalities]
+        )
 
 
 plugin = MMCosine

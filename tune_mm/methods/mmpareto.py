@@ -1,10 +1,12 @@
 """MMPareto: unimodal losses that assist the multimodal one without conflict.
 
 Paper
-    MMPareto, Wei & Hu, ICML 2024, Sec. 3.2-3.3, Algorithm 1; compared with in DGL (ICCV 2025) Tables 1-2.
+    MMPareto, Wei & Hu, ICML 2024, Sec. 3.2-3.3, Algorithm 1; compared with in DGL (ICCV 2025)
+    Tables 1-2.
 Idea
-    Each encoder has two objectives, the multimodal loss and its own. Where their gradients conflict, the common descent
-    direction of smallest norm is taken, and given back the length (times gamma) that SGD's noise needs.
+    Each encoder has two objectives, the multimodal loss and its own. Where their gradients
+    conflict, the common descent direction of smallest norm is taken, and given back the length
+    (times gamma) that SGD's noise needs.
 Equations
     g, u = gradient of the multimodal loss L, of the unimodal loss L_m, for encoder m
     a    = 1/2 where g . u >= 0, else argmin over a in [0, 1] of |a g + (1-a) u|,
@@ -13,14 +15,16 @@ Equations
     gradient of encoder m <- gamma d max(1, |g + u| / |d|)
     gradient of the fusion and the heads <- that of L + sum_m L_m
 Deviations
-    * The formula reads as one norm per encoder (`rescale: encoder`); public code rescales parameter tensor by parameter
-      tensor (`rescale: tensor`). The weights a are the encoder's in both.
-    * `heads: own` gives each modality a linear head for L_m, as published. `heads: fusion` takes the modality alone
-      through the fusion (`unimodal_path`; zeros: as DGL compares it on dense fusions), whose parameters then learn from
-      L_m too. With a fusion that runs the encoders' later stages (MMTM) only `fusion` reaches all of an encoder.
-    * Public code backpropagates once per loss and once more for their sum. Modalities' losses do not share encoders,
-      so that two backward passes give the same gradients.
-    * Where d is 0 but for rounding (|d| < 1e-6 |g + u|: no direction serves both) it is not rescaled.
+    * The formula reads as one norm per encoder (`rescale: encoder`); public code rescales parameter
+      tensor by parameter tensor (`rescale: tensor`). The weights a are the encoder's in both.
+    * `heads: own` gives each modality a linear head for L_m, as published. `heads: fusion` takes
+      the modality alone through the fusion (`unimodal_path`; zeros: as DGL compares it on dense
+      fusions), whose parameters then learn from L_m too. With a fusion that runs the encoders'
+      later stages (MMTM) only `fusion` reaches all of an encoder.
+    * Public code backpropagates once per loss and once more for their sum. Modalities' losses do
+      not share encoders, so that two backward passes give the same gradients.
+    * Where d is 0 but for rounding (|d| < 1e-6 |g + u|: no direction serves both) it is not
+      rescaled.
     * The length matters for SGD; Adam divides a steady gamma out again.
 Shapes
     Features [B, T, W] or [B, W] (or maps [B, T, C, H, W]) per modality, two or more; logits [B, C].
@@ -45,8 +49,8 @@ STATIONARY = 1e-6
 
 
 class MMParetoConfig(Section):
-    """gamma: length of the encoders' gradients (published 1.5). heads: of the unimodal losses. unimodal_path: what
-    stands for the other modalities (auto: the fusion's own default).
+    """gamma: length of the encoders' gradients (published 1.5). heads: of the unimodal losses.
+    unimodal_path: what stands for the other modalities (auto: the fusion's own default).
     """
 
     name: Literal["mmpareto"] = "mmpareto"
@@ -57,7 +61,9 @@ class MMParetoConfig(Section):
 
 
 def min_norm(g: Tensor, u: Tensor) -> Tensor:
-    """a (0-dim) of the shortest a g + (1-a) u with a in [0, 1]; 1/2 where g and u [P] do not conflict."""
+    """a (0-dim) of the shortest a g + (1-a) u with a in [0, 1]; 1/2 where g and u [P] do not
+    conflict.
+    """
     apart = (u - g).square().sum()
     tiny = torch.finfo(apart.dtype).tiny
     a = (((u - g) @ u) / apart.clamp(min=tiny)).clamp(0, 1)
@@ -65,10 +71,14 @@ def min_norm(g: Tensor, u: Tensor) -> Tensor:
 
 
 def rescaled(d: Tensor, plain: Tensor, gamma: Tensor) -> Tensor:
-    """gamma d, lengthened to gamma |plain| where it is shorter (and not 0 but for rounding). d, plain of one shape."""
+    """gamma d, lengthened to gamma |plain| where it is shorter (and not 0 but for rounding). d,
+    plain of one shape.
+    """
     length, least = d.norm(), plain.norm()
     grown = least / length.clamp(min=torch.finfo(d.dtype).tiny)
-    factor = torch.where((length < least) & (length >= STATIONARY * least), grown, torch.ones_like(grown))
+    factor = torch.where(
+        (length < least) & (length >= STATIONARY * least), grown, torch.ones_like(grown)
+    )
     return gamma.to(d.dtype) * factor * d
 
 
@@ -84,14 +94,19 @@ class MMPareto(WithHeads):
             features = bound.encode(batch.inputs)
             own = {m: bound.loss(z, batch.target) for m, z in self.alone(bound, features).items()}
             joint = bound.loss(bound.fuse(features), batch.target)
-            logs = {"train/loss_multi": joint, **{f"train/loss/{m}": loss for m, loss in own.items()}}
+            logs = {
+                "train/loss_multi": joint,
+                **{f"train/loss/{m}": loss for m, loss in own.items()},
+            }
             return torch.stack([joint, torch.stack(list(own.values())).sum()]), logs
 
         (multi, uni), losses, logs = grads.gradients(objectives, net, self.trained(net))
         found = {name: g + uni[name] for name, g in multi.items()}
         for m in net.modalities:
             names = [n for n in multi if owned(n, f"encoders.{m}")]
-            new, weight = self._encoder({n: multi[n] for n in names}, {n: uni[n] for n in names}, hp["gamma"])
+            new, weight = self._encoder(
+                {n: multi[n] for n in names}, {n: uni[n] for n in names}, hp["gamma"]
+            )
             found.update(new)
             logs[f"balance/{m}"] = weight
         return Update(found, losses.sum(), logs, state)
@@ -101,8 +116,13 @@ class MMPareto(WithHeads):
         g, u = grads.flat(multi, multi), grads.flat(uni, multi)
         a = min_norm(g, u)
         if self.config.rescale == "encoder":
-            return grads.unflat(rescaled(2 * a * g + 2 * (1 - a) * u, g + u, gamma), multi, multi), a
-        new = {n: rescaled(2 * a * multi[n] + 2 * (1 - a) * uni[n], multi[n] + uni[n], gamma) for n in multi}
+            return grads.unflat(
+                rescaled(2 * a * g + 2 * (1 - a) * u, g + u, gamma), multi, multi
+            ), a
+        new = {
+            n: rescaled(2 * a * multi[n] + 2 * (1 - a) * uni[n], multi[n] + uni[n], gamma)
+            for n in multi
+        }
         return new, a
 
 

@@ -1,8 +1,8 @@
 """Modality random dropout.
 
 Paper
-    Compared with in CGGM (NeurIPS 2024, Table 4), and as Modality-drop in PMR (CVPR 2023, Table 2); no equations,
-    values or code in either.
+    Compared with in CGGM (NeurIPS 2024, Table 4), and as Modality-drop in PMR (CVPR 2023, Table 2);
+    no equations, values or code in either.
 Idea
     Now and then a modality is missing in training, so that the others learn to do without it.
 Equations
@@ -11,16 +11,20 @@ Equations
     P(m is dropped) = p_m - (p_1 ... p_M) / M
     h_m <- 0 where dropped (or x_m <- 0);  L = loss(f(Omega(h_1 .. h_M)), y)
 Deviations
-    * `per`: sample (each draws its own) or batch (one draw for all). `level`: the feature or the encoder's input is 0;
-      with zero inputs BatchNorm's running statistics hold both kinds, and an encoder sees what it will not see later.
-    * Zeroed steps of a sequence still take part in attention and in positions. `tokens: mask` leaves them out, where
-      the fusion heeds masks.
-    * `rescale`: features that stay are multiplied by M / (how many stay): a sum over modalities keeps its scale.
-    * With ESANet at feature level a dropped modality lacks its own maps; the first one's later stages still run on what
-      the others' maps add up to, whereas for an absent first modality (`unimodal`) they do not run.
+    * `per`: sample (each draws its own) or batch (one draw for all). `level`: the feature or the
+      encoder's input is 0; with zero inputs BatchNorm's running statistics hold both kinds, and an
+      encoder sees what it will not see later.
+    * Zeroed steps of a sequence still take part in attention and in positions. `tokens: mask`
+      leaves them out, where the fusion heeds masks.
+    * `rescale`: features that stay are multiplied by M / (how many stay): a sum over modalities
+      keeps its scale.
+    * With ESANet at feature level a dropped modality lacks its own maps; the first one's later
+      stages still run on what the others' maps add up to, whereas for an absent first modality
+      (`unimodal`) they do not run.
     * Evaluation drops nothing.
 Shapes
-    Features [B, T, W], [B, W] or maps [B, T, C, H, W] per modality, M >= 2, any task and fusion; u [B, M] or [1, M].
+    Features [B, T, W], [B, W] or maps [B, T, C, H, W] per modality, M >= 2, any task and fusion; u
+    [B, M] or [1, M].
 """
 
 from __future__ import annotations
@@ -41,7 +45,9 @@ Probability = Annotated[float, Field(ge=0, lt=1)]
 
 
 class MRDConfig(Section):
-    """p: probability with which a modality is dropped; p_of: by modality, in place of p (`method.p_of.<modality>`)."""
+    """p: probability with which a modality is dropped; p_of: by modality, in place of p
+    (`method.p_of.<modality>`).
+    """
 
     name: Literal["mrd"] = "mrd"
     p: Probability = 0.3
@@ -54,12 +60,16 @@ class MRDConfig(Section):
     @model_validator(mode="after")
     def _scales_features(self) -> MRDConfig:
         if self.rescale and self.level == "input":
-            raise ValueError("rescale must be false with level: input, where a dropped modality still has features")
+            raise ValueError(
+                "rescale must be false with level: input, where a dropped modality still has features"
+            )
         return self
 
 
 def kept(draws: Tensor, p: Tensor) -> Tensor:
-    """bool [R, M]: which modalities stay, at least one per row. draws: uniform in [0, 1) [R, M]; p [M]."""
+    """bool [R, M]: which modalities stay, at least one per row. draws: uniform in [0, 1) [R, M]; p
+    [M].
+    """
     dropped = draws < p
     order = draws / p.clamp(min=torch.finfo(p.dtype).tiny)
     saved = order == order.max(-1, keepdim=True).values
@@ -67,14 +77,20 @@ def kept(draws: Tensor, p: Tensor) -> Tensor:
 
 
 def drop(x: Padded, stays: Tensor, mask: bool) -> Padded:
-    """`x` at 0 where `stays` (bool [R], R = B or 1) is False. mask: a sequence's steps there are no longer real."""
+    """`x` at 0 where `stays` (bool [R], R = B or 1) is False. mask: a sequence's steps there are no
+    longer real.
+    """
     value, *levels = (
         torch.where(stays.view(-1, *[1] * (part.ndim - 1)), part, torch.zeros_like(part))
         for part in (x.value, *x.levels)
     )
     steps = x.mask
     if mask and value.ndim == 3:
-        real = torch.ones(value.shape[:2], dtype=torch.bool, device=value.device) if steps is None else steps
+        real = (
+            torch.ones(value.shape[:2], dtype=torch.bool, device=value.device)
+            if steps is None
+            else steps
+        )
         steps = real & stays[:, None]
     return Padded(value, steps, tuple(levels))
 
@@ -94,7 +110,9 @@ class MRD(Method):
         require_modalities("p_of", self.config.p_of, spec)
         return spec
 
-    def loss(self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock) -> tuple[Tensor, Tensors]:
+    def loss(
+        self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock
+    ) -> tuple[Tensor, Tensors]:
         p = torch.stack([hp.get(f"p_of.{m}", hp["p"]) for m in net.modalities])
         rows = len(batch.target) if self.config.per == "sample" else 1
         stays = kept(torch.rand(rows, len(p), dtype=p.dtype, device=p.device), p)
@@ -106,7 +124,9 @@ class MRD(Method):
         if self.config.level == "feature":
             features = {m: drop(f, sets[m], masks) for m, f in features.items()}
         elif masks:
-            features = {m: Padded(f.value, drop(f, sets[m], True).mask) for m, f in features.items()}
+            features = {
+                m: Padded(f.value, drop(f, sets[m], True).mask) for m, f in features.items()
+            }
         if self.config.rescale:
             features = {m: _scaled(f, len(p) / stays.sum(-1)) for m, f in features.items()}
         logs = {f"train/dropped/{m}": 1 - own.to(p.dtype).mean() for m, own in sets.items()}

@@ -1,27 +1,29 @@
 """Modality-specific learning rates.
 
 Paper
-    Yao & Mihalcea, Modality-Specific Learning Rates for Effective Multimodal Additive Late-Fusion, Findings of ACL 2022
-    (MSLR); compared with in CGGM (NeurIPS 2024, Table 4).
+    Yao & Mihalcea, Modality-Specific Learning Rates for Effective Multimodal Additive Late-Fusion,
+    Findings of ACL 2022 (MSLR); compared with in CGGM (NeurIPS 2024, Table 4).
 Idea
-    Encoders differ in the learning rate at which they train best alone; in joint training each keeps one of its own.
+    Encoders differ in the learning rate at which they train best alone; in joint training each
+    keeps one of its own.
 Equations
     lr_m = lr * r_m^(1 - smooth) * d_m         for encoder m; the fusion has lr
     d_m = 1                                    (`strategy: keep`)
     d_m(t) = a_m(t) / mean(a_m(t-K) .. a_m(t-1))   a_m: validation accuracy of m alone after epoch t (`dynamic`)
 Deviations
-    * The paper's strategies keep the rate that is best for the modality alone (`smooth: 0`), take one for all
-      (`smooth: 1`, joint training), or something between. Only its abstract was at hand: the geometric mean between the
-      two (`0 < smooth < 1`) is ours.
-    * `ratios` are relative to `optim.lr`, so that the schedule applies to all; a modality left out has 1. Uniform on a
-      log scale between 0.1 and 10 is a log-ratio between -1 and 1.
-    * `dynamic` follows the public code of AGM: the ratio holds for one epoch and begins after K = `memory` epochs.
-      Another port multiplies the rate by it for good. For regression a_m is the reciprocal of the mean absolute error.
-      A ratio with a zero denominator is 1.
-    * Public code multiplies gradients, which Adam cancels; here the optimizer steps at the rate. Its factors for
-      CREMA-D are 0.9 (audio) and 1.1 (visual).
+    * The paper's strategies keep the rate that is best for the modality alone (`smooth: 0`), take
+      one for all (`smooth: 1`, joint training), or something between. Only its abstract was at
+      hand: the geometric mean between the two (`0 < smooth < 1`) is ours.
+    * `ratios` are relative to `optim.lr`, so that the schedule applies to all; a modality left out
+      has 1. Uniform on a log scale between 0.1 and 10 is a log-ratio between -1 and 1.
+    * `dynamic` follows the public code of AGM: the ratio holds for one epoch and begins after K =
+      `memory` epochs. Another port multiplies the rate by it for good. For regression a_m is the
+      reciprocal of the mean absolute error. A ratio with a zero denominator is 1.
+    * Public code multiplies gradients, which Adam cancels; here the optimizer steps at the rate.
+      Its factors for CREMA-D are 0.9 (audio) and 1.1 (visual).
 Shapes
-    As joint training. State of `dynamic`: `history` [K, M], `rate` [M]; any number of modalities, any task.
+    As joint training. State of `dynamic`: `history` [K, M], `rate` [M]; any number of modalities,
+    any task.
 """
 
 from __future__ import annotations
@@ -43,7 +45,8 @@ from tune_mm.methods.joint import Joint
 
 
 class MSLRConfig(Section):
-    """ratios: learning rate of a modality's encoder over `optim.lr` (a search names `method.ratios.<modality>`).
+    """ratios: learning rate of a modality's encoder over `optim.lr` (a search names
+    `method.ratios.<modality>`).
 
     smooth: 0 keeps the ratios, 1 is one rate for all. memory: epochs that `dynamic` compares with.
     """
@@ -63,7 +66,9 @@ def smoothed(ratio: Tensor, smooth: Tensor) -> Tensor:
 def progress(now: Tensor, before: Tensor) -> Tensor:
     """[M]: scores `now` [M] over the mean of those `before` [K, M]; 1 where that is not positive."""
     mean = before.mean(0)
-    return torch.where(mean > 0, now / torch.where(mean > 0, mean, torch.ones_like(mean)), torch.ones_like(mean))
+    return torch.where(
+        mean > 0, now / torch.where(mean > 0, mean, torch.ones_like(mean)), torch.ones_like(mean)
+    )
 
 
 class MSLR(Joint):
@@ -71,7 +76,9 @@ class MSLR(Joint):
 
     Config = MSLRConfig
     config: MSLRConfig
-    support = Support(tasks=TASKS, cost="none; dynamic: one forward pass of the validation split per epoch")
+    support = Support(
+        tasks=TASKS, cost="none; dynamic: one forward pass of the validation split per epoch"
+    )
 
     def spec(self, spec: DataSpec) -> DataSpec:
         require_modalities("ratios", self.config.ratios, spec)
@@ -85,10 +92,13 @@ class MSLR(Joint):
 
     def optim(self, hp: Tensors, optim: Tensors) -> dict[str, Tensors]:
         return {
-            f"encoders.{m}": {"lr": optim["lr"] * smoothed(hp[f"ratios.{m}"], hp["smooth"])} for m in self.config.ratios
+            f"encoders.{m}": {"lr": optim["lr"] * smoothed(hp[f"ratios.{m}"], hp["smooth"])}
+            for m in self.config.ratios
         }
 
-    def edit(self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock, update: Update) -> Update:
+    def edit(
+        self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock, update: Update
+    ) -> Update:
         if self.config.strategy == "keep":
             return update
         rates = {f"encoders.{m}": state["rate"][i] for i, m in enumerate(net.modalities)}
@@ -100,7 +110,11 @@ class MSLR(Joint):
         if self.config.strategy == "keep":
             return EpochEnd(state)
         now = probe.loss("val", self._errors).to(state["rate"])
-        now = 1 - now if probe.net.task.kind != "regression" else 1 / now.clamp(min=torch.finfo(now.dtype).tiny)
+        now = (
+            1 - now
+            if probe.net.task.kind != "regression"
+            else 1 / now.clamp(min=torch.finfo(now.dtype).tiny)
+        )
         history = torch.cat([state["history"][1:], now[None]])
         known = clock.epoch >= self.config.memory
         rate = progress(now, state["history"]) if known else torch.ones_like(now)
@@ -111,9 +125,14 @@ class MSLR(Joint):
         logits = net.unimodal(net.encode(batch.inputs), self.unimodal_path)
         if net.task.kind != "regression":
             return torch.stack(
-                [1 - metrics.batch_metric(net.task, "accuracy", z, batch.target) for z in logits.values()]
+                [
+                    1 - metrics.batch_metric(net.task, "accuracy", z, batch.target)
+                    for z in logits.values()
+                ]
             )
-        return torch.stack([metrics.batch_metric(net.task, "mae", z, batch.target) for z in logits.values()])
+        return torch.stack(
+            [metrics.batch_metric(net.task, "mae", z, batch.target) for z in logits.values()]
+        )
 
 
 plugin = MSLR

@@ -1,31 +1,38 @@
 """On-the-fly Gradient Modulation, with or without Generalisation Enhancement (OGM-GE, OGM).
 
 Paper
-    OGM-GE, Peng et al., CVPR 2022, Sec. 3.2-3.3; compared with in DGL (ICCV 2025) Tables 1-2 and CGGM (NeurIPS 2024).
+    OGM-GE, Peng et al., CVPR 2022, Sec. 3.2-3.3; compared with in DGL (ICCV 2025) Tables 1-2 and
+    CGGM (NeurIPS 2024).
 Idea
-    The encoder of the modality that is ahead gets a smaller gradient; noise as large as the gradient's spread makes up
-    for the generalisation that SGD's noise loses by it.
+    The encoder of the modality that is ahead gets a smaller gradient; noise as large as the
+    gradient's spread makes up for the generalisation that SGD's noise loses by it.
 Equations
     s_m   = sum over the batch of softmax(z_m)[y]              z_m: logits of modality m alone
     rho_m = s_m / s_k                                          two modalities m, k
     k_m   = 1 - tanh(alpha rho_m) where rho_m > 1, else 1
     gradient of encoder m <- k_m * gradient of encoder m + N(0, variance of the gradient's elements)     (GE: the noise)
 Deviations
-    * `noise`: true is OGM-GE, false is OGM. The noise is drawn per parameter tensor, with the standard deviation of the
-      unscaled gradient, and also for the modality with k = 1, as in the public code.
-    * Public code touches weights of convolutions only (4-D tensors); the paper whole encoders: `conv_only`.
-    * Unimodal logits. Public code gives a modality its half of the head and, for concatenation, half of the bias; here
-      it passes the fusion alone with the whole bias (`unimodal_path`; zeros: as DGL compares OGM on dense fusions).
-      Where that needs later stages of an encoder (MMTM, ESANet), BatchNorm uses its running statistics.
-    * More than two modalities (not in the paper): rho_m is the mean over k of s_m / s_k, as the authors suggest.
-    * Regression (not in the paper): s_m = sum exp(-loss of the sample), which for cross-entropy is softmax(z_m)[y].
-    * Segmentation (not in the paper): of a sample the mean of softmax(z_m)[y] over its known pixels, without the
-      classes' weights; 0 where none is known.
-    * The window is `start` to `end` in fractions of the epochs; published: all of it, or the first half.
+    * `noise`: true is OGM-GE, false is OGM. The noise is drawn per parameter tensor, with the
+      standard deviation of the unscaled gradient, and also for the modality with k = 1, as in the
+      public code.
+    * Public code touches weights of convolutions only (4-D tensors); the paper whole encoders:
+      `conv_only`.
+    * Unimodal logits. Public code gives a modality its half of the head and, for concatenation,
+      half of the bias; here it passes the fusion alone with the whole bias (`unimodal_path`; zeros:
+      as DGL compares OGM on dense fusions). Where that needs later stages of an encoder (MMTM,
+      ESANet), BatchNorm uses its running statistics.
+    * More than two modalities (not in the paper): rho_m is the mean over k of s_m / s_k, as the
+      authors suggest.
+    * Regression (not in the paper): s_m = sum exp(-loss of the sample), which for cross-entropy is
+      softmax(z_m)[y].
+    * Segmentation (not in the paper): of a sample the mean of softmax(z_m)[y] over its known
+      pixels, without the classes' weights; 0 where none is known.
+    * The window is `start` to `end` in fractions of the epochs; published: all of it, or the first
+      half.
     * The theory is SGD's; Adam divides most of a steady k_m out again.
 Shapes
-    Features [B, T, W] or [B, W] (or maps [B, T, C, H, W]) per modality, two or more; logits [B, C] or [B, C, H, W];
-    scores [M].
+    Features [B, T, W] or [B, W] (or maps [B, T, C, H, W]) per modality, two or more; logits [B, C]
+    or [B, C, H, W]; scores [M].
 """
 
 from __future__ import annotations
@@ -48,8 +55,9 @@ SETTLING = 0.05  # of the epochs, after an edge of the window
 
 
 class OGMConfig(Section):
-    """alpha: strength (published 0.1 to 0.8; 2.6 with AdamW). noise: OGM-GE. start, end: the window, as fractions of
-    the epochs. unimodal_path: what stands for the other modalities (auto: the fusion's own default).
+    """alpha: strength (published 0.1 to 0.8; 2.6 with AdamW). noise: OGM-GE. start, end: the
+    window, as fractions of the epochs. unimodal_path: what stands for the other modalities (auto:
+    the fusion's own default).
     """
 
     name: Literal["ogm"] = "ogm"
@@ -68,16 +76,22 @@ class OGMConfig(Section):
 
 
 def score(task: Task, logits: Tensor, target: Tensor) -> Tensor:
-    """How well each sample is predicted [B], in [0, 1], from logits [B, C] or [B, C, H, W]: the terms of s_m."""
+    """How well each sample is predicted [B], in [0, 1], from logits [B, C] or [B, C, H, W]: the
+    terms of s_m.
+    """
     if task.kind != "segmentation":
         return (-losses.per_sample(task, logits, target)).exp()
     known = target < task.outputs
-    chosen = torch.softmax(losses.precise(logits), 1).gather(1, torch.where(known, target, 0)[:, None])[:, 0]
+    chosen = torch.softmax(losses.precise(logits), 1).gather(
+        1, torch.where(known, target, 0)[:, None]
+    )[:, 0]
     return (chosen * known).sum((1, 2)) / known.sum((1, 2)).clamp(min=1)
 
 
 def ratios(scores: Tensor) -> Tensor:
-    """rho [M]: each score over each other one, averaged over the others. scores [M], positive, M >= 2."""
+    """rho [M]: each score over each other one, averaged over the others. scores [M], positive, M >=
+    2.
+    """
     count = len(scores)
     pairs = scores[:, None] / scores[None, :].clamp(min=TINY)
     return (pairs.sum(1) - pairs.diagonal()) / (count - 1)
@@ -101,28 +115,40 @@ class OGM(Method):
     support = Support(least=2, tasks=TASKS, cost="a forward pass of the fusion per modality")
 
     def check(self, net: Net) -> None:
-        """`conv_only` needs encoders with convolutions: those without would be left out of the balance."""
+        """`conv_only` needs encoders with convolutions: those without would be left out of the
+        balance.
+        """
         for m in net.modalities if self.config.conv_only else ():
             if not any(p.ndim == 4 for p in net.group(f"encoders.{m}").values()):
-                raise ValueError(f"conv_only: must be false, got true: the encoder of '{m}' has no convolutions")
+                raise ValueError(
+                    f"conv_only: must be false, got true: the encoder of '{m}' has no convolutions"
+                )
 
     def dips(self, epochs: int) -> tuple[tuple[int, int], ...]:
-        """Just after the modulation sets in or ends within the run: the encoders' steps change in size at once."""
+        """Just after the modulation sets in or ends within the run: the encoders' steps change in
+        size at once.
+        """
         length = max(1, round(SETTLING * epochs))
         edges = [round(edge * epochs) for edge in (self.config.start, self.config.end)]
         return tuple((edge + 1, min(edge + length, epochs)) for edge in edges if 0 < edge < epochs)
 
-    def loss(self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock) -> tuple[Tensor, Tensors]:
+    def loss(
+        self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock
+    ) -> tuple[Tensor, Tensors]:
         features = net.encode(batch.inputs)
         joint = net.loss(net.fuse(features), batch.target)
         alone = self._alone(net, features)
         scores = torch.stack([score(net.task, z, batch.target).sum() for z in alone.values()])
         k = coefficients(ratios(scores), hp["alpha"])
         k = torch.where(clock.within(hp["start"], hp["end"]), k, torch.ones_like(k))
-        logs = {f"train/loss/{m}": losses.task_loss(net.task, z, batch.target) for m, z in alone.items()}
+        logs = {
+            f"train/loss/{m}": losses.task_loss(net.task, z, batch.target) for m, z in alone.items()
+        }
         return joint, logs | {f"balance/{m}": k[i] for i, m in enumerate(net.modalities)}
 
-    def edit(self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock, update: Update) -> Update:
+    def edit(
+        self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock, update: Update
+    ) -> Update:
         inside = clock.within(hp["start"], hp["end"])
         out = dict(update.grads)
         for m in net.modalities:
@@ -130,7 +156,9 @@ class OGM(Method):
                 if owned(name, f"encoders.{m}") and (g.ndim == 4 or not self.config.conv_only):
                     out[name] = g * update.logs[f"balance/{m}"].to(g.dtype)
                     if self.config.noise:
-                        out[name] = out[name] + torch.where(inside, spread(g), 0.0) * torch.randn_like(g)
+                        out[name] = out[name] + torch.where(
+                            inside, spread(g), 0.0
+                        ) * torch.randn_like(g)
         return Update(out, update.loss, update.logs, state)
 
     def _alone(self, net: Net, features: Features) -> Tensors:

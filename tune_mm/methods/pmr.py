@@ -1,11 +1,12 @@
 """Prototypical Modal Rebalance.
 
 Paper
-    Fan et al., PMR: Prototypical Modal Rebalance for Multimodal Learning, CVPR 2023, Eqs. 6-13, Algorithm 1; compared
-    with in DGL (ICCV 2025, Tables 1 and 2).
+    Fan et al., PMR: Prototypical Modal Rebalance for Multimodal Learning, CVPR 2023, Eqs. 6-13,
+    Algorithm 1; compared with in DGL (ICCV 2025, Tables 1 and 2).
 Idea
-    Distances to class means tell how well each modality separates the classes, whatever the fusion. The modality that
-    lags is drawn to its prototypes; the one that leads is kept undecided for the first epochs.
+    Distances to class means tell how well each modality separates the classes, whatever the fusion.
+    The modality that lags is drawn to its prototypes; the one that leads is kept undecided for the
+    first epochs.
 Equations
     p_m = softmax over classes k of -|h_m - c_mk|                                                          (7)
     s_m = sum over the batch of p_m[y],  rho = s_0 / s_1                                                   (8)
@@ -14,20 +15,25 @@ Equations
     L = loss(f(Omega(h)), y) + alpha sum_m w_m CE(p_m, y)                                                  (10)
       - entropy * max_m w_m * H(p_lead), in the first epochs only                                          (13)
 Deviations
-    * Public code has no entropy term and sets the weight of the lagging modality to 1: `weights: switch`, `entropy: 0`,
-      and modulates in the first 100 of 150 epochs (`end: 0.67`). The paper says neither how long "the first few epochs"
-      of the entropy term are (`entropy_end`, here 0.1 of all) nor more of its weight than 1e-2 or 1e-3.
-    * Prototypes are those of evaluation mode, as in public code, after each epoch; the paper takes untrained encoders'
-      for the first one, which is joint training here.
-    * Public code divides by the number of a class's samples, 0 where it is absent from the part: NaN. Here such a class
-      keeps its prototype, or has none yet: it is then no candidate, and its samples have no prototype loss.
-    * The part is the same evenly spread `fraction` of the samples in every epoch; public code draws anew.
-    * More than two modalities (extension): w_m as above, against the leading one, which for two is Eq. 11; the leading
-      modality's entropy has the largest of the others' weights, for two that of the other one.
-    * Public code's distance loops over samples and classes; a distance of 0 has gradient NaN there, 0 here.
+    * Public code has no entropy term and sets the weight of the lagging modality to 1: `weights:
+      switch`, `entropy: 0`, and modulates in the first 100 of 150 epochs (`end: 0.67`). The paper
+      says neither how long "the first few epochs" of the entropy term are (`entropy_end`, here 0.1
+      of all) nor more of its weight than 1e-2 or 1e-3.
+    * Prototypes are those of evaluation mode, as in public code, after each epoch; the paper takes
+      untrained encoders' for the first one, which is joint training here.
+    * Public code divides by the number of a class's samples, 0 where it is absent from the part:
+      NaN. Here such a class keeps its prototype, or has none yet: it is then no candidate, and its
+      samples have no prototype loss.
+    * The part is the same evenly spread `fraction` of the samples in every epoch; public code draws
+      anew.
+    * More than two modalities (extension): w_m as above, against the leading one, which for two is
+      Eq. 11; the leading modality's entropy has the largest of the others' weights, for two that of
+      the other one.
+    * Public code's distance loops over samples and classes; a distance of 0 has gradient NaN there,
+      0 here.
 Shapes
-    Features pooled over steps to [B, W_m]; any fusion; M >= 2; state `prototypes/<m>` [C, W_m] and `known` [C].
-    Classification only: prototypes belong to classes.
+    Features pooled over steps to [B, W_m]; any fusion; M >= 2; state `prototypes/<m>` [C, W_m] and
+    `known` [C]. Classification only: prototypes belong to classes.
 """
 
 from __future__ import annotations
@@ -52,8 +58,8 @@ FAR = -1e9  # the logit of a class without a prototype: finite, so that 0 times 
 class PMRConfig(Section):
     """alpha: weight of the prototype loss; entropy: of the entropy term (the paper's mu).
 
-    momentum: what remains of the prototypes of the epoch before; fraction: of the training samples that make them.
-    start, end, entropy_end: fractions of the epochs.
+    momentum: what remains of the prototypes of the epoch before; fraction: of the training samples
+    that make them. start, end, entropy_end: fractions of the epochs.
     """
 
     name: Literal["pmr"] = "pmr"
@@ -68,7 +74,9 @@ class PMRConfig(Section):
 
 
 def similarity(features: Tensor, prototypes: Tensor, known: Tensor) -> Tensor:
-    """Logits [B, C]: minus the distance of features [B, W] to prototypes [C, W]; FAR where not `known` (bool [C])."""
+    """Logits [B, C]: minus the distance of features [B, W] to prototypes [C, W]; FAR where not
+    `known` (bool [C]).
+    """
     distance = torch.linalg.vector_norm(features[:, None] - prototypes[None], dim=-1)
     return torch.where(known, -distance, FAR)
 
@@ -88,14 +96,18 @@ def entropy(logits: Tensor) -> Tensor:
 
 
 def means(features: Tensor, target: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """Class means [C, W] of features [N, W], 0 for a class without samples; and which have some (bool [C])."""
+    """Class means [C, W] of features [N, W], 0 for a class without samples; and which have some
+    (bool [C]).
+    """
     chosen = F.one_hot(target, classes).to(features.dtype)
     count = chosen.sum(0)
     return (chosen.transpose(0, 1) @ features) / count.clamp(min=1)[:, None], count > 0
 
 
 def moved(old: Tensor, known: Tensor, now: Tensor, present: Tensor, momentum: Tensor) -> Tensor:
-    """Prototypes [C, W]: `now` for new classes, a running mean for known ones, `old` for those not present."""
+    """Prototypes [C, W]: `now` for new classes, a running mean for known ones, `old` for those not
+    present.
+    """
     mixed = torch.where(known[:, None], momentum * old + (1 - momentum) * now, now)
     return torch.where(present[:, None], mixed, old)
 
@@ -106,10 +118,14 @@ class PMR(Method):
     Config = PMRConfig
     config: PMRConfig
     support = Support(
-        least=2, tasks=("classification",), cost="a forward pass of a tenth (fraction) of the training split per epoch"
+        least=2,
+        tasks=("classification",),
+        cost="a forward pass of a tenth (fraction) of the training split per epoch",
     )
 
-    def loss(self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock) -> tuple[Tensor, Tensors]:
+    def loss(
+        self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock
+    ) -> tuple[Tensor, Tensors]:
         features = net.encode(batch.inputs)
         joint = net.loss(net.fuse(features), batch.target)
         if not state:  # the first epoch
@@ -124,12 +140,20 @@ class PMR(Method):
         for m, found in features.items():
             now, present = means(found, target, probe.net.task.outputs)
             known = state.get("known", torch.zeros_like(present))
-            out[_key(m)] = moved(state.get(_key(m), now), known, now, present, hp["momentum"].to(now.dtype))
+            out[_key(m)] = moved(
+                state.get(_key(m), now), known, now, present, hp["momentum"].to(now.dtype)
+            )
             out["known"] = known | present
         return EpochEnd(out, samples=len(target))
 
     def _rebalance(
-        self, net: Net, features: Features, target: Tensor, hp: Tensors, state: Tensors, clock: Clock
+        self,
+        net: Net,
+        features: Features,
+        target: Tensor,
+        hp: Tensors,
+        state: Tensors,
+        clock: Clock,
     ) -> tuple[Tensor, Tensors]:
         """What is added to the loss, and logs."""
         known = state["known"]
@@ -142,7 +166,9 @@ class PMR(Method):
         lead = (scores == scores.max()).to(scores.dtype)
         unsure = torch.stack([entropy(z) for z in logits.values()])
         held = (
-            (lead * unsure).sum() * weights.max() * clock.within(torch.zeros_like(hp["entropy_end"]), hp["entropy_end"])
+            (lead * unsure).sum()
+            * weights.max()
+            * clock.within(torch.zeros_like(hp["entropy_end"]), hp["entropy_end"])
         )
         total = hp["alpha"] * (weights * own).sum() - hp["entropy"] * held
         logs = {"train/loss_entropy": held}

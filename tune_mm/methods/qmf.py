@@ -3,8 +3,8 @@
 Paper
     Zhang et al., Provable Dynamic Fusion for Low-Quality Multimodal Data, ICML 2023 (QMF).
 Idea
-    Each modality's logits are weighted, sample by sample, by a confidence (the energy of the logits) that is trained to
-    be low for the samples on which that modality has had a high loss.
+    Each modality's logits are weighted, sample by sample, by a confidence (the energy of the
+    logits) that is trained to be low for the samples on which that modality has had a high loss.
 Equations
     z_m = W_m h_m + b                                     logits of each modality alone
     c_m = logsumexp(z_m) / T                              confidence
@@ -13,18 +13,20 @@ Equations
     R_m = mean over neighbours i, j in the batch of  max(0, sign(k_i - k_j) (c_i - c_j) + |k_i - k_j|)
     L = loss(z, y) + sum_m loss(z_m, y) + rank * sum_m R_m
 Deviations
-    * `margin: released`: public code adds the margin to the other sample's confidence before it turns the target's sign
-      round, which makes it a tolerance: max(0, sign (c_i - c_j) - |k_i - k_j|). `required` is the ranking loss that it
-      is taken from (Moon et al., ICML 2020).
-    * `detach`: public code stops the gradient of the confidences in z for text and image and not for RGB-D.
-    * Scaling divides by the range of the histories: 0/0 in public code while all are equal. Here they are then all 0,
-      and a pair of equal ones costs nothing.
+    * `margin: released`: public code adds the margin to the other sample's confidence before it
+      turns the target's sign round, which makes it a tolerance: max(0, sign (c_i - c_j) - |k_i -
+      k_j|). `required` is the ranking loss that it is taken from (Moon et al., ICML 2020).
+    * `detach`: public code stops the gradient of the confidences in z for text and image and not
+      for RGB-D.
+    * Scaling divides by the range of the histories: 0/0 in public code while all are equal. Here
+      they are then all 0, and a pair of equal ones costs nothing.
     * Public code weighs the ranking loss 1, MLA's port 0.1: `rank`.
-    * Public code gives each modality a bias of its own; here the head's bias is shared (concat and sum fusion), and so
-      is the head in the shared_head fusion. More than two modalities: the same sums.
+    * Public code gives each modality a bias of its own; here the head's bias is shared (concat and
+      sum fusion), and so is the head in the shared_head fusion. More than two modalities: the same
+      sums.
 Shapes
-    Logits [M, B, C]; confidences [M, B]; state `history` [M, N], N training samples. Classification only (an energy is
-    defined over classes).
+    Logits [M, B, C]; confidences [M, B]; state `history` [M, N], N training samples. Classification
+    only (an energy is defined over classes).
 """
 
 from __future__ import annotations
@@ -69,16 +71,23 @@ def scaled(history: Tensor) -> Tensor:
     """[M, N]: each row from 0 to 1; a row of equal values is 0."""
     low, high = history.amin(-1, keepdim=True), history.amax(-1, keepdim=True)
     span = high - low
-    return torch.where(span > 0, (history - low) / torch.where(span > 0, span, torch.ones_like(span)), 0.0)
+    return torch.where(
+        span > 0, (history - low) / torch.where(span > 0, span, torch.ones_like(span)), 0.0
+    )
 
 
 def ranking(confidences: Tensor, history: Tensor, sign: float = 1.0) -> Tensor:
-    """R_m [M] of confidences and scaled histories [M, B]: each sample against the next, the last against the first.
+    """R_m [M] of confidences and scaled histories [M, B]: each sample against the next, the last
+    against the first.
 
     sign: 1, the margin is required; -1, it is a tolerance.
     """
     gap = history - history.roll(-1, -1)
-    return (gap.sign() * (confidences - confidences.roll(-1, -1)) + sign * gap.abs()).clamp(min=0).mean(-1)
+    return (
+        (gap.sign() * (confidences - confidences.roll(-1, -1)) + sign * gap.abs())
+        .clamp(min=0)
+        .mean(-1)
+    )
 
 
 class QMF(Method):
@@ -91,12 +100,20 @@ class QMF(Method):
 
     def init(self, net: Net, start: Start) -> Tensors:
         like = next(iter(net.params.values()))
-        return {"history": torch.zeros(len(net.modalities), start.samples, dtype=like.dtype, device=like.device)}
+        return {
+            "history": torch.zeros(
+                len(net.modalities), start.samples, dtype=like.dtype, device=like.device
+            )
+        }
 
-    def loss(self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock) -> tuple[Tensor, Tensors]:
+    def loss(
+        self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock
+    ) -> tuple[Tensor, Tensors]:
         logits = self._logits(net, batch.inputs)
         trust = confidence(logits, hp["temperature"])
-        joint = net.loss(fused(logits, trust.detach() if self.config.detach else trust), batch.target)
+        joint = net.loss(
+            fused(logits, trust.detach() if self.config.detach else trust), batch.target
+        )
         own = torch.stack([losses.per_sample(net.task, z, batch.target) for z in logits])
         history = scaled(self._history(state, batch, own.detach()))[:, batch.index]
         rank = ranking(trust, history, 1.0 if self.config.margin == "required" else -1.0)
@@ -105,14 +122,20 @@ class QMF(Method):
             logs[f"train/loss/{m}"], logs[f"balance/{m}"] = own[i].mean(), trust[i].mean()
         return joint + own.mean(-1).sum() + hp["rank"] * rank.sum(), logs
 
-    def edit(self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock, update: Update) -> Update:
+    def edit(
+        self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock, update: Update
+    ) -> Update:
         logs = dict(update.logs)
-        return Update(update.grads, update.loss, logs, {"history": self._history(state, batch, logs.pop(OWN))})
+        return Update(
+            update.grads, update.loss, logs, {"history": self._history(state, batch, logs.pop(OWN))}
+        )
 
     def predict(self, net: Net, inputs: Inputs, state: Tensors) -> Tensors:
         """`joint` is the weighted sum, which the fusion's own head does not give."""
         logits = self._logits(net, inputs)
-        temperature = torch.as_tensor(self.config.temperature, dtype=logits.dtype, device=logits.device)
+        temperature = torch.as_tensor(
+            self.config.temperature, dtype=logits.dtype, device=logits.device
+        )
         joint = fused(logits, confidence(logits, temperature))
         return {"joint": joint, **dict(zip(net.modalities, logits, strict=True))}
 

@@ -3,29 +3,35 @@
 Paper
     ReconBoost (Hua et al., ICML 2024), Sec. 3 and 4; CGGM (NeurIPS 2024) Tables 2-4.
 Idea
-    An ensemble of one learner per modality (its encoder and a head that all share). In each stage one learner is
-    trained with more weight where the others fail, then the whole ensemble is rectified.
+    An ensemble of one learner per modality (its encoder and a head that all share). In each stage
+    one learner is trained with more weight where the others fail, then the whole ensemble is
+    rectified.
 Equations
     z_m = W h_m + b;  ensemble s = rate * sum_m z_m over the modalities that had a turn; stage t trains m = t mod M
     Phase 1, encoder m and the head, the others fixed (s_o: the ensemble without m, p: softmax, C outputs):
     L = 1/C mean_i (w1 - w2 p(s_o,i)[y_i]) * (-log p(z_m,i)[y_i]) + alpha * mean (p(z_m) - p(z_prev))^2
     with z_prev the learner of the stage before.  Phase 2, all encoders that had a turn, head, rate:  L = loss(s, y)
 Deviations
-    * The agreement (alpha) is detached on both sides in public code, so that it is a number without a gradient:
-      `agreement: detached`. The default, `gradient`, detaches the learner of the stage before only.
-    * The others predict in phase 1 with the head as it was when the stage began, without dropout and with running
-      statistics: boosting fixes them. In public code the head that they share changes under them.
-    * Stages: public code has 4 + 4 epochs each, for 1001 stages (authors: 100 for MOSI). Here `stages` is their number
-      in a run, whatever its epochs, with half of a stage for each phase; there are never more than epochs / 2. The
-      first phase of each stage is declared as a dip. The optimizer's memory starts anew with each phase, as published.
-    * Before the first stage the ensemble is empty, s_o = 0 (public code: p = 1). `start: unimodal` begins with encoders
-      trained alone under `teacher` (all modalities count from the start), as the published runs do.
+    * The agreement (alpha) is detached on both sides in public code, so that it is a number without
+      a gradient: `agreement: detached`. The default, `gradient`, detaches the learner of the stage
+      before only.
+    * The others predict in phase 1 with the head as it was when the stage began, without dropout
+      and with running statistics: boosting fixes them. In public code the head that they share
+      changes under them.
+    * Stages: public code has 4 + 4 epochs each, for 1001 stages (authors: 100 for MOSI). Here
+      `stages` is their number in a run, whatever its epochs, with half of a stage for each phase;
+      there are never more than epochs / 2. The first phase of each stage is declared as a dip. The
+      optimizer's memory starts anew with each phase, as published.
+    * Before the first stage the ensemble is empty, s_o = 0 (public code: p = 1). `start: unimodal`
+      begins with encoders trained alone under `teacher` (all modalities count from the start), as
+      the published runs do.
     * The head is one linear layer (published: two with ReLU).
-    * Regression is an extension: with the loss |z - y| for -log p, hence exp(-|s_o - y|) for p(s_o)[y], scores for p in
-      the agreement, and the mean in place of the sum in s, else scores would grow with M.
+    * Regression is an extension: with the loss |z - y| for -log p, hence exp(-|s_o - y|) for
+      p(s_o)[y], scores for p in the agreement, and the mean in place of the sum in s, else scores
+      would grow with M.
 Shapes
-    Features [B, T, W] or [B, W], all of one width, two modalities or more; logits [B, C]; state `members` [M] (1: had a
-    turn), `head.weight` [C, W] and `head.bias` [C] as the stage began.
+    Features [B, T, W] or [B, W], all of one width, two modalities or more; logits [B, C]; state
+    `members` [M] (1: had a turn), `head.weight` [C, W] and `head.bias` [C] as the stage began.
 """
 
 from __future__ import annotations
@@ -52,8 +58,10 @@ from tune_mm.methods._teacher import Teacher
 
 
 class ReconBoostConfig(Section):
-    """w1: weight of the learner's own loss (published 5 on CREMA-D, 4 on AVE); w2: of what the others do well; alpha:
-    of the agreement; stages: in a run; teacher: training of the encoders to begin with (`start: unimodal`)."""
+    """w1: weight of the learner's own loss (published 5 on CREMA-D, 4 on AVE); w2: of what the
+    others do well; alpha: of the agreement; stages: in a run; teacher: training of the encoders to
+    begin with (`start: unimodal`).
+    """
 
     name: Literal["reconboost"] = "reconboost"
     w1: float = Field(5.0, gt=0)
@@ -75,14 +83,20 @@ class Stage(NamedTuple):
 
 
 def stages_of(stages: int, epochs: int) -> list[Stage]:
-    """The stages of a run: up to `stages`, as equal as whole epochs allow, of two epochs or more where there are so."""
+    """The stages of a run: up to `stages`, as equal as whole epochs allow, of two epochs or more
+    where there are so.
+    """
     count = max(1, min(stages, epochs // 2))
     ends = [k * epochs // count for k in range(count + 1)]
     return [Stage(k, a, a + (b - a + 1) // 2, b) for k, (a, b) in enumerate(pairwise(ends))]
 
 
-def boosting(task: Task, own: Tensor, others: Tensor, target: Tensor, w1: Tensor, w2: Tensor) -> Tensor:
-    """The learner's loss (scalar): its own logits [B, C], weighted by how well the others' [B, C] (constants) do."""
+def boosting(
+    task: Task, own: Tensor, others: Tensor, target: Tensor, w1: Tensor, w2: Tensor
+) -> Tensor:
+    """The learner's loss (scalar): its own logits [B, C], weighted by how well the others' [B, C]
+    (constants) do.
+    """
     trust = torch.exp(-losses.per_sample(task, others.detach(), target))
     return ((w1 - w2 * trust) * losses.per_sample(task, own, target)).mean() / task.outputs
 
@@ -108,7 +122,9 @@ class ReconBoost(Method):
     Config = ReconBoostConfig
     config: ReconBoostConfig
     support = Support(
-        least=2, fusions=("shared_head",), cost="no backward pass of the others in half of the epochs (less than joint)"
+        least=2,
+        fusions=("shared_head",),
+        cost="no backward pass of the others in half of the epochs (less than joint)",
     )
 
     def trains(self, modalities: tuple[str, ...]) -> tuple[str, ...]:
@@ -122,7 +138,9 @@ class ReconBoost(Method):
 
     @torch.no_grad()
     def init(self, net: Net, start: Start) -> Tensors:
-        """See `Method.init`. With `start: unimodal` the net's encoders become those that were trained alone."""
+        """See `Method.init`. With `start: unimodal` the net's encoders become those that were
+        trained alone.
+        """
         if self.config.start == "unimodal":
             for m, alone in start.unimodal(self.config.teacher.changes(net.task)).items():
                 for mine, theirs in ((net.params, alone.params), (net.buffers, alone.buffers)):
@@ -130,7 +148,10 @@ class ReconBoost(Method):
                         mine[name].copy_(theirs[name])
         like = net.params["fusion.head.weight"]
         members = [float(self._joined(0, k)) for k in range(len(net.modalities))]
-        return {"members": torch.tensor(members, dtype=like.dtype, device=like.device), **_head(net)}
+        return {
+            "members": torch.tensor(members, dtype=like.dtype, device=like.device),
+            **_head(net),
+        }
 
     def grads(self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock) -> Update:
         stage = self._stage(clock)
@@ -141,7 +162,9 @@ class ReconBoost(Method):
         if clock.epoch < stage.rectify:
             modality = net.modalities[stage.number % len(net.modalities)]
             fixed = self._fixed(net, batch, state, [m for m in members if m != modality])
-            before = net.modalities[(stage.number - 1) % len(net.modalities)] if stage.number else None
+            before = (
+                net.modalities[(stage.number - 1) % len(net.modalities)] if stage.number else None
+            )
 
             def objective(bound: Net) -> tuple[Tensor, Tensors]:
                 return self._boost(bound, batch, hp, modality, fixed, before)
@@ -150,15 +173,21 @@ class ReconBoost(Method):
         else:
 
             def objective(bound: Net) -> tuple[Tensor, Tensors]:
-                logits = {m: bound.head(_late.own_vector(bound, m, batch.inputs[m])) for m in members}
-                return bound.loss(_ensemble(bound, logits, bound.params["aux.rate.value"]), batch.target), {}
+                logits = {
+                    m: bound.head(_late.own_vector(bound, m, batch.inputs[m])) for m in members
+                }
+                return bound.loss(
+                    _ensemble(bound, logits, bound.params["aux.rate.value"]), batch.target
+                ), {}
 
             prefixes = (*(f"encoders.{m}" for m in members), "fusion", "aux")
         found, loss, logs = G.gradient(objective, net, prefixes)
         return Update(found, loss, logs, state)
 
     def epoch_end(self, probe: Probe, hp: Tensors, state: Tensors, clock: Clock) -> EpochEnd:
-        """Where a phase begins next, parameters are set to what they are: their optimizer memory starts anew."""
+        """Where a phase begins next, parameters are set to what they are: their optimizer memory
+        starts anew.
+        """
         coming = clock.epoch + 1
         stages = stages_of(self.config.stages, clock.epochs)
         if any(coming in (s.first, s.rectify) for s in stages):
@@ -167,7 +196,11 @@ class ReconBoost(Method):
 
     def predict(self, net: Net, inputs: Inputs, state: Tensors) -> Tensors:
         alone = net.unimodal(net.encode(inputs), self.unimodal_path)
-        members = state["members"] if net.task.kind == "classification" else state["members"] / state["members"].sum()
+        members = (
+            state["members"]
+            if net.task.kind == "classification"
+            else state["members"] / state["members"].sum()
+        )
         return {"joint": net.params["aux.rate.value"] * _late.weighted(alone, members), **alone}
 
     def _stage(self, clock: Clock) -> Stage:
@@ -182,7 +215,11 @@ class ReconBoost(Method):
         """Logits [B, C] of the learners that a stage leaves as they are."""
         with net.evaluating():
             return {
-                m: F.linear(_late.own_vector(net, m, batch.inputs[m]), state["head.weight"], state["head.bias"])
+                m: F.linear(
+                    _late.own_vector(net, m, batch.inputs[m]),
+                    state["head.weight"],
+                    state["head.bias"],
+                )
                 for m in others
             }
 
@@ -202,7 +239,9 @@ class ReconBoost(Method):
 
 
 def _head(net: Net) -> Tensors:
-    return {f"head.{k}": net.params[f"fusion.head.{k}"].detach().clone() for k in ("weight", "bias")}
+    return {
+        f"head.{k}": net.params[f"fusion.head.{k}"].detach().clone() for k in ("weight", "bias")
+    }
 
 
 def _ensemble(net: Net, logits: Tensors, rate: Tensor) -> Tensor:

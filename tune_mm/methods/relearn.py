@@ -1,10 +1,12 @@
-"""Diagnosing and Re-learning: encoders that have memorised are drawn back towards their initial weights.
+"""Diagnosing and Re-learning: encoders that have memorised are drawn back towards their initial
+weights.
 
 Paper
-    Wei et al.: Diagnosing and Re-learning for Balanced Multimodal Learning, ECCV 2024, Sec. 3.2 and 3.3.
+    Wei et al.: Diagnosing and Re-learning for Balanced Multimodal Learning, ECCV 2024, Sec. 3.2 and
+    3.3.
 Idea
-    How well the classes separate in a modality's features, on train against val, tells whether its encoder has learned
-    what generalises; the larger the gap, the more of its weights is reset.
+    How well the classes separate in a modality's features, on train against val, tells whether its
+    encoder has learned what generalises; the larger the gap, the more of its weights is reset.
 Equations
     From time to time, per modality m and split, k-means (k = classes) on features scaled to [0, 1]:
     p = 1/N sum_clusters (samples of its commonest class)                                           (purity)
@@ -12,17 +14,21 @@ Equations
     theta_m <- beta_m theta_m^0 + (1 - beta_m) theta_m,  theta_m^0: the encoder's initial weights
     In between, joint training: L = loss(f(Omega(h_1 .. h_M)), y)
 Deviations
-    * When: after every `period` of the epochs, `times` times (published E = 20 of 90 epochs, 3 times).
-    * Public code leaves the optimizer's momentum as it is, which pulls the weights back; here it starts anew for what
-      was reset. It also leaves BatchNorm's running statistics: here they are drawn back with the weights by the same
-      beta; `reset_statistics: false` is what the code does.
-    * Features are pooled to [N, W] first. Where the fusion runs the encoders' later stages (MMTM), they are the maps
-      that the fusion begins with; all of the encoder is reset.
-    * Regression, which the paper does not treat: the classes are `bins` equal shares of the training targets.
-    * Public code diagnoses on a held-out part of train; here on the validation split, never on test. `fraction` of the
-      samples is enough where k-means would take long (309 classes of VGGSound).
+    * When: after every `period` of the epochs, `times` times (published E = 20 of 90 epochs, 3
+      times).
+    * Public code leaves the optimizer's momentum as it is, which pulls the weights back; here it
+      starts anew for what was reset. It also leaves BatchNorm's running statistics: here they are
+      drawn back with the weights by the same beta; `reset_statistics: false` is what the code does.
+    * Features are pooled to [N, W] first. Where the fusion runs the encoders' later stages (MMTM),
+      they are the maps that the fusion begins with; all of the encoder is reset.
+    * Regression, which the paper does not treat: the classes are `bins` equal shares of the
+      training targets.
+    * Public code diagnoses on a held-out part of train; here on the validation split, never on
+      test. `fraction` of the samples is enough where k-means would take long (309 classes of
+      VGGSound).
 Shapes
-    Features [B, T, W] or [B, W] (or maps), any number of modalities; logits [B, C]; state: the initial encoders.
+    Features [B, T, W] or [B, W] (or maps), any number of modalities; logits [B, C]; state: the
+    initial encoders.
 """
 
 from __future__ import annotations
@@ -50,8 +56,9 @@ SETTLE = 0.05  # of the epochs: how long a metric may take to come back
 
 
 class RelearnConfig(Section):
-    """lam: how fast the share that is reset grows with the gap. period: of the epochs, between resets; times: how many
-    there are at most (0: none, which is joint training)."""
+    """lam: how fast the share that is reset grows with the gap. period: of the epochs, between
+    resets; times: how many there are at most (0: none, which is joint training).
+    """
 
     name: Literal["relearn"] = "relearn"
     lam: float = Field(3.0, ge=0)
@@ -63,9 +70,17 @@ class RelearnConfig(Section):
 
 
 def purity(clusters: Tensor, labels: Tensor) -> Tensor:
-    """Share of samples that belong to the commonest label of their cluster (0-dim, float64). clusters, labels: [N]."""
-    counts = torch.zeros(int(clusters.max()) + 1, int(labels.max()) + 1, dtype=torch.float64, device=labels.device)
-    counts.index_put_((clusters, labels), torch.ones((), dtype=torch.float64, device=labels.device), accumulate=True)
+    """Share of samples that belong to the commonest label of their cluster (0-dim, float64).
+    clusters, labels: [N].
+    """
+    counts = torch.zeros(
+        int(clusters.max()) + 1, int(labels.max()) + 1, dtype=torch.float64, device=labels.device
+    )
+    counts.index_put_(
+        (clusters, labels),
+        torch.ones((), dtype=torch.float64, device=labels.device),
+        accumulate=True,
+    )
     return counts.amax(1).sum() / len(labels)
 
 
@@ -79,13 +94,17 @@ def cluster(features: Tensor, count: int, seed: int) -> Tensor:
     """Cluster [N] of each row of [N, W] by k-means, scaled first. count: of clusters, at most N."""
     found = KMeans(min(count, len(features)), n_init=1, random_state=seed)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct rows than clusters: an encoder that died
+        warnings.simplefilter(
+            "ignore", ConvergenceWarning
+        )  # fewer distinct rows than clusters: an encoder that died
         chosen = found.fit_predict(scaled(features).double().cpu().numpy())
     return torch.as_tensor(chosen, dtype=torch.int64, device=features.device)
 
 
 def labels_of(task: Task, target: Tensor, train: Tensor, bins: int) -> Tensor:
-    """Classes [N]; of regression, the share of the sorted training targets into which each target falls."""
+    """Classes [N]; of regression, the share of the sorted training targets into which each target
+    falls.
+    """
     if task.kind == "classification":
         return target
     inner = torch.linspace(0, 1, bins + 1, dtype=torch.float64, device=train.device)[1:-1]
@@ -109,21 +128,30 @@ class Relearn(Joint):
         return tuple(sorted(e for e in found if e < epochs))
 
     def dips(self, epochs: int) -> tuple[tuple[int, int], ...]:
-        """The epoch that a reset ends, whose metrics are taken after it, and a twentieth of the epochs after it."""
-        return tuple((e, min(epochs, e + max(1, round(SETTLE * epochs)))) for e in self.resets(epochs))
+        """The epoch that a reset ends, whose metrics are taken after it, and a twentieth of the
+        epochs after it.
+        """
+        return tuple(
+            (e, min(epochs, e + max(1, round(SETTLE * epochs)))) for e in self.resets(epochs)
+        )
 
     def epoch_end(self, probe: Probe, hp: Tensors, state: Tensors, clock: Clock) -> EpochEnd:
         """Where it is due, diagnose every modality and reset its encoder by as much."""
         if clock.epoch + 1 not in self.resets(clock.epochs):
             return EpochEnd(state)
-        (train, target), (val, other) = (probe.features(split, self.config.fraction) for split in ("train", "val"))
+        (train, target), (val, other) = (
+            probe.features(split, self.config.fraction) for split in ("train", "val")
+        )
         task = probe.net.task
         count = task.outputs if task.kind == "classification" else self.config.bins
         labels = [labels_of(task, y, target, self.config.bins) for y in (target, other)]
         logs: Tensors = {}
         new: Tensors = {}
         for m in probe.net.modalities:
-            pure = [purity(cluster(f[m], count, probe.seed), y) for f, y in zip((train, val), labels, strict=True)]
+            pure = [
+                purity(cluster(f[m], count, probe.seed), y)
+                for f, y in zip((train, val), labels, strict=True)
+            ]
             beta = torch.tanh(hp["lam"].double() * (pure[0] - pure[1]).abs())
             logs |= {f"balance/{m}": beta, f"purity_train/{m}": pure[0], f"purity_val/{m}": pure[1]}
             for name, p in probe.net.group(f"encoders.{m}").items():
@@ -134,11 +162,16 @@ class Relearn(Joint):
 
 
 def _statistics(net: Net, modality: str, beta: Tensor) -> Tensors:
-    """BatchNorm's running statistics of an encoder drawn towards those it began with, mean 0 and variance 1."""
+    """BatchNorm's running statistics of an encoder drawn towards those it began with, mean 0 and
+    variance 1.
+    """
     out: Tensors = {}
     for name, module in net.model.get_submodule(f"encoders.{modality}").named_modules():
         if isinstance(module, NORMS) and module.track_running_stats:
-            for buffer, initial in (("running_mean", torch.zeros_like), ("running_var", torch.ones_like)):
+            for buffer, initial in (
+                ("running_mean", torch.zeros_like),
+                ("running_var", torch.ones_like),
+            ):
                 key = ".".join(filter(None, (f"encoders.{modality}", name, buffer)))
                 now = net.buffers[key]
                 out[key] = torch.lerp(now, initial(now), beta.to(now.dtype))

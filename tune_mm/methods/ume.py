@@ -1,19 +1,22 @@
 """Uni-Modal Ensemble: models of one modality each, trained apart, whose logits are averaged.
 
 Paper
-    UME (Du et al., ICML 2023, "On Uni-Modal Feature Learning in Supervised Multi-Modal Learning"), Sec. 4.
+    UME (Du et al., ICML 2023, "On Uni-Modal Feature Learning in Supervised Multi-Modal Learning"),
+    Sec. 4.
 Idea
     Where features of paired modalities add little, no joint training is better than any.
 Equations
     L = sum_m loss(z_m, y),  z_m = W_m h_m + b;  prediction: sum_m w_m z_m with sum_m w_m = 1
 Deviations
-    * The paper trains M models one after the other and averages them afterwards; here they are trained side by side in
-      one run, so that an epoch of it can be compared with an epoch of any method. No term of L has parameters of two
-      modalities, so each model's gradient, and every step of it, is that of its own training. Therefore the fusion is
-      `sum`, whose head is one block W_m per modality, and its bias b, which all have in common, stays as it was
-      initialised. The gradient's norm is the one thing in common: with `optim.clip` a large gradient of one modality
-      shortens the steps of all.
-    * The paper averages; `weights` weigh the modalities, and may be searched (`method.weights.<modality>`).
+    * The paper trains M models one after the other and averages them afterwards; here they are
+      trained side by side in one run, so that an epoch of it can be compared with an epoch of any
+      method. No term of L has parameters of two modalities, so each model's gradient, and every
+      step of it, is that of its own training. Therefore the fusion is `sum`, whose head is one
+      block W_m per modality, and its bias b, which all have in common, stays as it was initialised.
+      The gradient's norm is the one thing in common: with `optim.clip` a large gradient of one
+      modality shortens the steps of all.
+    * The paper averages; `weights` weigh the modalities, and may be searched
+      (`method.weights.<modality>`).
 Shapes
     Features [B, T, W_m] or [B, W_m], two modalities or more; logits [B, C]; state `weights` [M].
 """
@@ -59,14 +62,24 @@ class UME(Method):
         return spec
 
     def init(self, net: Net, start: Start) -> Tensors:
-        return {"weights": _late.shares(self.config.weights, net.modalities, net.params["fusion.head.weight"])}
+        return {
+            "weights": _late.shares(
+                self.config.weights, net.modalities, net.params["fusion.head.weight"]
+            )
+        }
 
-    def loss(self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock) -> tuple[Tensor, Tensors]:
+    def loss(
+        self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock
+    ) -> tuple[Tensor, Tensors]:
         alone = net.unimodal(net.encode(batch.inputs), self.unimodal_path)
         losses = {m: net.loss(z, batch.target) for m, z in alone.items()}
-        return torch.stack(list(losses.values())).sum(), {f"train/loss/{m}": loss for m, loss in losses.items()}
+        return torch.stack(list(losses.values())).sum(), {
+            f"train/loss/{m}": loss for m, loss in losses.items()
+        }
 
-    def edit(self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock, update: Update) -> Update:
+    def edit(
+        self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock, update: Update
+    ) -> Update:
         weights = _late.shares(_late.given(hp), net.modalities, state["weights"])
         return Update(update.grads, update.loss, update.logs, {"weights": weights})
 

@@ -1,28 +1,35 @@
 """Uni-Modal Teacher: joint training whose encoders are kept near fixed models of one modality each.
 
 Paper
-    UMT (Du et al., ICML 2023, "On Uni-Modal Feature Learning in Supervised Multi-Modal Learning"), Sec. 4.
+    UMT (Du et al., ICML 2023, "On Uni-Modal Feature Learning in Supervised Multi-Modal Learning"),
+    Sec. 4.
 Idea
-    Joint training leaves features of one modality unlearned; teachers that were trained alone hand them over.
+    Joint training leaves features of one modality unlearned; teachers that were trained alone hand
+    them over.
 Equations
     L = loss(f(Omega(h_1 .. h_M)), y) + lambda * sum_m D_m
     features:  D_m = mean squared difference of h_m and the teacher's h_m over samples, real steps and width
     logits:    D_m = T^2 KL(softmax(teacher's z_m / T) || softmax(z_m / T)), averaged over the batch
 Deviations
-    * Teachers are encoders of the run's own kind with one linear layer on the pooled features (segmentation: with the
-      run's own fusion, of one modality), trained alone on the same data under `teacher`, the best validation epoch
-      taken. What a search tunes is not among their settings, so that its trials share them; `model.encoder` is
-      (features must be of one shape), and for segmentation `model.fusion`: searching these trains teachers anew.
+    * Teachers are encoders of the run's own kind with one linear layer on the pooled features
+      (segmentation: with the run's own fusion, of one modality), trained alone on the same data
+      under `teacher`, the best validation epoch taken. What a search tunes is not among their
+      settings, so that its trials share them; `model.encoder` is (features must be of one shape),
+      and for segmentation `model.fusion`: searching these trains teachers anew.
     * Published lambda: 50 in the paper as far as known, 10 in a later toolkit: `lam`.
-    * The paper distils features; `distill: logits` compares z_m, the modality alone through the fusion, with the
-      teacher's (Hinton et al., 2015); regression: the squared difference of the scores.
-    * Teachers see the student's own batch (same crops and flips), without dropout and with their running statistics.
-    * With a fusion that steps through the encoders' stages (MMTM, ESANet) the features are the maps that it takes over,
-      after the first stage for ESANet, and there is no `distill: logits`. Later maps are left out: a teacher's later
-      stages read its own fusion's gated maps, which are not in the state.
+    * The paper distils features; `distill: logits` compares z_m, the modality alone through the
+      fusion, with the teacher's (Hinton et al., 2015); regression: the squared difference of the
+      scores.
+    * Teachers see the student's own batch (same crops and flips), without dropout and with their
+      running statistics.
+    * With a fusion that steps through the encoders' stages (MMTM, ESANet) the features are the maps
+      that it takes over, after the first stage for ESANet, and there is no `distill: logits`. Later
+      maps are left out: a teacher's later stages read its own fusion's gated maps, which are not in
+      the state.
 Shapes
-    Features [B, T, W] or [B, W] (or maps [B, T, C, H, W]), any number of modalities; logits [B, C]; state: the
-    teachers' encoders under their own names, `head.<modality>.weight` [C, W] (segmentation: [C, H, 1, 1]), `.bias` [C].
+    Features [B, T, W] or [B, W] (or maps [B, T, C, H, W]), any number of modalities; logits [B, C];
+    state: the teachers' encoders under their own names, `head.<modality>.weight` [C, W]
+    (segmentation: [C, H, 1, 1]), `.bias` [C].
 """
 
 from __future__ import annotations
@@ -45,7 +52,9 @@ from tune_mm.models.base import LateFusion, StagedFusion
 
 
 class UMTConfig(Section):
-    """lam: weight (lambda) of the distillation; temperature: T of `distill: logits`; teacher: their training."""
+    """lam: weight (lambda) of the distillation; temperature: T of `distill: logits`; teacher: their
+    training.
+    """
 
     name: Literal["umt"] = "umt"
     lam: float = Field(10.0, ge=0)
@@ -55,8 +64,9 @@ class UMTConfig(Section):
 
 
 def feature_distance(student: Padded, teacher: Padded) -> Tensor:
-    """Mean over the batch (scalar) of each sample's mean squared difference; masked sequences: over real steps; maps:
-    the mean over the levels of what each differs by."""
+    """Mean over the batch (scalar) of each sample's mean squared difference; masked sequences: over
+    real steps; maps: the mean over the levels of what each differs by.
+    """
     if student.levels:
         pairs = zip((*student.levels, student.value), (*teacher.levels, teacher.value), strict=True)
         return torch.stack([(own - theirs).square().mean() for own, theirs in pairs]).mean()
@@ -68,7 +78,9 @@ def feature_distance(student: Padded, teacher: Padded) -> Tensor:
 
 
 def logit_distance(student: Tensor, teacher: Tensor, temperature: Tensor) -> Tensor:
-    """T^2 KL(teacher || student) of softened softmaxes, averaged over the batch (scalar). Logits [B, C]."""
+    """T^2 KL(teacher || student) of softened softmaxes, averaged over the batch (scalar). Logits
+    [B, C].
+    """
     own, theirs = (torch.log_softmax(z / temperature, -1) for z in (student, teacher))
     return temperature.square() * F.kl_div(own, theirs, reduction="batchmean", log_target=True)
 
@@ -80,11 +92,14 @@ class UMT(Method):
     config: UMTConfig
     separable = True
     support = Support(
-        tasks=TASKS, cost="a training per modality beforehand, shared by trials; a forward pass of teachers per step"
+        tasks=TASKS,
+        cost="a training per modality beforehand, shared by trials; a forward pass of teachers per step",
     )
 
     def check(self, net: Net) -> None:
-        """Logits need encoders that end in features of a sample, which teachers have a linear layer on."""
+        """Logits need encoders that end in features of a sample, which teachers have a linear layer
+        on.
+        """
         fusion: Any = net.model.get_submodule("fusion")
         if self.config.distill == "logits" and (fusion.dense or not isinstance(fusion, LateFusion)):
             raise ValueError(
@@ -96,28 +111,42 @@ class UMT(Method):
         state: Tensors = {}
         for m, teacher in start.unimodal(self.config.teacher.changes(net.task)).items():
             tensors = {**teacher.params, **teacher.buffers}
-            state |= {name: t.detach().clone() for name, t in tensors.items() if owned(name, f"encoders.{m}")}
-            state |= {f"head.{m}.{k}": tensors[f"fusion.head.{k}"].detach().clone() for k in ("weight", "bias")}
+            state |= {
+                name: t.detach().clone()
+                for name, t in tensors.items()
+                if owned(name, f"encoders.{m}")
+            }
+            state |= {
+                f"head.{m}.{k}": tensors[f"fusion.head.{k}"].detach().clone()
+                for k in ("weight", "bias")
+            }
         return state
 
-    def loss(self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock) -> tuple[Tensor, Tensors]:
+    def loss(
+        self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock
+    ) -> tuple[Tensor, Tensors]:
         features = net.encode(batch.inputs)
         task = net.loss(net.fuse(features), batch.target)
         distances = self._distances(net, features, batch, hp, state)
         logs = {"train/loss_task": task, **{f"train/distance/{m}": d for m, d in distances.items()}}
         return task + hp["lam"] * torch.stack(list(distances.values())).sum(), logs
 
-    def _distances(self, net: Net, features: Features, batch: Batch, hp: Tensors, state: Tensors) -> Tensors:
+    def _distances(
+        self, net: Net, features: Features, batch: Batch, hp: Tensors, state: Tensors
+    ) -> Tensors:
         with torch.no_grad(), net.evaluating():
-            theirs = Net(net.model, net.task, {n: t for n, t in state.items() if owned(n, "encoders")}, {}).encode(
-                batch.inputs
-            )
+            theirs = Net(
+                net.model, net.task, {n: t for n, t in state.items() if owned(n, "encoders")}, {}
+            ).encode(batch.inputs)
         if self.config.distill == "features":
             staged = isinstance(net.model.get_submodule("fusion"), StagedFusion)
             own = {m: f._replace(levels=()) for m, f in features.items()} if staged else features
             return {m: feature_distance(f, theirs[m]) for m, f in own.items()}
         alone = net.unimodal(features, self.unimodal_path)
-        scores = {m: F.linear(pooled(theirs[m]), state[f"head.{m}.weight"], state[f"head.{m}.bias"]) for m in alone}
+        scores = {
+            m: F.linear(pooled(theirs[m]), state[f"head.{m}.weight"], state[f"head.{m}.bias"])
+            for m in alone
+        }
         if net.task.kind == "regression":
             return {m: (z - scores[m]).square().mean() for m, z in alone.items()}
         return {m: logit_distance(z, scores[m], hp["temperature"]) for m, z in alone.items()}

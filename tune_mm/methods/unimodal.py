@@ -7,8 +7,9 @@ Idea
 Equations
     L = loss(f(Omega(h_m)), y)
 Deviations
-    The public code trains it with zeros in place of the other modalities and a learning rate of its own for video; here
-    the model is built for one modality, and the learning rate is a setting like any other (`optim.lr`).
+    The public code trains it with zeros in place of the other modalities and a learning rate of its
+    own for video; here the model is built for one modality, and the learning rate is a setting like
+    any other (`optim.lr`).
 Shapes
     Features [B, T, W] or [B, W]; logits [B, C].
 """
@@ -36,12 +37,16 @@ class Unimodal(Joint):
     Config = UnimodalConfig
 
     def spec(self, spec: DataSpec) -> DataSpec:
-        """The spec of one modality. Raises ValueError for a modality that the data set does not have."""
+        """The spec of one modality. Raises ValueError for a modality that the data set does not
+        have.
+        """
         name = self.config.modality
         if name not in spec.shapes:
             near = difflib.get_close_matches(name, spec.modalities, n=1)
             hint = f"; nearest '{near[0]}'" if near else ""
-            raise ValueError(f"method.modality: must be one of {', '.join(spec.modalities)}, got '{name}'{hint}")
+            raise ValueError(
+                f"method.modality: must be one of {', '.join(spec.modalities)}, got '{name}'{hint}"
+            )
         return DataSpec({name: spec.shapes[name]}, spec.task)
 
 

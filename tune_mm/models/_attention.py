@@ -1,11 +1,12 @@
 """Multi-head attention: torch's `scaled_dot_product_attention`, and two forms of it for the CPU.
 
-On the CPU that function leaves its fast path as soon as dropout is on, is a slow loop under vmap, and is slower than
-the formula written out for short sequences. There, short sequences take the formula and long ones the chunked form:
-scores of a few samples at a time, nothing kept but a byte per score for the dropout, scores computed again in the
-backward pass. It writes channels before time steps (`v^T P^T` instead of `P v`): the product of a large and a very thin
-matrix is three times faster that way round. At 64x5x350x350 on two cores, forward and backward take 0.12 s with dropout
-(torch: 0.62 s) and 0.07 s without (0.10 s).
+On the CPU that function leaves its fast path as soon as dropout is on, is a slow loop under vmap,
+and is slower than the formula written out for short sequences. There, short sequences take the
+formula and long ones the chunked form: scores of a few samples at a time, nothing kept but a byte
+per score for the dropout, scores computed again in the backward pass. It writes channels before
+time steps (`v^T P^T` instead of `P v`): the product of a large and a very thin matrix is three
+times faster that way round. At 64x5x350x350 on two cores, forward and backward take 0.12 s with
+dropout (torch: 0.62 s) and 0.07 s without (0.10 s).
 
 Shape legend: B batch, H heads, N = B * H, Q queries, K keys, E channels of a head, W = H * E.
 """
@@ -23,7 +24,8 @@ from torch.autograd.function import once_differentiable
 
 from tune_mm.models._dropout import dropout, keep_bytes, kept_share, vmapped
 
-# Scores computed at once: 4 MiB of float32 stay in the cache, and the threads still have enough to share.
+# Scores computed at once: 4 MiB of float32 stay in the cache, and the threads still have enough to
+# share.
 CHUNK = 1 << 20
 # Scores per head from which the chunked form is used.
 LONG = 64 * 64
@@ -34,7 +36,12 @@ NARROW = 16
 def fold(x: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
     """[B, T, parts * W] -> `parts` tensors [N, T, E]."""
     b, t, _ = x.shape
-    return x.view(b, t, parts, heads, -1).permute(2, 0, 3, 1, 4).reshape(parts, b * heads, t, -1).unbind(0)
+    return (
+        x.view(b, t, parts, heads, -1)
+        .permute(2, 0, 3, 1, 4)
+        .reshape(parts, b * heads, t, -1)
+        .unbind(0)
+    )
 
 
 def unfold(x: Tensor, heads: int) -> Tensor:
@@ -44,18 +51,22 @@ def unfold(x: Tensor, heads: int) -> Tensor:
 
 
 def bias_of(keys: Tensor | None, heads: int, dtype: torch.dtype) -> Tensor | None:
-    """What to add to the scores, [N, 1, K]: 0 where `keys` [B, K] is True, -inf where it is False; None for None."""
+    """What to add to the scores, [N, 1, K]: 0 where `keys` [B, K] is True, -inf where it is False;
+    None for None.
+    """
     if keys is None:
         return None
     bias = torch.where(keys, torch.zeros((), dtype=dtype, device=keys.device), -math.inf)
     return bias[:, None, :].expand(-1, heads, -1).reshape(-1, 1, keys.shape[1])
 
 
-def attention(qkv: tuple[Tensor, Tensor, Tensor], bias: Tensor | None, p: float, heads: int) -> Tensor:
+def attention(
+    qkv: tuple[Tensor, Tensor, Tensor], bias: Tensor | None, p: float, heads: int
+) -> Tensor:
     """softmax(q k^T / sqrt(E) + bias) v: q [N, Q, E], k and v [N, K, E] -> [N, Q, E].
 
-    bias: from `bias_of`; every sample has a key that is not masked. p: the probability with which a weight is dropped
-    (0 in evaluation).
+    bias: from `bias_of`; every sample has a key that is not masked. p: the probability with which a
+    weight is dropped (0 in evaluation).
     """
     q, k, v = qkv
     bias = None if bias is None else bias.to(q.dtype)
@@ -85,15 +96,21 @@ def plain_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, p: flo
 class ChunkedAttention(torch.autograd.Function):
     """Attention with given dropout bytes [N, Q, K] (None: no dropout), a few samples at a time.
 
-    share: the expected share of ones in `keep`. Half precision is computed in float32. The gradient itself is not
-    differentiable.
+    share: the expected share of ones in `keep`. Half precision is computed in float32. The gradient
+    itself is not differentiable.
     """
 
     generate_vmap_rule = False
 
     @staticmethod
     def forward(
-        q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, keep: Tensor | None, share: float, heads: int
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        bias: Tensor | None,
+        keep: Tensor | None,
+        share: float,
+        heads: int,
     ) -> Tensor:
         work = _Chunks(q, k, v, bias, keep, share, heads)
         out = work.empty(q)
@@ -134,14 +151,27 @@ class ChunkedAttention(torch.autograd.Function):
 
 
 class _Chunks:
-    """Queries (scaled), keys and values (divided by the kept share), and reusable buffers for scores."""
+    """Queries (scaled), keys and values (divided by the kept share), and reusable buffers for
+    scores.
+    """
 
     def __init__(
-        self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, keep: Tensor | None, share: float, heads: int
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        bias: Tensor | None,
+        keep: Tensor | None,
+        share: float,
+        heads: int,
     ) -> None:
         self.dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
         self.scale, self.bias = 1 / math.sqrt(q.shape[-1]), bias
-        self.q, self.k, self.v = q.to(self.dtype) * self.scale, k.to(self.dtype), v.to(self.dtype) / share
+        self.q, self.k, self.v = (
+            q.to(self.dtype) * self.scale,
+            k.to(self.dtype),
+            v.to(self.dtype) / share,
+        )
         self.n, self.shape = len(q), (q.shape[1], k.shape[1])
         self.step = max(1, CHUNK // (heads * math.prod(self.shape))) * heads
         self.buffers: dict[int, Tensor] = {}

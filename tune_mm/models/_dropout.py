@@ -1,7 +1,9 @@
-"""Dropout with a byte per element on the CPU, where torch draws masks in `bernoulli_` and stores them as floats.
+"""Dropout with a byte per element on the CPU, where torch draws masks in `bernoulli_` and stores
+them as floats.
 
-Sixteen random bits decide on an element: 5 times as fast as torch's, and p is rounded to a multiple of 2^-16 (what is
-kept is divided by the rounded share, so means are exact). On other devices, and under vmap, it is torch's own.
+Sixteen random bits decide on an element: 5 times as fast as torch's, and p is rounded to a multiple
+of 2^-16 (what is kept is divided by the rounded share, so means are exact). On other devices, and
+under vmap, it is torch's own.
 """
 
 from __future__ import annotations
@@ -37,7 +39,9 @@ def kept_share(p: float) -> float:
 
 
 def keep_bytes(shape: tuple[int, ...], p: float) -> Tensor:
-    """A uint8 mask of `shape` on the CPU, 0 with probability p and else 1, from torch's global generator."""
+    """A uint8 mask of `shape` on the CPU, 0 with probability p and else 1, from torch's global
+    generator.
+    """
     size = math.prod(shape)
     mask = torch.empty(size, dtype=torch.bool)
     threshold = round(p * LEVELS) - LEVELS // 2
@@ -67,7 +71,11 @@ def add_dropped(x: Tensor, branch: Tensor, p: float) -> Tensor:
     """x + dropout(branch); p = 0 in evaluation."""
     if p == 0:
         return x + branch
-    return torch.addcmul(x, branch, _scaled_mask(branch, p)) if _bytes_fit(x) else x + F.dropout(branch, p)
+    return (
+        torch.addcmul(x, branch, _scaled_mask(branch, p))
+        if _bytes_fit(x)
+        else x + F.dropout(branch, p)
+    )
 
 
 def relu_dropout(x: Tensor, p: float) -> Tensor:
@@ -81,7 +89,9 @@ def relu_dropout(x: Tensor, p: float) -> Tensor:
 
 
 class _ReluDropout(torch.autograd.Function):
-    """ReLU and dropout in one: the output is positive exactly where both let a value pass, so no mask is stored."""
+    """ReLU and dropout in one: the output is positive exactly where both let a value pass, so no
+    mask is stored.
+    """
 
     generate_vmap_rule = False
 

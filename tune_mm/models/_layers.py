@@ -1,8 +1,8 @@
 """Pre-norm transformer layers, shared by encoders, fusion and classifiers.
 
-What is read from a transformer here is either the whole sequence or position 0 alone. In the second case the last
-layer computes one query, one residual branch and one feed-forward row per sample: exact, because no other position of
-the last layer is ever read.
+What is read from a transformer here is either the whole sequence or position 0 alone. In the second
+case the last layer computes one query, one residual branch and one feed-forward row per sample:
+exact, because no other position of the last layer is ever read.
 
 Shape legend: B batch, T time steps, W width.
 """
@@ -23,7 +23,9 @@ from tune_mm.models._dropout import add_dropped, dropout, relu_dropout
 
 
 class Dropouts(NamedTuple):
-    """Dropout probabilities: attention weights, after the feed-forward ReLU, embeddings, both residual branches."""
+    """Dropout probabilities: attention weights, after the feed-forward ReLU, embeddings, both
+    residual branches.
+    """
 
     attention: float = 0.0
     relu: float = 0.0
@@ -32,9 +34,11 @@ class Dropouts(NamedTuple):
 
 
 def sinusoids(length: int, width: int, like: Tensor) -> Tensor:
-    """[length, width] position encodings: sines in the first half of the channels, cosines in the second.
+    """[length, width] position encodings: sines in the first half of the channels, cosines in the
+    second.
 
-    Frequencies fall geometrically from 1 to 1e-4, as in Attention Is All You Need in fairseq's arrangement.
+    Frequencies fall geometrically from 1 to 1e-4, as in Attention Is All You Need in fairseq's
+    arrangement.
     """
     if functorch.peek_interpreter_stack() is not None:
         return _sinusoids(length, width, like.dtype, like.device)
@@ -64,7 +68,9 @@ def linear(inputs: int, outputs: int) -> nn.Linear:
 
 
 class Layer(nn.Module):
-    """x + attention(norm(x)), then x + ffn(norm(x)): [B, T, W] -> [B, T, W], or [B, 1, W] with `first`."""
+    """x + attention(norm(x)), then x + ffn(norm(x)): [B, T, W] -> [B, T, W], or [B, 1, W] with
+    `first`.
+    """
 
     def __init__(self, width: int, heads: int, dropouts: Dropouts) -> None:
         super().__init__()
@@ -76,7 +82,9 @@ class Layer(nn.Module):
     def forward(self, x: Tensor, bias: Tensor | None, first: bool = False) -> Tensor:
         """bias: what to add to the scores (`bias_of`). first: only position 0 is computed."""
         p = self.dropouts if self.training else Dropouts()
-        mixed = attention(self._project(self.norm_attention(x), first), bias, p.attention, self.heads)
+        mixed = attention(
+            self._project(self.norm_attention(x), first), bias, p.attention, self.heads
+        )
         x = add_dropped(x[:, :1] if first else x, self.out(unfold(mixed, self.heads)), p.residual)
         inner = relu_dropout(self.up(self.norm_ffn(x)), p.relu)
         return add_dropped(x, self.down(inner), p.residual)
@@ -107,7 +115,9 @@ class Transformer(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, x: Tensor, keys: Tensor | None = None) -> Tensor:
-        """[B, T, W] -> [B, T, W]. keys: bool [B, T], True where a step may be attended to; None: everywhere."""
+        """[B, T, W] -> [B, T, W]. keys: bool [B, T], True where a step may be attended to; None:
+        everywhere.
+        """
         x, bias = self.embed(x), bias_of(keys, self.heads, x.dtype)
         for layer in self.layers:
             x = layer(x, bias)
@@ -128,7 +138,10 @@ class Transformer(nn.Module):
     def embed(self, x: Tensor, positions: Tensor | None = None) -> Tensor:
         """sqrt(W) x + positions [.., T, W] (by default those of 0 .. T-1), with dropout."""
         table = sinusoids(x.shape[1], self.width, x) if positions is None else positions
-        return dropout(torch.add(table, x, alpha=math.sqrt(self.width)), self.dropouts.embed if self.training else 0.0)
+        return dropout(
+            torch.add(table, x, alpha=math.sqrt(self.width)),
+            self.dropouts.embed if self.training else 0.0,
+        )
 
     def _norm(self, x: Tensor) -> Tensor:
         out: Tensor = self.norm(x)

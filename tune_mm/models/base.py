@@ -1,8 +1,9 @@
-"""What every encoder and fusion provides. `build` makes one from its config section and the shapes around it.
+"""What every encoder and fusion provides. `build` makes one from its config section and the shapes
+around it.
 
-Parameters are owned by prefix: `encoders.<modality>.*`, `fusion.*` (its linear head is `fusion.head`), `aux.*`.
-Shape legend: B batch, T time steps or frames, D channels of a sequence, C channels of a map or outputs, W the encoder's
-feature width, H what the head reads.
+Parameters are owned by prefix: `encoders.<modality>.*`, `fusion.*` (its linear head is
+`fusion.head`), `aux.*`. Shape legend: B batch, T time steps or frames, D channels of a sequence, C
+channels of a map or outputs, W the encoder's feature width, H what the head reads.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ def image_maps(x: Padded) -> Tensor:
 class Encoder(nn.Module, ABC):
     """One modality's encoder. `width` is W.
 
-    Sequences [B, T, D] -> [B, T, W], vectors [B, D] -> [B, W], images [B, C, H, W] or frames [B, T, C, H, W] -> [B, W].
+    Sequences [B, T, D] -> [B, T, W], vectors [B, D] -> [B, W], images [B, C, H, W] or frames [B, T,
+    C, H, W] -> [B, W].
     """
 
     Config: ClassVar[type]
@@ -47,7 +49,9 @@ class Encoder(nn.Module, ABC):
     @classmethod
     @abstractmethod
     def build(cls, config: Any, shape: tuple[int, ...]) -> Encoder:
-        """An encoder for samples of `shape` (see DataSpec). Raises ValueError for a shape it cannot take."""
+        """An encoder for samples of `shape` (see DataSpec). Raises ValueError for a shape it cannot
+        take.
+        """
 
     @abstractmethod
     def forward(self, x: Padded) -> Padded: ...
@@ -56,10 +60,10 @@ class Encoder(nn.Module, ABC):
 class StagedEncoder(Encoder):
     """An encoder in stages 1..S, which a staged fusion can step through.
 
-    channels: C of the maps after each stage. until: the stage whose maps [B, T, C, H, W] `forward` returns (images have
-    T = 1); None: `forward` runs to the end and returns pooled features [B, W]. through: also run the stages behind
-    `until`, whose maps are the features' `levels` then: for a modality that sees no other one on its way, so that the
-    passes of a fusion share them.
+    channels: C of the maps after each stage. until: the stage whose maps [B, T, C, H, W] `forward`
+    returns (images have T = 1); None: `forward` runs to the end and returns pooled features [B, W].
+    through: also run the stages behind `until`, whose maps are the features' `levels` then: for a
+    modality that sees no other one on its way, so that the passes of a fusion share them.
     """
 
     channels: tuple[int, ...]
@@ -68,7 +72,9 @@ class StagedEncoder(Encoder):
 
     @abstractmethod
     def stage(self, number: int, x: Padded) -> Padded:
-        """Maps [B, T, C, H, W] after stage `number` (from 1) of the maps before it (of the input, for stage 1)."""
+        """Maps [B, T, C, H, W] after stage `number` (from 1) of the maps before it (of the input,
+        for stage 1).
+        """
 
     @abstractmethod
     def pool(self, x: Padded) -> Padded:
@@ -87,7 +93,8 @@ class StagedEncoder(Encoder):
 
 
 class DenseEncoder(Encoder):
-    """An encoder of images [B, C, H, W] whose features stay maps: `value` [B, W, h, w], `levels` [B, C_l, H_l, W_l].
+    """An encoder of images [B, C, H, W] whose features stay maps: `value` [B, W, h, w], `levels`
+    [B, C_l, H_l, W_l].
 
     channels: C_l of each of the levels, the finest first.
     """
@@ -96,14 +103,17 @@ class DenseEncoder(Encoder):
 
 
 class DenseHead(nn.Conv2d):
-    """A head of a 1x1 convolution [B, H, h, w] -> logits [B, C, *size], interpolated to the size of the images."""
+    """A head of a 1x1 convolution [B, H, h, w] -> logits [B, C, *size], interpolated to the size of
+    the images.
+    """
 
     def __init__(self, width: int, outputs: int, size: tuple[int, int]) -> None:
         super().__init__(width, outputs, 1)
         self.size = size
 
     def forward(self, hidden: Tensor) -> Tensor:
-        # The softmax over classes wants them apart; before the interpolation that is a smaller copy.
+        # The softmax over classes wants them apart; before the interpolation that is a smaller
+        # copy.
         out = super().forward(hidden).contiguous()
         return out if out.shape[2:] == self.size else F.interpolate(out, self.size, mode="bilinear")
 
@@ -111,8 +121,9 @@ class DenseHead(nn.Conv2d):
 class Fusion(nn.Module, ABC):
     """Fuses features into what one linear head reads: logits = head(hidden).
 
-    `head` is nn.Linear [C, H], or where `dense` a DenseHead [C, H, 1, 1], which predicts every pixel. paths: the ways
-    in which a modality alone passes, the default first; refused: why other ways that a user may ask for are none.
+    `head` is nn.Linear [C, H], or where `dense` a DenseHead [C, H, 1, 1], which predicts every
+    pixel. paths: the ways in which a modality alone passes, the default first; refused: why other
+    ways that a user may ask for are none.
     """
 
     Config: ClassVar[type]
@@ -123,7 +134,8 @@ class Fusion(nn.Module, ABC):
 
     @abstractmethod
     def block(self, modality: str) -> slice:
-        """Columns of `head.weight` that belong to `modality`: what the modality's own classifier compares with (CGGM).
+        """Columns of `head.weight` that belong to `modality`: what the modality's own classifier
+        compares with (CGGM).
 
         Its block for concat and sum, all columns for a shared representation.
         """
@@ -135,7 +147,9 @@ class LateFusion(Fusion):
     @classmethod
     @abstractmethod
     def build(cls, config: Any, spec: DataSpec, widths: Mapping[str, int]) -> LateFusion:
-        """A fusion of features of `widths` per modality. Raises ValueError where the widths do not fit."""
+        """A fusion of features of `widths` per modality. Raises ValueError where the widths do not
+        fit.
+        """
 
     @abstractmethod
     def hidden(self, features: Features) -> Tensor:
@@ -148,8 +162,9 @@ class LateFusion(Fusion):
     def unimodal(self, features: Features, path: UnimodalPath) -> dict[str, Tensor]:
         """Hidden [B, H] per modality, each alone through the fusion, by a `path` out of `paths`.
 
-        `zero`: the other modalities' features are 0 (DGL, Sec. 3.2); `mask`: they are left out (not attended to, not
-        averaged over; otherwise the same as zero); `self`: the modality takes the place of each other one.
+        `zero`: the other modalities' features are 0 (DGL, Sec. 3.2); `mask`: they are left out (not
+        attended to, not averaged over; otherwise the same as zero); `self`: the modality takes the
+        place of each other one.
         """
         return {m: self.without(features, features.keys() - {m}) for m in features}
 
@@ -163,14 +178,17 @@ class DenseFusion(LateFusion):
     @classmethod
     @abstractmethod
     def build(cls, config: Any, spec: DataSpec, encoders: Mapping[str, Any]) -> DenseFusion:
-        """A fusion of the maps of `encoders` (DenseEncoder). Raises ValueError where they do not fit."""
+        """A fusion of the maps of `encoders` (DenseEncoder). Raises ValueError where they do not
+        fit.
+        """
 
 
 class StagedFusion(Fusion):
-    """Exchanges information between encoders at some of their stages (MMTM): later stages see the other modalities.
+    """Exchanges information between encoders at some of their stages (MMTM): later stages see the
+    other modalities.
 
-    The encoders return their maps after the stage of the first exchange (`StagedEncoder.until`); the fusion runs the
-    rest of them. Their parameters stay theirs, `encoders.<modality>.*`.
+    The encoders return their maps after the stage of the first exchange (`StagedEncoder.until`);
+    the fusion runs the rest of them. Their parameters stay theirs, `encoders.<modality>.*`.
     """
 
     paths: ClassVar[tuple[UnimodalPath, ...]] = ("zero",)
@@ -178,11 +196,20 @@ class StagedFusion(Fusion):
     @classmethod
     @abstractmethod
     def build(cls, config: Any, spec: DataSpec, encoders: Mapping[str, Encoder]) -> StagedFusion:
-        """A fusion of `encoders`, whose `until` it sets. Raises ValueError where they have no such stages."""
+        """A fusion of `encoders`, whose `until` it sets. Raises ValueError where they have no such
+        stages.
+        """
 
     @abstractmethod
-    def hidden(self, encoders: Mapping[str, StagedEncoder], features: Features, absent: Collection[str] = ()) -> Tensor:
-        """[B, H]. absent: modalities whose maps are 0 wherever others would see them, and whose features are 0."""
+    def hidden(
+        self,
+        encoders: Mapping[str, StagedEncoder],
+        features: Features,
+        absent: Collection[str] = (),
+    ) -> Tensor:
+        """[B, H]. absent: modalities whose maps are 0 wherever others would see them, and whose
+        features are 0.
+        """
 
     def unimodal(
         self, encoders: Mapping[str, StagedEncoder], features: Features, path: UnimodalPath

@@ -1,8 +1,10 @@
-"""CGGM's modality classifier: one or two self-attention layers and a linear layer on (detached) features.
+"""CGGM's modality classifier: one or two self-attention layers and a linear layer on (detached)
+features.
 
-Source: CGGM (NeurIPS 2024), Sec. 3.3: "1-2 multi-head self-attention layers and a fully connected layer". It reads
-position 0 of the modality, so its last layer computes that position alone. The authors' code puts one linear layer
-twice, with a ReLU, before the output; the paper, and we, do not.
+Source: CGGM (NeurIPS 2024), Sec. 3.3: "1-2 multi-head self-attention layers and a fully connected
+layer". It reads position 0 of the modality, so its last layer computes that position alone. The
+authors' code puts one linear layer twice, with a ReLU, before the output; the paper, and we, do
+not.
 """
 
 from __future__ import annotations
@@ -19,8 +21,9 @@ class Classifier(nn.Module):
 
     Maps [B, T, W, H', W'] (features of encoders in stages) are averaged to [B, W] first.
 
-    dropout: one probability for attention, ReLU, embedding and residual, or each its own. padding_mask: whether padded
-    steps are kept out of the attention. Raises ValueError when `heads` does not divide `width`.
+    dropout: one probability for attention, ReLU, embedding and residual, or each its own.
+    padding_mask: whether padded steps are kept out of the attention. Raises ValueError when `heads`
+    does not divide `width`.
     """
 
     def __init__(
@@ -54,9 +57,11 @@ class Classifier(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The light decoder that stands for the classifier in segmentation: maps [B, W, h, w] -> logits [B, C, H, W].
+    """The light decoder that stands for the classifier in segmentation: maps [B, W, h, w] -> logits
+    [B, C, H, W].
 
-    A 3 x 3 convolution, BatchNorm and ReLU, and a 1 x 1 convolution, whose output is interpolated to the images.
+    A 3 x 3 convolution, BatchNorm and ReLU, and a 1 x 1 convolution, whose output is interpolated
+    to the images.
     """
 
     def __init__(self, width: int, outputs: int, size: tuple[int, int]) -> None:

@@ -20,14 +20,18 @@ class VectorHead(nn.Linear):
 
 
 class MapHead(DenseHead):
-    """A 1x1 convolution of a dense encoder's maps [B, W, h, w], interpolated to the images: Padded -> [B, C, H, W]."""
+    """A 1x1 convolution of a dense encoder's maps [B, W, h, w], interpolated to the images: Padded
+    -> [B, C, H, W].
+    """
 
     def forward(self, x: Padded) -> Tensor:  # type: ignore[override]
         return super().forward(image_maps(x))
 
 
 def head(spec: DataSpec, modality: str, width: int) -> nn.Module:
-    """The head for features of `width` of a modality: one prediction per sample, or per pixel for segmentation."""
+    """The head for features of `width` of a modality: one prediction per sample, or per pixel for
+    segmentation.
+    """
     if spec.task.kind != "segmentation":
         return VectorHead(width, spec.task.outputs)
     height, across = spec.shapes[modality][-2:]

@@ -1,4 +1,6 @@
-"""An encoder per modality, a fusion, and what the method adds: `encoders.<modality>.*`, `fusion.*`, `aux.*`."""
+"""An encoder per modality, a fusion, and what the method adds: `encoders.<modality>.*`, `fusion.*`,
+`aux.*`.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +11,30 @@ from torch import Tensor, nn
 
 from tune_mm import plugins
 from tune_mm.core.types import DataSpec, Features, Inputs, UnimodalPath
-from tune_mm.models.base import DenseEncoder, DenseFusion, Encoder, Fusion, LateFusion, StagedEncoder, StagedFusion
+from tune_mm.models.base import (
+    DenseEncoder,
+    DenseFusion,
+    Encoder,
+    Fusion,
+    LateFusion,
+    StagedEncoder,
+    StagedFusion,
+)
 
 Aux = Callable[[DataSpec, Mapping[str, int]], nn.ModuleDict | None]
 
 
 class MultimodalModel(nn.Module):
-    """Encoders in the order of the modalities, the fusion, and `aux`: the method's extra modules, used in training.
+    """Encoders in the order of the modalities, the fusion, and `aux`: the method's extra modules,
+    used in training.
 
-    It answers what a fusion answers (`hidden`, `without`, `unimodal`), whether or not the fusion needs the encoders.
+    It answers what a fusion answers (`hidden`, `without`, `unimodal`), whether or not the fusion
+    needs the encoders.
     """
 
-    def __init__(self, encoders: Mapping[str, Encoder], fusion: Fusion, aux: nn.ModuleDict | None = None) -> None:
+    def __init__(
+        self, encoders: Mapping[str, Encoder], fusion: Fusion, aux: nn.ModuleDict | None = None
+    ) -> None:
         super().__init__()
         self.encoders = nn.ModuleDict(encoders)
         self.fusion = fusion
@@ -50,17 +64,23 @@ class MultimodalModel(nn.Module):
 
     def forward(self, inputs: Inputs) -> Tensor:
         """Logits [B, C]."""
-        out: Tensor = self.fusion.head(self.hidden({m: encoder(inputs[m]) for m, encoder in self.encoders.items()}))
+        out: Tensor = self.fusion.head(
+            self.hidden({m: encoder(inputs[m]) for m, encoder in self.encoders.items()})
+        )
         return out
 
 
 def build(config: Any, spec: DataSpec, aux: Aux | None = None) -> MultimodalModel:
     """The model of a `model` section (`encoder` and `fusion` plug-in sections) for data of `spec`.
 
-    aux: makes the method's extra modules from the spec and the feature width per modality (None: it has none).
-    Raises ValueError, naming the section, for shapes or widths that an encoder or the fusion cannot take.
+    aux: makes the method's extra modules from the spec and the feature width per modality (None: it
+    has none). Raises ValueError, naming the section, for shapes or widths that an encoder or the
+    fusion cannot take.
     """
-    encoder, fusion = (plugins.load(k, s.name) for k, s in (("encoders", config.encoder), ("fusions", config.fusion)))
+    encoder, fusion = (
+        plugins.load(k, s.name)
+        for k, s in (("encoders", config.encoder), ("fusions", config.fusion))
+    )
     encoders: dict[str, Encoder] = {}
     for modality, shape in spec.shapes.items():
         try:
@@ -78,24 +98,40 @@ def build(config: Any, spec: DataSpec, aux: Aux | None = None) -> MultimodalMode
 
 
 def _require_dense(spec: DataSpec, fusion: type[Fusion], encoders: Mapping[str, Encoder]) -> None:
-    """Raises ValueError unless pixels are predicted where they are the task, from maps, and nowhere else."""
+    """Raises ValueError unless pixels are predicted where they are the task, from maps, and nowhere
+    else.
+    """
     wanted = spec.task.kind == "segmentation"
     if fusion.dense != wanted:
-        known = (n for n in plugins.available("fusions") if plugins.load("fusions", n).dense == wanted)
+        known = (
+            n for n in plugins.available("fusions") if plugins.load("fusions", n).dense == wanted
+        )
         what = "predicts pixels" if fusion.dense else "has one prediction per sample"
-        raise ValueError(f"model.fusion: must be one of {', '.join(known)} for {spec.task.kind}: this one {what}")
+        raise ValueError(
+            f"model.fusion: must be one of {', '.join(known)} for {spec.task.kind}: this one {what}"
+        )
     for m, encoder in encoders.items():
         if issubclass(fusion, DenseFusion) != isinstance(encoder, DenseEncoder):
-            takes = "maps of several scales at once" if issubclass(fusion, DenseFusion) else "no such maps"
-            raise ValueError(f"model.encoder: modality '{m}': its features do not fit this fusion, which takes {takes}")
+            takes = (
+                "maps of several scales at once"
+                if issubclass(fusion, DenseFusion)
+                else "no such maps"
+            )
+            raise ValueError(
+                f"model.encoder: modality '{m}': its features do not fit this fusion, which takes {takes}"
+            )
 
 
 def _widths(encoders: Mapping[str, Encoder]) -> dict[str, int]:
-    """Channels of the features that each encoder returns: of its maps where a staged fusion takes over."""
+    """Channels of the features that each encoder returns: of its maps where a staged fusion takes
+    over.
+    """
     out = {}
     for modality, encoder in encoders.items():
         maps = isinstance(encoder, StagedEncoder) and encoder.until is not None
-        out[modality] = cast("Any", encoder).channels[cast("Any", encoder).until - 1] if maps else encoder.width
+        out[modality] = (
+            cast("Any", encoder).channels[cast("Any", encoder).until - 1] if maps else encoder.width
+        )
     return out
 
 

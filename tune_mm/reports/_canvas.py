@@ -1,6 +1,8 @@
-"""The look of figures and what every caption says: data set, real or synthetic, how many seeds, and what is missing.
+"""The look of figures and what every caption says: data set, real or synthetic, how many seeds, and
+what is missing.
 
-matplotlib's objects are used without pyplot, so that no window system and no global state is needed.
+matplotlib's objects are used without pyplot, so that no window system and no global state is
+needed.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ from tune_mm.errors import UserError
 from tune_mm.reports.select import Choice, Selection
 from tune_mm.reports.spec import Report
 
-# Okabe and Ito's colours, which people with any colour vision tell apart; black is the multimodal model's.
+# Okabe and Ito's colours, which people with any colour vision tell apart; black is the multimodal
+# model's.
 BLACK, GREY = "#000000", "#555555"
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 Dash = Literal["-", "--", ":", "-."]
@@ -47,7 +50,9 @@ PAPERS = {"dgl": "DGL (ICCV 2025)", "cggm": "CGGM (NeurIPS 2024)"}
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure, its caption in plain text, and the commands that make the runs it lacks (empty: none lacking)."""
+    """A figure, its caption in plain text, and the commands that make the runs it lacks (empty:
+    none lacking).
+    """
 
     name: str
     figure: Canvas
@@ -63,12 +68,16 @@ def canvas(rows: int, columns: int) -> tuple[Canvas, list[Any]]:
 
 
 def styled() -> Any:
-    """A context in which figures are drawn and saved with STYLE; the process's own settings come back after it."""
+    """A context in which figures are drawn and saved with STYLE; the process's own settings come
+    back after it.
+    """
     return mpl.rc_context(STYLE)
 
 
 def save(figure: Figure, folder: Path) -> list[Path]:
-    """Write <folder>/<name>.png (200 dpi) and .svg; returns both. Raises UserError when the folder takes no files."""
+    """Write <folder>/<name>.png (200 dpi) and .svg; returns both. Raises UserError when the folder
+    takes no files.
+    """
     paths = [folder / f"{figure.name}.{kind}" for kind in ("png", "svg")]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -97,7 +106,9 @@ def key(label: str, colour: str = GREY, style: Dash = "-") -> Line2D:
 
 def empty(axes: Any, text: str) -> None:
     """Say in an axes why nothing is drawn in it."""
-    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=GREY, wrap=True)
+    axes.text(
+        0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=GREY, wrap=True
+    )
 
 
 def seeds(counts: Iterable[int]) -> str:
@@ -108,7 +119,9 @@ def seeds(counts: Iterable[int]) -> str:
 
 
 def missing(report: Report, choice: Choice, absent: Sequence[str]) -> tuple[tuple[str, ...], str]:
-    """The commands that make what is absent, and the sentence that says so; both empty when nothing is absent."""
+    """The commands that make what is absent, and the sentence that says so; both empty when nothing
+    is absent.
+    """
     if not absent:
         return (), ""
     commands = tuple(line.replace("{data}", data_of(report, choice)) for line in report.fill)
@@ -117,9 +130,14 @@ def missing(report: Report, choice: Choice, absent: Sequence[str]) -> tuple[tupl
 
 
 def caption(
-    report: Report, choice: Choice, chosen: Mapping[str, Selection], counts: Iterable[int], said: Iterable[str]
+    report: Report,
+    choice: Choice,
+    chosen: Mapping[str, Selection],
+    counts: Iterable[int],
+    said: Iterable[str],
 ) -> str:
-    """Title, source, data and n, then the sentences `said`, the report's note and the selections' notes.
+    """Title, source, data and n, then the sentences `said`, the report's note and the selections'
+    notes.
 
     chosen: the runs drawn, by label; counts: runs behind each mean that is drawn.
     """

@@ -1,4 +1,6 @@
-"""Words and numbers of a search's page: cells of its tables, settings in one line, counts and durations."""
+"""Words and numbers of a search's page: cells of its tables, settings in one line, counts and
+durations.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,10 @@ from tune_mm.reports._html import Cell, Html, tag
 def words(settings: Mapping[str, Any]) -> str:
     """Settings in one line."""
     names = headings(list(settings))
-    return ", ".join(f"{n}={_short(v)}" for n, v in zip(names, settings.values(), strict=True)) or "as configured"
+    return (
+        ", ".join(f"{n}={_short(v)}" for n, v in zip(names, settings.values(), strict=True))
+        or "as configured"
+    )
 
 
 def headings(keys: Sequence[str]) -> list[str]:

@@ -1,4 +1,6 @@
-"""Metrics over epochs: mean and standard deviation over seeds, a colour per modality, a dash per series."""
+"""Metrics over epochs: mean and standard deviation over seeds, a colour per modality, a dash per
+series.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ class CurveSource(Protocol):
 
 @dataclass(frozen=True)
 class Trace:
-    """A metric of a panel; family: its name without the modality ("" as the modality: the multimodal model)."""
+    """A metric of a panel; family: its name without the modality ("" as the modality: the
+    multimodal model).
+    """
 
     metric: str
     family: str
@@ -46,7 +50,9 @@ class Trace:
 
 @dataclass(frozen=True)
 class Band:
-    """Mean, standard deviation, least and greatest [E] over runs at each epoch [E]; runs: the most that any has."""
+    """Mean, standard deviation, least and greatest [E] over runs at each epoch [E]; runs: the most
+    that any has.
+    """
 
     epochs: np.ndarray
     mean: np.ndarray
@@ -58,7 +64,9 @@ class Band:
 
 
 def modalities(records: Iterable[Record], metrics: Iterable[str]) -> tuple[str, ...]:
-    """Modalities that the runs log, sorted: <m> of each val/<metric>/<m>, and of the `metrics` with {modality}."""
+    """Modalities that the runs log, sorted: <m> of each val/<metric>/<m>, and of the `metrics` with
+    {modality}.
+    """
     keys = {key for record in records for key in record.metrics}
     prefixes = {f"{key}/" for key in keys if key.startswith("val/")}
     prefixes |= {m.removesuffix(MODALITY) for m in metrics if m.endswith(f"/{MODALITY}")}
@@ -80,7 +88,9 @@ def traces(panel: Panel, known: Sequence[str]) -> list[Trace]:
 
 
 def band(curves: Iterable[Curve]) -> Band:
-    """The finite values at each epoch over runs; the standard deviation is a sample's, and 0 for one run."""
+    """The finite values at each epoch over runs; the standard deviation is a sample's, and 0 for
+    one run.
+    """
     values: dict[int, list[float]] = {}
     lost = 0
     for curve in curves:
@@ -93,11 +103,17 @@ def band(curves: Iterable[Curve]) -> Band:
     mean = np.array([np.mean(values[e]) for e in epochs])
     std = np.array([np.std(values[e], ddof=1) if len(values[e]) > 1 else 0.0 for e in epochs])
     low, high = (np.array([f(values[e]) for e in epochs]) for f in (min, max))
-    return Band(np.array(epochs), mean, std, low, high, max(map(len, values.values()), default=0), lost)
+    return Band(
+        np.array(epochs), mean, std, low, high, max(map(len, values.values()), default=0), lost
+    )
 
 
 def curves(
-    report: CurvesReport, records: Sequence[Record], reader: CurveSource, choice: Choice, name: str = ""
+    report: CurvesReport,
+    records: Sequence[Record],
+    reader: CurveSource,
+    choice: Choice,
+    name: str = "",
 ) -> Figure:
     """One axes per panel; with more than two series one per series and panel, on the same scale.
 
@@ -105,7 +121,10 @@ def curves(
     """
     wheres = {s.label: {**report.where, **s.where} for s in report.series}
     found, note = together(records, report, wheres, choice)
-    chosen = {label: found.get(label) or select(list(records), report, w, choice) for label, w in wheres.items()}
+    chosen = {
+        label: found.get(label) or select(list(records), report, w, choice)
+        for label, w in wheres.items()
+    }
     runs = [r for selection in chosen.values() for r in selection.records]
     known = modalities(runs, [m for p in report.panels for m in p.metrics])
     facets = list(_facets(report))
@@ -114,7 +133,11 @@ def curves(
         figure, axes = _canvas.canvas(math.ceil(len(facets) / columns), columns)
         drawn: list[tuple[str, Trace, Band]] = []
         for place, (panel, labels) in zip(axes, facets, strict=False):
-            part = [(label, *rest) for label in labels for rest in _bands(panel, chosen[label], reader, known)]
+            part = [
+                (label, *rest)
+                for label in labels
+                for rest in _bands(panel, chosen[label], reader, known)
+            ]
             _draw(place, panel, part, labels, known)
             if len(labels) < len(report.series):
                 place.set(title=labels[0], ylabel=f"{panel.title} {panel.unit}".strip())
@@ -122,7 +145,12 @@ def curves(
         for place in axes[len(facets) :]:
             place.remove()
         _share(axes, facets)
-        _legend(figure, drawn, [s.label for s in report.series] if len(report.series) <= 2 else [], known)
+        _legend(
+            figure,
+            drawn,
+            [s.label for s in report.series] if len(report.series) <= 2 else [],
+            known,
+        )
     commands, lacking = _canvas.missing(report, choice, list(_absent(report, chosen, drawn)))
     said = [note, *_reading(report, drawn), _lost(drawn), lacking]
     text = _canvas.caption(report, choice, chosen, [b.runs for _, _, b in drawn if b.runs], said)
@@ -149,7 +177,11 @@ def _bands(
 
 
 def _draw(
-    axes: Any, panel: Panel, part: Sequence[tuple[str, Trace, Band]], labels: Sequence[str], known: Sequence[str]
+    axes: Any,
+    panel: Panel,
+    part: Sequence[tuple[str, Trace, Band]],
+    labels: Sequence[str],
+    known: Sequence[str],
 ) -> None:
     families = list(dict.fromkeys(trace.family for _, trace, _ in part))
     styles: dict[tuple[str, str], Dash] = {}
@@ -199,7 +231,12 @@ def _share(axes: Sequence[Any], facets: Sequence[tuple[Panel, list[str]]]) -> No
                 a.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
 
 
-def _legend(figure: Any, drawn: Sequence[tuple[str, Trace, Band]], labels: Sequence[str], known: Sequence[str]) -> None:
+def _legend(
+    figure: Any,
+    drawn: Sequence[tuple[str, Trace, Band]],
+    labels: Sequence[str],
+    known: Sequence[str],
+) -> None:
     """Colours for modalities and, where two series lie over each other, dashes for them."""
     seen = {trace.modality for _, trace, _ in drawn}
     order = [m for m in ("", *known) if m in seen]
@@ -208,7 +245,9 @@ def _legend(figure: Any, drawn: Sequence[tuple[str, Trace, Band]], labels: Seque
         pairs = zip(labels, DASHES, strict=False)
         entries += [_canvas.key(label, style=style) for label, style in pairs]
     if entries:
-        figure.legend(handles=entries, loc="outside lower center", ncols=min(len(entries), 6), frameon=False)
+        figure.legend(
+            handles=entries, loc="outside lower center", ncols=min(len(entries), 6), frameon=False
+        )
 
 
 def _absent(
@@ -216,7 +255,9 @@ def _absent(
 ) -> Iterator[str]:
     """Series without runs, and metrics that no run has though there are runs."""
     yield from (f"runs of {label}" for label, selection in chosen.items() if not selection.records)
-    have = {trace.metric for _, trace, _ in drawn} | {f"{trace.family}/{MODALITY}" for _, trace, _ in drawn}
+    have = {trace.metric for _, trace, _ in drawn} | {
+        f"{trace.family}/{MODALITY}" for _, trace, _ in drawn
+    }
     if any(s.records for s in chosen.values()):
         yield from (f"the metric {m}" for p in report.panels for m in p.metrics if m not in have)
 

@@ -1,4 +1,6 @@
-"""Plotly figures over epochs: what each modality learned, and the settings that population-based training changed."""
+"""Plotly figures over epochs: what each modality learned, and the settings that population-based
+training changed.
+"""
 
 from __future__ import annotations
 
@@ -31,14 +33,19 @@ def modalities(names: Sequence[str], objective: str) -> list[str]:
 
 
 def curves(objective: str, rows: Mapping[str, Sequence[Curves]]) -> go.Figure:
-    """One row per group of runs, mean and standard deviation over them: the objective of each modality and of all
-    together; the gradient that the multimodal loss (solid) and the unimodal losses (dashed) send to each encoder."""
+    """One row per group of runs, mean and standard deviation over them: the objective of each
+    modality and of all together; the gradient that the multimodal loss (solid) and the unimodal
+    losses (dashed) send to each encoder.
+    """
     names = [n for runs in rows.values() for run in runs for n in run]
     found = modalities(names, objective)
     gradients = any(n.startswith("grad/norm_") for n in names)
     height, top = 270, 60
     figure = make_subplots(
-        len(rows), 2 if gradients else 1, horizontal_spacing=0.08, vertical_spacing=min(0.3, 75 / (height * len(rows)))
+        len(rows),
+        2 if gradients else 1,
+        horizontal_spacing=0.08,
+        vertical_spacing=min(0.3, 75 / (height * len(rows))),
     )
     shown: set[str] = set()
     for at, (title, runs) in enumerate(rows.items(), start=1):
@@ -58,10 +65,21 @@ def curves(objective: str, rows: Mapping[str, Sequence[Curves]]) -> go.Figure:
                               yanchor="bottom", yshift=4, showarrow=False, font={"size": 14})  # fmt: skip
         figure.update_yaxes(title=label(objective), row=at, col=1)
         if gradients:
-            figure.update_yaxes(title="gradient norm", type="log", exponentformat="power", row=at, col=2)
-            norms = [v for r in runs for n, c in r.items() if n.startswith("grad/") for _, v in c if 0 < v < math.inf]
+            figure.update_yaxes(
+                title="gradient norm", type="log", exponentformat="power", row=at, col=2
+            )
+            norms = [
+                v
+                for r in runs
+                for n, c in r.items()
+                if n.startswith("grad/")
+                for _, v in c
+                if 0 < v < math.inf
+            ]
             ticks(next(figure.select_yaxes(row=at, col=2)), norms or [1.0])
-    longest = max((e for runs in rows.values() for r in runs for c in r.values() for e, _ in c), default=1)
+    longest = max(
+        (e for runs in rows.values() for r in runs for c in r.values() for e, _ in c), default=1
+    )
     figure.update_xaxes(dtick=1 if longest <= 10 else None)
     figure.update_xaxes(title="epoch", row=len(rows))
     whole = height * len(rows) + top + 60
@@ -69,8 +87,11 @@ def curves(objective: str, rows: Mapping[str, Sequence[Curves]]) -> go.Figure:
     return dressed(figure, whole, legend=legend, margin={"l": 70, "r": 30, "t": top, "b": 60})
 
 
-def averaged(runs: Sequence[Curve], positive: bool = False) -> tuple[list[int], np.ndarray, np.ndarray]:
-    """Epochs, mean and sample standard deviation (0 for one run) over the runs that have a finite value there.
+def averaged(
+    runs: Sequence[Curve], positive: bool = False
+) -> tuple[list[int], np.ndarray, np.ndarray]:
+    """Epochs, mean and sample standard deviation (0 for one run) over the runs that have a finite
+    value there.
 
     positive: only of values above zero, which a log axis can show.
     """
@@ -111,7 +132,9 @@ def _line(
 
 
 def changed(search: Search) -> list[str]:
-    """The settings that runs logged by epoch, which only population-based training does; in the space's order."""
+    """The settings that runs logged by epoch, which only population-based training does; in the
+    space's order.
+    """
     logged = {n.removeprefix(CHANGED) for t in search.trials.get("search", ()) for n in t.record.metrics
               if n.startswith(CHANGED)}  # fmt: skip
     domains = list(search.domains.get("search", {}))
@@ -119,7 +142,8 @@ def changed(search: Search) -> list[str]:
 
 
 def schedules(search: Search, found: Sequence[tuple[Trial, Curves]]) -> go.Figure:
-    """Each changed setting by epoch, one line per trial, coloured by the trial's best objective (grey: it has none).
+    """Each changed setting by epoch, one line per trial, coloured by the trial's best objective
+    (grey: it has none).
 
     found: the trials and their metrics hp/<key>; at least one of these.
     """
@@ -139,7 +163,9 @@ def schedules(search: Search, found: Sequence[tuple[Trial, Curves]]) -> go.Figur
             curve = [(e, v) for e, v in curves.get(CHANGED + key, ()) if math.isfinite(v)]
             seen += [v for _, v in curve]
             if curve:
-                _schedule(figure, place, trial, curve, _color(search, trial, low, high), trial is best)
+                _schedule(
+                    figure, place, trial, curve, _color(search, trial, low, high), trial is best
+                )
         domain = search.domains["search"].get(key)
         if domain is not None and domain.kind == "loguniform" and min(seen, default=0.0) > 0:
             figure.update_yaxes(type="log", **place)
@@ -151,8 +177,12 @@ def schedules(search: Search, found: Sequence[tuple[Trial, Curves]]) -> go.Figur
         bar = {"title": label(search.objective), "thickness": 14}
         marker = {"color": [low, high], "colorscale": SCALE, "reversescale": search.mode == "min", "colorbar": bar,
                   "showscale": True}  # fmt: skip
-        figure.add_scatter(x=[None, None], y=[None, None], mode="markers", marker=marker, row=1, col=1)
-    return dressed(figure, height * rows + 90, showlegend=False, margin={"l": 60, "r": 30, "t": 40, "b": 50})
+        figure.add_scatter(
+            x=[None, None], y=[None, None], mode="markers", marker=marker, row=1, col=1
+        )
+    return dressed(
+        figure, height * rows + 90, showlegend=False, margin={"l": 60, "r": 30, "t": 40, "b": 50}
+    )
 
 
 def _color(search: Search, trial: Trial, low: float, high: float) -> str:
@@ -163,8 +193,12 @@ def _color(search: Search, trial: Trial, low: float, high: float) -> str:
     return color
 
 
-def _schedule(figure: go.Figure, place: Mapping[str, int], trial: Trial, curve: Curve, color: str, best: bool) -> None:
-    """A setting of one trial: what is logged at an epoch is what it was trained with, so the step comes before it."""
+def _schedule(
+    figure: go.Figure, place: Mapping[str, int], trial: Trial, curve: Curve, color: str, best: bool
+) -> None:
+    """A setting of one trial: what is logged at an epoch is what it was trained with, so the step
+    comes before it.
+    """
     (first, start), line = curve[0], {"color": color, "width": 3.5 if best else 1.5, "shape": "vh"}
     figure.add_scatter(x=[first - 1, *(e for e, _ in curve)], y=[start, *(v for _, v in curve)], mode="lines",
                        line=line, name=f"trial {trial.number}", showlegend=False, **place)  # fmt: skip

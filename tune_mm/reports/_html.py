@@ -1,6 +1,8 @@
-"""Self-contained HTML pages: elements that escape what they are given, tables that sort, plotly and matplotlib figures.
+"""Self-contained HTML pages: elements that escape what they are given, tables that sort, plotly and
+matplotlib figures.
 
-A page refers to nothing outside itself, and its Content-Security-Policy forbids the browser to fetch anything.
+A page refers to nothing outside itself, and its Content-Security-Policy forbids the browser to
+fetch anything.
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ from plotly.graph_objects import Figure
 from plotly.offline import get_plotlyjs
 
 VOID = {"meta", "br", "img"}
-POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
+POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
+)
 
 CSS = """
 :root { --ink: #1d2733; --soft: #5b6875; --line: #d8dee5; --blue: #0072b2; --warn: #9a3b00; }
@@ -97,10 +101,14 @@ class Html(str):
 
 
 def tag(name: str, /, *children: str, **attributes: str | None) -> Html:
-    """An element; `class_` stands for class, `data_value` for data-value, None leaves an attribute out."""
+    """An element; `class_` stands for class, `data_value` for data-value, None leaves an attribute
+    out.
+    """
     given = {k.rstrip("_").replace("_", "-"): v for k, v in attributes.items() if v is not None}
     inner = "".join(f' {k}="{html.escape(v)}"' for k, v in given.items())
-    return Html(f"<{name}{inner}>" if name in VOID else f"<{name}{inner}>{join(*children)}</{name}>")
+    return Html(
+        f"<{name}{inner}>" if name in VOID else f"<{name}{inner}>{join(*children)}</{name}>"
+    )
 
 
 def join(*children: str) -> Html:
@@ -115,12 +123,17 @@ def section(title: str, *body: str) -> Html:
 
 def facts(pairs: Iterable[tuple[str, str]]) -> Html:
     """A list of names and values; empty values are left out."""
-    return tag("dl", *(part for name, value in pairs if value for part in (tag("dt", name), tag("dd", value))))
+    return tag(
+        "dl",
+        *(part for name, value in pairs if value for part in (tag("dt", name), tag("dd", value))),
+    )
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a table. value: what to sort by, where it is a number; wide: a text that may take several lines."""
+    """A cell of a table. value: what to sort by, where it is a number; wide: a text that may take
+    several lines.
+    """
 
     text: str
     value: float | None = None
@@ -137,16 +150,24 @@ class Grid:
     sortable: bool = False
 
     def html(self) -> Html:
-        numeric = [any(row[i].value is not None for row in self.rows) for i in range(len(self.columns))]
+        numeric = [
+            any(row[i].value is not None for row in self.rows) for i in range(len(self.columns))
+        ]
         heads = [
-            tag("th", tag("button", name, type="button") if self.sortable else name, class_="number" if right else None)
+            tag(
+                "th",
+                tag("button", name, type="button") if self.sortable else name,
+                class_="number" if right else None,
+            )
             for name, right in zip(self.columns, numeric, strict=True)
         ]
         rows = [
             tag("tr", *map(_cell, row, numeric), class_="best" if i in self.best else None)
             for i, row in enumerate(self.rows)
         ]
-        table = tag("table", tag("thead", tag("tr", *heads)), tag("tbody", *rows), class_=self._class())
+        table = tag(
+            "table", tag("thead", tag("tr", *heads)), tag("tbody", *rows), class_=self._class()
+        )
         return tag("div", table, class_="scroll")
 
     def _class(self) -> str | None:
@@ -155,15 +176,22 @@ class Grid:
 
 def _cell(cell: Cell, right: bool) -> Html:
     kind = "wide" if cell.wide else "number" if right else None
-    return tag("td", cell.text, class_=kind, data_value=None if cell.value is None else repr(cell.value))
+    return tag(
+        "td", cell.text, class_=kind, data_value=None if cell.value is None else repr(cell.value)
+    )
 
 
 def plot(figure: Figure, caption: str = "", least: int = 0) -> Html:
-    """A plotly figure; the page has plotly.js. Labels made of text from runs must have gone through `label`.
+    """A plotly figure; the page has plotly.js. Labels made of text from runs must have gone through
+    `label`.
 
     least: its width in pixels at least; on a narrower screen it scrolls.
     """
-    config = {"displaylogo": False, "responsive": True, "modeBarButtonsToRemove": ["select2d", "lasso2d"]}
+    config = {
+        "displaylogo": False,
+        "responsive": True,
+        "modeBarButtonsToRemove": ["select2d", "lasso2d"],
+    }
     drawn = Html(figure.to_html(full_html=False, include_plotlyjs=False, config=config))
     if least:
         drawn = tag("div", tag("div", drawn, style=f"min-width: {least}px"), class_="scroll")
@@ -186,7 +214,9 @@ def drawing(canvas: Canvas) -> Html:
 
 
 def page(title: str, *body: str, interactive: bool = False) -> str:
-    """A whole page. interactive: it has plotly figures, so plotly.js goes in once (its size is said at the bottom)."""
+    """A whole page. interactive: it has plotly figures, so plotly.js goes in once (its size is said
+    at the bottom).
+    """
     head = [
         tag("meta", charset="utf-8"),
         tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
@@ -200,6 +230,8 @@ def page(title: str, *body: str, interactive: bool = False) -> str:
     content = join(*body)
     size = f"{(len(content) + len(library)) / 1e6:.1f} MB"
     within = f", {len(library) / 1e6:.1f} MB of it plotly.js" if interactive else ""
-    foot = tag("p", f"This page is complete in itself ({size}{within}) and fetches nothing.", class_="soft")
+    foot = tag(
+        "p", f"This page is complete in itself ({size}{within}) and fetches nothing.", class_="soft"
+    )
     end = tag("script", Html(SORTING))
     return f"<!doctype html>\n{tag('html', tag('head', *head), tag('body', content, foot, end), lang='en')}\n"

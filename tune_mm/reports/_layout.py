@@ -1,4 +1,6 @@
-"""Rows and columns of a table as they are shown: `{modality}` filled in, data sets chosen, each cell's commands."""
+"""Rows and columns of a table as they are shown: `{modality}` filled in, data sets chosen, each
+cell's commands.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from tune_mm import config as C
 from tune_mm import plugins
+from tune_mm.config import file_names
 from tune_mm.reports.records import Record
 from tune_mm.reports.select import Choice
 from tune_mm.reports.spec import ANY, MODALITY, Column, Row, Scalar, TableReport, Where
@@ -24,8 +26,9 @@ NAMED = {
 
 @dataclass(frozen=True)
 class Head:
-    """A column as shown. name: by which rows refer to it, heading: to its group; data: its runs' data set; paper_data:
-    that of the paper."""
+    """A column as shown. name: by which rows refer to it, heading: to its group; data: its runs'
+    data set; paper_data: that of the paper.
+    """
 
     name: str
     heading: str
@@ -47,7 +50,9 @@ class Head:
 
 
 def heads(report: TableReport, records: Sequence[Record], choice: Choice) -> list[Head]:
-    """The columns. With --data: those on that data set; where there are none, those of the first one, on it instead."""
+    """The columns. With --data: those on that data set; where there are none, those of the first
+    one, on it instead.
+    """
     found = []
     for column in _columns(report, choice):
         data = choice.data or _own(report, column)
@@ -59,7 +64,9 @@ def heads(report: TableReport, records: Sequence[Record], choice: Choice) -> lis
 def rows(report: TableReport, records: Sequence[Record], choice: Choice) -> list[Row]:
     """The rows."""
     columns = _columns(report, choice)
-    known = [m for c in columns for m in _modalities(report, c, records, choice.data or _own(report, c))]
+    known = [
+        m for c in columns for m in _modalities(report, c, records, choice.data or _own(report, c))
+    ]
     out = []
     for row in report.rows:
         out += [_filled(row, m) for m in dict.fromkeys(known)] if MODALITY in row.label else [row]
@@ -77,19 +84,23 @@ def where(row: Row, head: Head) -> Where:
 
 
 def unbuilt(wanted: Where, data: str) -> str:
-    """Why no command makes such runs: a method, a fusion, an encoder or a data set that is not there ("": it is)."""
+    """Why no command makes such runs: a method, a fusion, an encoder or a data set that is not
+    there ("": it is).
+    """
     for key, kind in NAMED.items():
         given = wanted.get(key)
         if isinstance(given, str) and given != ANY and given not in plugins.available(kind):
             return f"{kind.removesuffix('s')} '{given}' is not built yet"
-    return "" if data in C.names("configs") else f"data set '{data}' has no configuration yet"
+    return "" if data in file_names("configs") else f"data set '{data}' has no configuration yet"
 
 
 def commands(report: TableReport, row: Row, head: Head, wanted: Where) -> tuple[str, ...]:
     """The commands that make a cell's runs."""
     method = wanted.get("method", wanted.get("method.name", "joint"))
     lines = row.fill_below.get(head.heading) or row.fill or head.fill or report.fill
-    return tuple(line.replace("{data}", head.data).replace("{method}", str(method)) for line in lines)
+    return tuple(
+        line.replace("{data}", head.data).replace("{method}", str(method)) for line in lines
+    )
 
 
 def _columns(report: TableReport, choice: Choice) -> list[Column]:
@@ -136,7 +147,10 @@ def _filled(row: Row, modality: str) -> Row:
     return row.model_copy(
         update={
             "label": row.label.replace(MODALITY, modality),
-            "where": {k: tuple(map(one, v)) if isinstance(v, tuple) else one(v) for k, v in row.where.items()},
+            "where": {
+                k: tuple(map(one, v)) if isinstance(v, tuple) else one(v)
+                for k, v in row.where.items()
+            },
             "only": lines(row.only),
             "fill": lines(row.fill),
             "fill_below": {group: lines(given) for group, given in row.fill_below.items()},
@@ -144,9 +158,12 @@ def _filled(row: Row, modality: str) -> Row:
     )
 
 
-def _modalities(report: TableReport, column: Column, records: Iterable[Record], data: str) -> list[str]:
-    """The declared modalities and, in alphabetical order, others that runs on the data log; on other data than declared
-    only what runs log, if there are any."""
+def _modalities(
+    report: TableReport, column: Column, records: Iterable[Record], data: str
+) -> list[str]:
+    """The declared modalities and, in alphabetical order, others that runs on the data log; on
+    other data than declared only what runs log, if there are any.
+    """
     declared = list(column.modalities or report.modalities)
     logged = sorted(set(_logged(report, records, data)))
     if data == _own(report, column):
@@ -155,7 +172,9 @@ def _modalities(report: TableReport, column: Column, records: Iterable[Record], 
 
 
 def _logged(report: TableReport, records: Iterable[Record], data: str) -> Iterator[str]:
-    """Modalities by which runs split a table's metrics (test/accuracy/audio) or their validation loss."""
+    """Modalities by which runs split a table's metrics (test/accuracy/audio) or their validation
+    loss.
+    """
     heads = {c.metric.removesuffix(f"/{MODALITY}") + "/" for c in report.columns} | {"val/loss/"}
     for record in records:
         if record.tags.get("dataset") == data and record.stage in ("final", "train"):

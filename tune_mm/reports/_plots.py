@@ -1,6 +1,7 @@
 """Plotly figures of the trials of one search: Optuna's own where it has one.
 
-Optuna draws completed trials only; pruned ones are added as crosses, at the best value that they reached.
+Optuna draws completed trials only; pruned ones are added as crosses, at the best value that they
+reached.
 """
 
 from __future__ import annotations
@@ -34,7 +35,12 @@ FEW = 20  # below that importances are a hint at best
 
 def dressed(figure: go.Figure, height: int, **layout: Any) -> go.Figure:
     """The common look. Optuna's titles go: the page has headings."""
-    look = {"template": "plotly_white", "title": None, "height": height, "font": {"size": 13, "color": "#1d2733"}}
+    look = {
+        "template": "plotly_white",
+        "title": None,
+        "height": height,
+        "font": {"size": 13, "color": "#1d2733"},
+    }
     figure.update_layout(**{**look, "margin": {"l": 70, "r": 30, "t": 30, "b": 60}, **layout})
     return figure
 
@@ -46,13 +52,19 @@ def history(search: Search) -> go.Figure:
     """Objective by trial, and the best so far, of the search and of its baseline."""
     names = {stage: f"{stage} ({_method(trials)})" for stage, trials in search.trials.items()}
     figure = visualization.plot_optimization_history(
-        [study(search, stage, name) for stage, name in names.items()], target_name=label(search.objective)
+        [study(search, stage, name) for stage, name in names.items()],
+        target_name=label(search.objective),
     )
-    # Optuna ends names with "of <study>" where there are several, and has an empty trace for infeasible trials.
+    # Optuna ends names with "of <study>" where there are several, and has an empty trace for
+    # infeasible trials.
     figure.data = [t for t in figure.data if len(t.x or ())]
     for stage, color in zip(names, (BLUE, GREY), strict=False):
         name = label(names[stage])
-        for trace in figure.data if len(names) == 1 else [t for t in figure.data if t.name.endswith(f" of {name}")]:
+        for trace in (
+            figure.data
+            if len(names) == 1
+            else [t for t in figure.data if t.name.endswith(f" of {name}")]
+        ):
             best = trace.name.startswith("Best Value")
             trace.name = f"{'best so far' if best else 'completed'}, {name}"
             trace.marker.color = trace.line.color = color
@@ -65,7 +77,11 @@ def history(search: Search) -> go.Figure:
 
 def pruned(search: Search, stage: str = "search") -> list[Trial]:
     """Trials that were stopped early and had a value by then."""
-    return [t for t in search.trials.get(stage, ()) if t.record.status == "pruned" and t.value is not None]
+    return [
+        t
+        for t in search.trials.get(stage, ())
+        if t.record.status == "pruned" and t.value is not None
+    ]
 
 
 def _method(trials: Sequence[Trial]) -> str:
@@ -116,14 +132,19 @@ def slices(search: Search, one: Study) -> Iterator[go.Figure]:
             if shown:
                 figure.add_scatter(x=x, y=y, mode="markers", marker=marker, text=text, showlegend=False,
                                    xaxis=f"x{at}", yaxis=f"y{at}")  # fmt: skip
-            ticks(figure.layout[f"xaxis{at}"], [t.params[key] for t in (*done, *shown) if key in t.params])
+            ticks(
+                figure.layout[f"xaxis{at}"],
+                [t.params[key] for t in (*done, *shown) if key in t.params],
+            )
         if len(done) == 1:  # a scale of trial numbers is of no use then
             figure.update_traces(marker_showscale=False)
         yield dressed(figure, 360, width=None)
 
 
 def ticks(axis: Any, values: Sequence[Any]) -> None:
-    """Readable ticks: categories without quotes; a log axis names its decades, or a few numbers where it has no two."""
+    """Readable ticks: categories without quotes; a log axis names its decades, or a few numbers
+    where it has no two.
+    """
     if axis.type == "category":
         texts = list(axis.categoryarray or ())
         axis.update(tickvals=texts, ticktext=[t.strip("'") for t in texts])
@@ -158,7 +179,14 @@ def importances(search: Search, one: Study) -> go.Figure | str:
         return found
     keys = sorted(found, key=lambda k: found[k])
     text = [f"{found[k]:.2f}" for k in keys]
-    bars = go.Bar(x=[found[k] for k in keys], y=keys, orientation="h", text=text, marker_color=BLUE, cliponaxis=False)
+    bars = go.Bar(
+        x=[found[k] for k in keys],
+        y=keys,
+        orientation="h",
+        text=text,
+        marker_color=BLUE,
+        cliponaxis=False,
+    )
     figure = go.Figure(bars)
     figure.update_xaxes(title=f"importance for {label(search.objective)}", rangemode="tozero")
     figure.update_yaxes(automargin=True)
@@ -175,7 +203,9 @@ def lives(search: Search) -> go.Figure:
         if not some:
             continue
         x, y = [t.number for t in some], [t.epochs for t in some]
-        figure.add_bar(x=x, y=y, width=0.8, name=status, marker_color=color, legendgroup=status, row=1, col=1)
+        figure.add_bar(
+            x=x, y=y, width=0.8, name=status, marker_color=color, legendgroup=status, row=1, col=1
+        )
         for trial in some:
             epochs = [e for e, v in trial.progress if math.isfinite(v)]
             values = [v for _, v in trial.progress if math.isfinite(v)]
@@ -187,7 +217,9 @@ def lives(search: Search) -> go.Figure:
     last = max((t.number for t in trials), default=0)
     figure.update_xaxes(title="trial", dtick=few, range=[-0.5, last + 0.5], row=1, col=1)
     longest = max((t.epochs for t in trials), default=1)
-    figure.update_yaxes(title="epochs", rangemode="tozero", dtick=1 if longest <= 10 else None, row=1, col=1)
+    figure.update_yaxes(
+        title="epochs", rangemode="tozero", dtick=1 if longest <= 10 else None, row=1, col=1
+    )
     figure.update_xaxes(title="epoch", dtick=1 if longest <= 10 else None, row=1, col=2)
     figure.update_yaxes(title=f"best {label(search.objective)} so far", row=1, col=2)
     return dressed(figure, 380, legend=LEGEND, barmode="overlay", showlegend=True)

@@ -23,8 +23,10 @@ Lines = Mapping[str, Sequence[Sequence[float]]]  # by line, for each group the v
 
 
 def points(settings: Settings, lines: Lines, metric: str) -> go.Figure:
-    """Mean and standard deviation of a metric by group: over the one number in which the groups differ, if there is
-    one, else group below group (nothing joins them then, for they have no order)."""
+    """Mean and standard deviation of a metric by group: over the one number in which the groups
+    differ, if there is one, else group below group (nothing joins them then, for they have no
+    order).
+    """
     key = axis(settings)
     return _over(key, settings, lines, metric) if key else _listed(settings, lines, metric)
 
@@ -58,7 +60,9 @@ def _listed(settings: Settings, lines: Lines, metric: str) -> go.Figure:
     figure = go.Figure()
     names = [textwrap.wrap(words(point), WIDTH, break_on_hyphens=False) for point in settings]
     middle = (len(lines) - 1) / 2
-    for at, ((name, groups), color) in enumerate(zip(lines.items(), (BLACK, *MODALITY) * len(lines), strict=False)):
+    for at, ((name, groups), color) in enumerate(
+        zip(lines.items(), (BLACK, *MODALITY) * len(lines), strict=False)
+    ):
         mean, std = _moments(groups)
         figure.add_scatter(x=mean, y=[i + APART * (at - middle) for i in range(len(groups))], mode="markers",
                            error_x={"array": std, "thickness": 1.2}, marker={"size": 8, "color": color},

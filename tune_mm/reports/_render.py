@@ -13,7 +13,8 @@ from tune_mm.reports.paired import Comparison
 
 MISSING, DASH = "missing", "–"
 Body = dict[str, list[str]]  # cells by the row's label
-# What Markdown would read as markup where it stands; names such as a_b and brackets around numbers it leaves alone.
+# What Markdown would read as markup where it stands; names such as a_b and brackets around numbers
+# it leaves alone.
 _SIGNS = re.compile(r"[\\`*|]|<(?=[a-zA-Z/!?])|](?=[(\[:])|(?<!\w)_|_(?!\w)|^[#>]")
 FIELDS = (
     "report", "paper", "source", "row", "column", "data", "metric", "scale", "status", "mean", "std", "n", "published",
@@ -38,7 +39,9 @@ _LATEX = {
 
 
 def number(cell: Cell, head: Head, several: bool) -> str:
-    """Our mean ± standard deviation as plain text, with n when `several`: cells of the table differ in it."""
+    """Our mean ± standard deviation as plain text, with n when `several`: cells of the table differ
+    in it.
+    """
     if cell.ours is None:
         return MISSING if cell.applies else DASH
     std = "" if cell.ours.std is None else f" ± {cell.ours.std:.{head.digits}f}"
@@ -64,10 +67,15 @@ def compared(found: Comparison | None, head: Head) -> str:
 
 
 def render_markdown(table: Table) -> str:
-    """Title, the table, differences to the reference row, caption, and what is missing with its commands."""
+    """Title, the table, differences to the reference row, caption, and what is missing with its
+    commands.
+    """
     several = len(table.counts) > 1
     names = [_markdown(head.title) for head in table.columns]
-    body = {row.label: [_cell(c, head, several, _marked) for head, c in _row(table, row)] for row in table.rows}
+    body = {
+        row.label: [_cell(c, head, several, _marked) for head, c in _row(table, row)]
+        for row in table.rows
+    }
     parts = [f"# {_markdown(table.title)}", _grid(names, body)]
     if table.compared:
         parts.append(f"Difference to {_markdown(str(table.reference))}:")
@@ -83,7 +91,11 @@ def render_markdown(table: Table) -> str:
 
 
 def _grid(names: list[str], body: Body) -> str:
-    lines = [["", *names], ["---", *["---:"] * len(names)], *([_markdown(a), *cells] for a, cells in body.items())]
+    lines = [
+        ["", *names],
+        ["---", *["---:"] * len(names)],
+        *([_markdown(a), *cells] for a, cells in body.items()),
+    ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -100,7 +112,9 @@ def _markdown(text: str) -> str:
 
 
 def render_csv(table: Table) -> str:
-    """A line per cell, numbers unrounded. status: measured, missing or none (a cell that does not apply)."""
+    """A line per cell, numbers unrounded. status: measured, missing or none (a cell that does not
+    apply).
+    """
     out = io.StringIO()
     writer = csv.DictWriter(out, FIELDS, lineterminator="\n")
     writer.writeheader()
@@ -124,7 +138,11 @@ def _fields(table: Table, label: str, head: Head, cell: Cell) -> dict[str, objec
     if ours is not None:
         values |= {"mean": ours.mean, "std": ours.std, "n": ours.n}
     if found is not None:
-        values |= {"reference": table.reference, "difference": found.difference, "n_paired": found.n}
+        values |= {
+            "reference": table.reference,
+            "difference": found.difference,
+            "n_paired": found.n,
+        }
         values |= {"low": found.low, "high": found.high, "p": found.p}
     return values
 
@@ -133,18 +151,37 @@ def _fields(table: Table, label: str, head: Head, cell: Cell) -> dict[str, objec
 
 
 def render_latex(table: Table) -> str:
-    """A table environment for booktabs, which its preamble must load; what is missing follows as comments."""
+    """A table environment for booktabs, which its preamble must load; what is missing follows as
+    comments.
+    """
     several = len(table.counts) > 1
-    body = {row.label: [_cell(c, head, several, _typeset) for head, c in _row(table, row)] for row in table.rows}
-    lines = ["% \\usepackage{booktabs}", "\\begin{table}", "\\centering", f"\\caption{{{_latex(table.caption)}}}"]
+    body = {
+        row.label: [_cell(c, head, several, _typeset) for head, c in _row(table, row)]
+        for row in table.rows
+    }
+    lines = [
+        "% \\usepackage{booktabs}",
+        "\\begin{table}",
+        "\\centering",
+        f"\\caption{{{_latex(table.caption)}}}",
+    ]
     lines += [f"\\label{{tab:{re.sub('[^a-zA-Z0-9]+', '-', table.name)}}}"]
     lines += _tabular(table, body)
     if table.compared:
-        lines += ["", "\\medskip", f"Difference to {_latex(str(table.reference))}", "", "\\smallskip"]
+        lines += [
+            "",
+            "\\medskip",
+            f"Difference to {_latex(str(table.reference))}",
+            "",
+            "\\smallskip",
+        ]
         lines += _tabular(table, _differences(table, _latex))
     lines += ["\\end{table}"]
     for what, why, fill in table.absent():
-        lines += [f"% missing: {' '.join(what.split())}: {' '.join(why.split())}", *(f"%   {line}" for line in fill)]
+        lines += [
+            f"% missing: {' '.join(what.split())}: {' '.join(why.split())}",
+            *(f"%   {line}" for line in fill),
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -158,7 +195,8 @@ def _tabular(table: Table, body: Body) -> list[str]:
             at += width
         lines += [f" & {' & '.join(spans)} \\\\", " ".join(rules)]
     lines += [f" & {' & '.join(_latex(head.label) for head in table.columns)} \\\\", "\\midrule"]
-    # The braces keep a bracket that opens a row from being read as the option of the line break before it.
+    # The braces keep a bracket that opens a row from being read as the option of the line break
+    # before it.
     lines += [f"{{{_latex(label)}}} & {' & '.join(cells)} \\\\" for label, cells in body.items()]
     return [*lines, "\\bottomrule", "\\end{tabular}"]
 
@@ -191,4 +229,6 @@ def _cell(cell: Cell, head: Head, several: bool, marked: Callable[[str, Cell], s
     """Ours, marked, and the paper's."""
     beside = published(cell, head)
     escape = Cell()
-    return " ".join(filter(None, [marked(number(cell, head, several), cell), beside and marked(beside, escape)]))
+    return " ".join(
+        filter(None, [marked(number(cell, head, several), cell), beside and marked(beside, escape)])
+    )

@@ -1,7 +1,8 @@
-"""Vectors of a stored artifact in two dimensions by t-SNE (scikit-learn): do gradients of a kind lie together?
+"""Vectors of a stored artifact in two dimensions by t-SNE (scikit-learn): do gradients of a kind
+lie together?
 
-The artifact is a .npz with one array [N, D] per label, "<modality>/<kind>": text/classifier, text/unimodal. A colour
-stands for the modality, a marker for the kind.
+The artifact is a .npz with one array [N, D] per label, "<modality>/<kind>": text/classifier,
+text/unimodal. A colour stands for the modality, a marker for the kind.
 """
 
 from __future__ import annotations
@@ -34,13 +35,21 @@ class ArtifactSource(Protocol):
 
 
 def scatter(
-    report: ScatterReport, records: Sequence[Record], reader: ArtifactSource, choice: Choice, name: str = ""
+    report: ScatterReport,
+    records: Sequence[Record],
+    reader: ArtifactSource,
+    choice: Choice,
+    name: str = "",
 ) -> Figure:
-    """One axes per series: the vectors of its first seed that has the artifact (maps of several runs share no axes).
+    """One axes per series: the vectors of its first seed that has the artifact (maps of several
+    runs share no axes).
 
     Raises UserError for an artifact that holds something else.
     """
-    chosen = {s.label: select(list(records), report, {**report.where, **s.where}, choice) for s in report.series}
+    chosen = {
+        s.label: select(list(records), report, {**report.where, **s.where}, choice)
+        for s in report.series
+    }
     said, absent, counts = [], [], []
     with _canvas.styled():
         columns = min(len(report.series), 2)
@@ -49,15 +58,23 @@ def scatter(
             place.set(title=label, xticks=[], yticks=[])
             run, file = _first(selection.records, reader, report.artifact)
             if run is None or file is None:
-                absent.append(f"{report.artifact} of {label}" if selection.records else f"runs of {label}")
+                absent.append(
+                    f"{report.artifact} of {label}" if selection.records else f"runs of {label}"
+                )
                 _canvas.empty(place, "no vectors: see the caption")
                 continue
             vectors, lost = read(file, f"{report.artifact} of run {run.name}")
             _draw(place, embed(vectors))
             counts.append(1)
             many = sum(map(len, vectors.values()))
-            said.append(f"{label}: {many} vectors of the run with seed {run.seed}, by t-SNE; axes have no unit")
-            said += [f"{label}: {lost} vectors with values that are not finite are left out"] if lost else []
+            said.append(
+                f"{label}: {many} vectors of the run with seed {run.seed}, by t-SNE; axes have no unit"
+            )
+            said += (
+                [f"{label}: {lost} vectors with values that are not finite are left out"]
+                if lost
+                else []
+            )
         for place in axes[len(chosen) :]:
             place.remove()
     commands, lacking = _canvas.missing(report, choice, absent)
@@ -65,7 +82,9 @@ def scatter(
     return Figure(_canvas.named(report, name), figure, text, commands)
 
 
-def _first(records: Sequence[Record], reader: ArtifactSource, artifact: str) -> tuple[Record | None, Path | None]:
+def _first(
+    records: Sequence[Record], reader: ArtifactSource, artifact: str
+) -> tuple[Record | None, Path | None]:
     for record in sorted(records, key=lambda r: r.seed):
         file = reader.artifact(record, artifact)
         if file is not None:
@@ -76,7 +95,8 @@ def _first(records: Sequence[Record], reader: ArtifactSource, artifact: str) -> 
 def read(file: Path, what: str) -> tuple[dict[str, np.ndarray], int]:
     """The arrays [N, D] of a .npz and how many rows were left out, not being finite.
 
-    Raises UserError (naming `what`) for a file that is none, arrays of another shape, or too few rows.
+    Raises UserError (naming `what`) for a file that is none, arrays of another shape, or too few
+    rows.
     """
     try:
         with np.load(file, allow_pickle=False) as archive:
@@ -84,7 +104,11 @@ def read(file: Path, what: str) -> tuple[dict[str, np.ndarray], int]:
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, AttributeError) as error:
         raise UserError(f"{what}: not a .npz of numbers: {error}") from None
     shapes = {key: array.shape for key, array in found.items()}
-    if not found or any(len(shape) != 2 for shape in shapes.values()) or len({s[1] for s in shapes.values()}) != 1:
+    if (
+        not found
+        or any(len(shape) != 2 for shape in shapes.values())
+        or len({s[1] for s in shapes.values()}) != 1
+    ):
         shown = ", ".join(f"{key} {list(shape)}" for key, shape in shapes.items()) or "no arrays"
         raise UserError(f"{what}: must hold arrays [N, D] with one D, got {shown}")
     finite = {key: array[np.isfinite(array).all(axis=1)] for key, array in found.items()}
@@ -95,12 +119,16 @@ def read(file: Path, what: str) -> tuple[dict[str, np.ndarray], int]:
 
 
 def embed(vectors: Mapping[str, np.ndarray], seed: int = 0) -> dict[str, np.ndarray]:
-    """Positions [N, 2] of all arrays [N, D] in one map. Directions are what is compared: each vector at length 1."""
+    """Positions [N, 2] of all arrays [N, D] in one map. Directions are what is compared: each
+    vector at length 1.
+    """
     every = np.concatenate(list(vectors.values()))
     norms = np.linalg.norm(every, axis=1, keepdims=True)
     every = every / np.where(norms > 0, norms, 1.0)
     perplexity = min(PERPLEXITY, (len(every) - 1) / 3)
-    points = TSNE(2, perplexity=perplexity, init="pca" if every.shape[1] > 1 else "random", random_state=seed)
+    points = TSNE(
+        2, perplexity=perplexity, init="pca" if every.shape[1] > 1 else "random", random_state=seed
+    )
     flat = points.fit_transform(every)
     ends = np.cumsum([len(array) for array in vectors.values()])[:-1]
     return dict(zip(vectors, np.split(flat, ends), strict=True))
@@ -114,6 +142,22 @@ def _draw(axes: Any, points: Mapping[str, np.ndarray]) -> None:
         head, _, kind = parts[label]
         colour = PALETTE[modalities.index(head) % len(PALETTE)] if head else BLACK
         marker = MARKERS[kinds.index(kind) % len(MARKERS)]
-        axes.scatter(at[:, 0], at[:, 1], s=8, color=colour, marker=marker, alpha=0.6, linewidths=0, label=label)
-    # Below: points lie anywhere. Markers of a kind are larger than the points, whose colour they must show.
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.02), ncols=len(kinds), frameon=False, markerscale=1.6)
+        axes.scatter(
+            at[:, 0],
+            at[:, 1],
+            s=8,
+            color=colour,
+            marker=marker,
+            alpha=0.6,
+            linewidths=0,
+            label=label,
+        )
+    # Below: points lie anywhere. Markers of a kind are larger than the points, whose colour they
+    # must show.
+    axes.legend(
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.02),
+        ncols=len(kinds),
+        frameon=False,
+        markerscale=1.6,
+    )

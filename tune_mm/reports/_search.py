@@ -1,7 +1,8 @@
 """One search as its runs tell it: its trials with their settings, its finals, what it searched.
 
-The parent run's artifacts say what was searched (space.json), what came out (summary.json) and on which data
-(data.json). A search that has not ended, or an older one, lacks some of them: then the runs themselves are asked.
+The parent run's artifacts say what was searched (space.json), what came out (summary.json) and on
+which data (data.json). A search that has not ended, or an older one, lacks some of them: then the
+runs themselves are asked.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ WORDS: Mapping[str, Scalar] = {"True": True, "False": False, "None": None}
 
 @dataclass(frozen=True)
 class Domain:
-    """What a setting could be: kind and args of a space file, as `tune_mm.tune.domains` explains."""
+    """What a setting could be: kind and args of a space file, as `tune_mm.tune.space.domains` explains."""
 
     kind: str
     args: tuple[Scalar, ...]
@@ -42,7 +43,9 @@ Domains = Mapping[str, Domain]
 
 @dataclass(frozen=True)
 class Trial:
-    """A trial of a tuning stage. value: its best objective (None: never finite); progress: the best so far by epoch."""
+    """A trial of a tuning stage. value: its best objective (None: never finite); progress: the best
+    so far by epoch.
+    """
 
     record: Record
     number: int
@@ -58,7 +61,9 @@ class Trial:
 
 @dataclass(frozen=True)
 class Search:
-    """trials: by stage (search, baseline); domains: likewise; finals: runs, oldest first; notes: what was not clear."""
+    """trials: by stage (search, baseline); domains: likewise; finals: runs, oldest first; notes:
+    what was not clear.
+    """
 
     name: str
     uid: str
@@ -91,7 +96,9 @@ class Search:
     def data(self) -> str:
         """The data set, and whether it is the real one; for captions."""
         tags = (self.parent or self.runs[0]).tags
-        return f"{tags.get('dataset', 'of unknown name')}, {tags.get('data_kind', 'of unknown kind')}"
+        return (
+            f"{tags.get('dataset', 'of unknown name')}, {tags.get('data_kind', 'of unknown kind')}"
+        )
 
     @property
     def test(self) -> str:
@@ -107,7 +114,9 @@ class Search:
 
 
 def load(reader: Reader, name: str) -> Search:
-    """The search of that name or unique id; the latest of several, which a note says. Raises UserError."""
+    """The search of that name or unique id; the latest of several, which a note says. Raises
+    UserError.
+    """
     records = reader.records()
     uid, notes = _chosen(records, name, reader.shown)
     own = [r for r in records if r.search == uid]
@@ -117,11 +126,16 @@ def load(reader: Reader, name: str) -> Search:
         stages.setdefault(record.stage, []).append(record)
     files = {f: _artifact(reader, parent, f"{f}.json", notes) for f in ("space", "summary", "data")}
     objective = _objective(parent, files, stages)
-    domains = {"search": _domains(files["space"], "search") or _inferred(stages["search"] or stages["final"])}
+    domains = {
+        "search": _domains(files["space"], "search")
+        or _inferred(stages["search"] or stages["final"])
+    }
     if stages["baseline"]:
         domains["baseline"] = _domains(files["space"], "baseline") or _inferred(stages["baseline"])
     if not files["space"]:
-        notes.append("The store does not say what was searched; shown are the settings that differ between runs.")
+        notes.append(
+            "The store does not say what was searched; shown are the settings that differ between runs."
+        )
     return Search(
         name=parent.name if parent else own[0].tags.get("search", name),
         uid=uid,
@@ -129,7 +143,11 @@ def load(reader: Reader, name: str) -> Search:
         objective=objective,
         mode=str(files["space"].get("mode") or files["summary"].get("mode") or _mode(objective)),
         domains=domains,
-        trials={s: [_trial(reader, r, domains[s], objective) for r in stages[s]] for s in domains if stages[s]},
+        trials={
+            s: [_trial(reader, r, domains[s], objective) for r in stages[s]]
+            for s in domains
+            if stages[s]
+        },
         finals=stages["final"],
         summary=files["summary"],
         about=files["data"],
@@ -153,7 +171,9 @@ def trial_number(record: Record) -> int:
 
 
 def settings(record: Record, domains: Domains) -> dict[str, Scalar]:
-    """What was drawn for a run. Population-based training changes settings on the way: the last ones count."""
+    """What was drawn for a run. Population-based training changes settings on the way: the last
+    ones count.
+    """
     out: dict[str, Scalar] = {}
     for key, domain in domains.items():
         text = record.params.get(key, record.params.get(f"{key}.name"))
@@ -195,7 +215,9 @@ def _chosen(records: Iterable[Record], name: str, shown: str) -> tuple[str, list
 
 
 def _artifact(reader: Reader, parent: Record | None, name: str, notes: list[str]) -> dict[str, Any]:
-    """A JSON artifact of the parent run; empty when it is not there, or cannot be read (which a note says)."""
+    """A JSON artifact of the parent run; empty when it is not there, or cannot be read (which a
+    note says).
+    """
     path = reader.artifact(parent, name) if parent else None
     if path is None:
         return {}
@@ -207,7 +229,9 @@ def _artifact(reader: Reader, parent: Record | None, name: str, notes: list[str]
     return found if isinstance(found, dict) else {}
 
 
-def _objective(parent: Record | None, files: Mapping[str, Mapping[str, Any]], stages: Mapping[str, Any]) -> str:
+def _objective(
+    parent: Record | None, files: Mapping[str, Mapping[str, Any]], stages: Mapping[str, Any]
+) -> str:
     told = [
         parent.tags.get("objective") if parent else None,
         *(files[f].get("objective") for f in ("space", "summary")),
@@ -229,7 +253,11 @@ def _domains(space: Mapping[str, Any], stage: str) -> Domains:
     stated = stages.get(stage) if isinstance(stages, dict) else None
     if not isinstance(stated, dict):
         return {}
-    return {k: Domain(str(d["kind"]), tuple(d["args"])) for k, d in stated.items() if {"kind", "args"} <= set(d)}
+    return {
+        k: Domain(str(d["kind"]), tuple(d["args"]))
+        for k, d in stated.items()
+        if {"kind", "args"} <= set(d)
+    }
 
 
 def _inferred(runs: Sequence[Record]) -> Domains:

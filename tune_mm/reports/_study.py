@@ -7,7 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
@@ -24,7 +29,8 @@ STATES = {
 
 
 def study(search: Search, stage: str = "search", name: str = "") -> Study:
-    """The trials of a tuning stage under their own numbers; a number without a run is a failed trial without settings.
+    """The trials of a tuning stage under their own numbers; a number without a run is a failed
+    trial without settings.
 
     Texts are made fit for plotly's labels.
     """
@@ -42,8 +48,14 @@ def study(search: Search, stage: str = "search", name: str = "") -> Study:
 
 
 def distribution(domain: Domain, seen: Sequence[Scalar]) -> BaseDistribution:
-    """Optuna's form of a domain, widened to what was seen: population-based training leaves its bounds."""
-    numbers = [float(v) for v in (*domain.args[:2], *seen) if isinstance(v, (int, float)) and not isinstance(v, bool)]
+    """Optuna's form of a domain, widened to what was seen: population-based training leaves its
+    bounds.
+    """
+    numbers = [
+        float(v)
+        for v in (*domain.args[:2], *seen)
+        if isinstance(v, (int, float)) and not isinstance(v, bool)
+    ]
     if domain.kind in ("choice", "grid") or len(numbers) < 2 + len(seen):
         return CategoricalDistribution(tuple(dict.fromkeys(map(_plain, (*domain.args, *seen)))))
     low, high = min(numbers), max(numbers)
@@ -66,5 +78,7 @@ def _frozen(trial: Trial, drawn: dict[str, BaseDistribution]) -> FrozenTrial:
         value=trial.value if state is TrialState.COMPLETE else None,
         params=params,
         distributions={k: drawn[k] for k in params},
-        intermediate_values={epoch: value for epoch, value in trial.progress if math.isfinite(value)},
+        intermediate_values={
+            epoch: value for epoch, value in trial.progress if math.isfinite(value)
+        },
     )

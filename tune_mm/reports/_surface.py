@@ -1,7 +1,9 @@
-"""The objective over two settings: of the trials of a tuned search, and of the points of an exhaustive grid.
+"""The objective over two settings: of the trials of a tuned search, and of the points of an
+exhaustive grid.
 
-Optuna's own contour fills the whole rectangle between few trials, and beyond them. Here a surface is drawn only between
-completed trials, linearly over Delaunay's triangles of them (log settings by their logarithm).
+Optuna's own contour fills the whole rectangle between few trials, and beyond them. Here a surface
+is drawn only between completed trials, linearly over Delaunay's triangles of them (log settings by
+their logarithm).
 """
 
 from __future__ import annotations
@@ -24,14 +26,18 @@ from tune_mm.reports._search import Domain, Search, Trial
 FIRST = ("method.rho", "method.lam")  # CGGM's pair, which its paper studies
 NUMERIC = ("uniform", "loguniform", "quniform", "randint")
 CELLS = 90  # of the surface, along each axis
-LOOK: Mapping[str, Any] = {"colorscale": "Viridis_r"}  # dark is best, as in the parallel coordinates
+LOOK: Mapping[str, Any] = {
+    "colorscale": "Viridis_r"
+}  # dark is best, as in the parallel coordinates
 
 Point = tuple[float, float]
 
 
 def pair(search: Search, one: Study) -> tuple[str, str] | None:
-    """The two numeric settings to draw: rho and lam where both were tuned, else the two most important ones (in the
-    space's order while there are no importances). None where fewer than two were tuned."""
+    """The two numeric settings to draw: rho and lam where both were tuned, else the two most
+    important ones (in the space's order while there are no importances). None where fewer than two
+    were tuned.
+    """
     keys = [k for k, d in search.domains["search"].items() if d.kind in NUMERIC]
     found = weights(one)
     if set(FIRST) <= set(keys):
@@ -42,8 +48,12 @@ def pair(search: Search, one: Study) -> tuple[str, str] | None:
 
 
 def contour(search: Search, keys: tuple[str, str]) -> go.Figure | str:
-    """The objective of completed trials over two settings; crosses: pruned ones. A sentence where they are too few."""
-    done = _placed(search, keys, [t for t in search.trials["search"] if t.record.status == "completed"])
+    """The objective of completed trials over two settings; crosses: pruned ones. A sentence where
+    they are too few.
+    """
+    done = _placed(
+        search, keys, [t for t in search.trials["search"] if t.record.status == "completed"]
+    )
     if len(done) < FEWEST:
         trials = "1 completed trial is" if len(done) == 1 else f"{len(done)} completed trials are"
         return f"{trials} too few for a surface of {keys[0]} and {keys[1]} (at least {FEWEST})."
@@ -52,20 +62,27 @@ def contour(search: Search, keys: tuple[str, str]) -> go.Figure | str:
         return "All completed trials have the same objective: a surface would be flat."
     scale = {**LOOK, "reversescale": search.mode == "min"}
     figure = go.Figure()
-    logs = tuple(_log(search.domains["search"][k], [p[i] for _, p in done]) for i, k in enumerate(keys))
+    logs = tuple(
+        _log(search.domains["search"][k], [p[i] for _, p in done]) for i, k in enumerate(keys)
+    )
     surface = _surface([p for _, p in done], values, logs)
     if surface is not None:
         x, y, z = surface
-        # No colour axis shared with the dots: plotly.js 3 never ends over the levels of a surface that has one.
+        # No colour axis shared with the dots: plotly.js 3 never ends over the levels of a surface
+        # that has one.
         figure.add_contour(x=x, y=y, z=z, **scale, zmin=min(values), zmax=max(values), line={"width": 0.5},
                            contours={"coloring": "heatmap"}, hoverinfo="skip", showscale=False)  # fmt: skip
     marker = {**scale, "color": values, "size": 11, "line": {"width": 1.5, "color": BLACK}, "showscale": True,
               "colorbar": {"title": label(search.objective), "thickness": 14}}  # fmt: skip
-    figure.add_scatter(**_marks(done), mode="markers", marker=marker, name="completed", showlegend=True)
+    figure.add_scatter(
+        **_marks(done), mode="markers", marker=marker, name="completed", showlegend=True
+    )
     stopped = _placed(search, keys, pruned(search))
     if stopped:
         marker = {"symbol": "x-thin", "size": 8, "line": {"width": 1.6, "color": GREY}}
-        figure.add_scatter(**_marks(stopped), mode="markers", marker=marker, name="pruned", showlegend=True)
+        figure.add_scatter(
+            **_marks(stopped), mode="markers", marker=marker, name="pruned", showlegend=True
+        )
     for i, axis in enumerate((figure.layout.xaxis, figure.layout.yaxis)):
         seen = [p[i] for _, p in (*done, *stopped)]
         axis.update(title=label(keys[i]), zeroline=False, **({"type": "log"} if logs[i] else {}))
@@ -75,17 +92,27 @@ def contour(search: Search, keys: tuple[str, str]) -> go.Figure | str:
 
 def told(search: Search, figure: go.Figure) -> str:
     """What a contour shows, in words."""
-    done = [t for t in search.trials["search"] if t.record.status == "completed" and t.value is not None]
+    done = [
+        t for t in search.trials["search"] if t.record.status == "completed" and t.value is not None
+    ]
     words = "Dots: completed trials, coloured by their own value; "
     drawn = any(trace.type == "contour" for trace in figure.data)
-    words += "between them the surface is interpolated linearly. " if drawn else "on a line, so without a surface. "
+    words += (
+        "between them the surface is interpolated linearly. "
+        if drawn
+        else "on a line, so without a surface. "
+    )
     words += "The other settings differ from trial to trial too. "
     if pruned(search):
         words += "Crosses: pruned trials, which do not count for the surface (nor for Optuna's own contour). "
-    return words + (f"From {len(done)} completed trials a hint, no more." if len(done) < FEW else "")
+    return words + (
+        f"From {len(done)} completed trials a hint, no more." if len(done) < FEW else ""
+    )
 
 
-def _placed(search: Search, keys: tuple[str, str], trials: Sequence[Trial]) -> list[tuple[Trial, Point]]:
+def _placed(
+    search: Search, keys: tuple[str, str], trials: Sequence[Trial]
+) -> list[tuple[Trial, Point]]:
     """The trials that have a value and a number for both settings."""
     found = [(t, [t.settings.get(k) for k in keys]) for t in trials if t.value is not None]
     return [(t, (float(a), float(b))) for t, (a, b) in found if _number(a) and _number(b)]  # type: ignore[arg-type]
@@ -107,11 +134,15 @@ def _log(domain: Domain, seen: Sequence[float]) -> bool:
 def _surface(
     points: Sequence[Point], values: Sequence[float], logs: Sequence[bool]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """x [CELLS], y [CELLS], z [CELLS, CELLS] (NaN outside the points' hull); None where the points lie on a line."""
+    """x [CELLS], y [CELLS], z [CELLS, CELLS] (NaN outside the points' hull); None where the points
+    lie on a line.
+    """
     at: dict[Point, list[float]] = {}
     for point, value in zip(points, values, strict=True):
         at.setdefault(point, []).append(value)
-    flat = np.array([[math.log(v) if log else v for v, log in zip(p, logs, strict=True)] for p in at])
+    flat = np.array(
+        [[math.log(v) if log else v for v, log in zip(p, logs, strict=True)] for p in at]
+    )
     low, size = flat.min(axis=0), np.ptp(flat, axis=0)
     if not size.all():
         return None
@@ -120,8 +151,12 @@ def _surface(
         return None
     mean = [statistics.fmean(v) for v in at.values()]
     steps = np.linspace(1e-9, 1 - 1e-9, CELLS)  # the edges themselves may round to outside
-    z = LinearTriInterpolator(Triangulation(unit[:, 0], unit[:, 1]), mean)(*np.meshgrid(steps, steps))
-    x, y = (np.exp(low[i] + steps * size[i]) if logs[i] else low[i] + steps * size[i] for i in (0, 1))
+    z = LinearTriInterpolator(Triangulation(unit[:, 0], unit[:, 1]), mean)(
+        *np.meshgrid(steps, steps)
+    )
+    x, y = (
+        np.exp(low[i] + steps * size[i]) if logs[i] else low[i] + steps * size[i] for i in (0, 1)
+    )
     return x, y, z.filled(math.nan)
 
 
@@ -129,7 +164,9 @@ def _surface(
 
 
 def plane(settings: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
-    """The two numeric settings in which the points of a grid differ; None where it is no grid of two."""
+    """The two numeric settings in which the points of a grid differ; None where it is no grid of
+    two.
+    """
     keys = list(dict.fromkeys(k for point in settings for k in point))
     numeric = [k for k in keys if all(_number(p[k]) for p in settings if k in p)]
     varied = [k for k in numeric if len({p[k] for p in settings if k in p}) > 1]
@@ -142,9 +179,14 @@ def plane(settings: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
 
 
 def heat(
-    settings: Sequence[Mapping[str, Any]], values: Sequence[Sequence[float]], metric: str, lower: bool, best: int | None
+    settings: Sequence[Mapping[str, Any]],
+    values: Sequence[Sequence[float]],
+    metric: str,
+    lower: bool,
+    best: int | None,
 ) -> go.Figure | None:
-    """Mean of a metric over seeds at the points of a grid of two settings; None where it is no such grid.
+    """Mean of a metric over seeds at the points of a grid of two settings; None where it is no such
+    grid.
 
     values: by point, of each seed; lower: less is better; best: the point to mark.
     """

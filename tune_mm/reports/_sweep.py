@@ -1,4 +1,6 @@
-"""A metric against one setting, or its gain over a reference paired by seed, and where its maximum lies."""
+"""A metric against one setting, or its gain over a reference paired by seed, and where its maximum
+lies.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ Values = Mapping[int, float]  # seed -> value
 
 @dataclass(frozen=True)
 class Line:
-    """A series as drawn: settings ascending, and at each the values by seed (differences where a gain is shown)."""
+    """A series as drawn: settings ascending, and at each the values by seed (differences where a
+    gain is shown).
+    """
 
     label: str
     settings: tuple[float, ...]
@@ -39,17 +43,25 @@ class Line:
     @property
     def std(self) -> np.ndarray:
         """Standard deviations of a sample, one per setting; 0 for one seed."""
-        return np.array([np.std(list(v.values()), ddof=1) if len(v) > 1 else 0.0 for v in self.values])
+        return np.array(
+            [np.std(list(v.values()), ddof=1) if len(v) > 1 else 0.0 for v in self.values]
+        )
 
 
-def sweep(report: SweepReport, records: Sequence[Record], reader: object, choice: Choice, name: str = "") -> Figure:
-    """Mean and standard deviation at every value of the setting that was run. `reader` is not needed: as the others.
+def sweep(
+    report: SweepReport, records: Sequence[Record], reader: object, choice: Choice, name: str = ""
+) -> Figure:
+    """Mean and standard deviation at every value of the setting that was run. `reader` is not
+    needed: as the others.
 
-    The points of a series come from one search, the one that tried most values (the latest of them), and so does the
-    reference where that search has it. Raises ConfigError for a gain over nothing (no `baseline`).
+    The points of a series come from one search, the one that tried most values (the latest of
+    them), and so does the reference where that search has it. Raises ConfigError for a gain over
+    nothing (no `baseline`).
     """
     if report.gain and not report.baseline:
-        raise ConfigError(f"baseline: must say which runs the gain is over, got none ({report.title})")
+        raise ConfigError(
+            f"baseline: must say which runs the gain is over, got none ({report.title})"
+        )
     chosen: dict[str, Selection] = {}
     lines, said, absent = [], [], []
     for series in report.series:
@@ -63,17 +75,27 @@ def sweep(report: SweepReport, records: Sequence[Record], reader: object, choice
         if 0 < len(line.settings) < FEWEST:
             absent.append(f"more values of {SYMBOLS.get(report.x, report.x)} for {series.label}")
     reference = report.reference or "the reference"
-    if report.gain and not any(chosen[key].records for key in chosen if key.startswith(f"{reference}, for ")):
+    if report.gain and not any(
+        chosen[key].records for key in chosen if key.startswith(f"{reference}, for ")
+    ):
         absent.append(f"runs of {reference}, over which gains are stated")
     commands, lacking = _canvas.missing(report, choice, absent)
     counts = [len(v) for line in lines for v in line.values]
-    said += [f"Grey: the paper's values, on {report.data}"] if any(s.published for s in report.series) else []
+    said += (
+        [f"Grey: the paper's values, on {report.data}"]
+        if any(s.published for s in report.series)
+        else []
+    )
     text = _canvas.caption(report, choice, chosen, counts, [*said, lacking])
     return Figure(_canvas.named(report, name), _draw(report, lines), text, commands)
 
 
 def _line(
-    report: SweepReport, series: SweepSeries, records: Sequence[Record], choice: Choice, chosen: dict[str, Selection]
+    report: SweepReport,
+    series: SweepSeries,
+    records: Sequence[Record],
+    choice: Choice,
+    chosen: dict[str, Selection],
 ) -> tuple[Line, list[str]]:
     """One series and what is to be said of it. Adds the runs it rests on to `chosen`."""
     where = {**report.where, **series.where}
@@ -87,12 +109,22 @@ def _line(
         key = f"{report.reference or 'the reference'}, for {series.label}"
         chosen[key] = _reference(report, records, choice, found)
         base = by_seed(chosen[key].records, report.metric)
-        differences = {x: {s: v - base[s] for s, v in at.items() if s in base} for x, at in values.items()}
-        unpaired = ", ".join(f"{x:g}" for x in sorted(values) if base and values[x] and not differences[x])
+        differences = {
+            x: {s: v - base[s] for s, v in at.items() if s in base} for x, at in values.items()
+        }
+        unpaired = ", ".join(
+            f"{x:g}" for x in sorted(values) if base and values[x] and not differences[x]
+        )
         values = differences
         if unpaired:
-            notes.append(f"{series.label}: left out for want of a seed in common with the reference: {unpaired}")
-    kept = {x: {seed: report.scale * v for seed, v in at.items()} for x, at in sorted(values.items()) if at}
+            notes.append(
+                f"{series.label}: left out for want of a seed in common with the reference: {unpaired}"
+            )
+    kept = {
+        x: {seed: report.scale * v for seed, v in at.items()}
+        for x, at in sorted(values.items())
+        if at
+    }
     return Line(series.label, tuple(kept), tuple(kept.values())), notes
 
 
@@ -100,7 +132,9 @@ def _points(
     report: SweepReport, where: Where, records: Sequence[Record], choice: Choice
 ) -> tuple[dict[float, Selection], str]:
     """Runs by value of the setting, all of one search, and a note."""
-    numbers = {_number(record.value(report.x)) for record in records if matches(record, where)} - {None}
+    numbers = {_number(record.value(report.x)) for record in records if matches(record, where)} - {
+        None
+    }
     wheres: dict[float, Where] = {x: {**where, report.x: x} for x in numbers if x is not None}
     return together(records, report, wheres, choice)
 
@@ -162,13 +196,23 @@ def _draw(report: SweepReport, lines: Sequence[Line]) -> Canvas:
         for series, marker in zip(report.series, MARKERS, strict=False):
             if series.published:
                 x, y = zip(*sorted(series.published.items()), strict=True)
-                axes.plot(x, y, "--", color=GREY, marker=marker, fillstyle="none", label=f"{series.label}, paper")
+                axes.plot(
+                    x,
+                    y,
+                    "--",
+                    color=GREY,
+                    marker=marker,
+                    fillstyle="none",
+                    label=f"{series.label}, paper",
+                )
         if report.gain:
             axes.axhline(0, color=GREY, linestyle=":", linewidth=0.8)
         if report.log:
             axes.set_xscale("log")
         axes.set(xlabel=SYMBOLS.get(report.x, report.x), ylabel=report.label)
-        ticks = sorted({*chain(*(line.settings for line in lines), *(s.published for s in report.series))})
+        ticks = sorted(
+            {*chain(*(line.settings for line in lines), *(s.published for s in report.series))}
+        )
         if ticks:
             axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
             axes.minorticks_off()

@@ -12,9 +12,11 @@ from tune_mm.reports.paired import Comparison, Spread
 
 @dataclass(frozen=True)
 class Cell:
-    """ours: None where no run has measured it; why: the reason, and fill: the commands that make the runs.
+    """ours: None where no run has measured it; why: the reason, and fill: the commands that make
+    the runs.
 
-    published: the paper's value. comparison: with the reference row. applies: False where the paper has a dash.
+    published: the paper's value. comparison: with the reference row. applies: False where the paper
+    has a dash.
     """
 
     ours: Spread | None = None
@@ -37,8 +39,9 @@ class Line:
 
 @dataclass(frozen=True)
 class Table:
-    """missing: the commands that fill what is missing; parents: ids of the runs of the searches that were used;
-    reference: the row that others are compared with."""
+    """missing: the commands that fill what is missing; parents: ids of the runs of the searches
+    that were used; reference: the row that others are compared with.
+    """
 
     name: str
     paper: str
@@ -54,7 +57,10 @@ class Table:
     @property
     def groups(self) -> list[tuple[str, int]]:
         """Headings over neighbouring columns ("": none), with how many columns each spans."""
-        return [(name, len(list(found))) for name, found in groupby(self.columns, key=lambda head: head.group)]
+        return [
+            (name, len(list(found)))
+            for name, found in groupby(self.columns, key=lambda head: head.group)
+        ]
 
     @property
     def counts(self) -> set[int]:
@@ -64,17 +70,27 @@ class Table:
     @property
     def compared(self) -> tuple[Line, ...]:
         """The rows with a cell that is compared with the reference row."""
-        return tuple(row for row in self.rows if any(cell.comparison is not None for cell in row.cells))
+        return tuple(
+            row for row in self.rows if any(cell.comparison is not None for cell in row.cells)
+        )
 
     def absent(self) -> Iterator[tuple[str, str, tuple[str, ...]]]:
-        """What is missing: rows with their columns, the reason, and the commands; alike ones together."""
+        """What is missing: rows with their columns, the reason, and the commands; alike ones
+        together.
+        """
         found: dict[tuple[str, tuple[str, ...]], dict[str, list[str]]] = {}
         for row in self.rows:
             for head, cell in zip(self.columns, row.cells, strict=True):
                 if cell.applies and cell.ours is None:
-                    found.setdefault((cell.why, cell.fill), {}).setdefault(row.label, []).append(head.title)
+                    found.setdefault((cell.why, cell.fill), {}).setdefault(row.label, []).append(
+                        head.title
+                    )
         for (why, fill), rows in found.items():
-            yield "; ".join(self._where(label, columns) for label, columns in rows.items()), why, fill
+            yield (
+                "; ".join(self._where(label, columns) for label, columns in rows.items()),
+                why,
+                fill,
+            )
 
     def _where(self, label: str, columns: list[str]) -> str:
         cells = next(row.cells for row in self.rows if row.label == label)

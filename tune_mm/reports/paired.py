@@ -1,7 +1,8 @@
-"""Numbers over seeds: mean and standard deviation, and what a difference between two settings amounts to.
+"""Numbers over seeds: mean and standard deviation, and what a difference between two settings
+amounts to.
 
-Two settings are compared seed by seed, since a seed fixes the initial weights and the order of the data in both. With d
-the n differences:
+Two settings are compared seed by seed, since a seed fixes the initial weights and the order of the
+data in both. With d the n differences:
 
     interval   95 % Student-t interval of mean(d), as a search states its gain over the baseline
     p          two-sided Wilcoxon signed-rank test of d (Wilcoxon 1945; scipy, exact for the few seeds there are); it
@@ -35,7 +36,9 @@ class Spread:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The mean difference over the n seeds that two settings share; low, high, p: None where n is too small."""
+    """The mean difference over the n seeds that two settings share; low, high, p: None where n is
+    too small.
+    """
 
     difference: float
     low: float | None
@@ -58,7 +61,9 @@ def spread(values: Collection[float]) -> Spread | None:
 
 
 def compare(ours: Mapping[int, float], reference: Mapping[int, float]) -> Comparison | None:
-    """`ours` minus `reference` over the seeds that both have (values by seed, finite); None without such seeds."""
+    """`ours` minus `reference` over the seeds that both have (values by seed, finite); None without
+    such seeds.
+    """
     shared = sorted(ours.keys() & reference.keys())
     if not shared:
         return None
@@ -73,7 +78,8 @@ def compare(ours: Mapping[int, float], reference: Mapping[int, float]) -> Compar
 def signed_rank(differences: Sequence[float]) -> float:
     """The two-sided p of Wilcoxon's signed-rank test; 1 when nothing differs.
 
-    Differences that are equal on paper differ by rounding, which would break ties: they are rounded to 12 digits.
+    Differences that are equal on paper differ by rounding, which would break ties: they are rounded
+    to 12 digits.
     """
     rounded = np.round(differences, 12)
     return float(stats.wilcoxon(rounded).pvalue) if rounded.any() else 1.0

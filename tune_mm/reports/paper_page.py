@@ -1,4 +1,5 @@
-"""One HTML page about one paper: its tables and figures as our runs give them, beside the published values.
+"""One HTML page about one paper: its tables and figures as our runs give them, beside the published
+values.
 
 The page needs no server and no network; figures are SVG.
 """
@@ -17,16 +18,26 @@ from tune_mm.reports._render import compared, number, published
 from tune_mm.reports._tabular import Cell, Table
 
 
-def paper_page(paper: str, tables: Sequence[Table], figures: Sequence[Figure], store: str = "") -> str:
+def paper_page(
+    paper: str, tables: Sequence[Table], figures: Sequence[Figure], store: str = ""
+) -> str:
     """The page of a paper ("dgl" or "cggm"). store: where the runs are, as it may be shown.
 
-    What is missing is shown as missing, with the command that makes it. Raises ConfigError for another paper.
+    What is missing is shown as missing, with the command that makes it. Raises ConfigError for
+    another paper.
     """
     if paper not in PAPERS:
-        raise ConfigError(f"paper: no '{paper}'{nearest(paper, PAPERS)}; available: {', '.join(PAPERS)}")
-    parts = [(t.name, t.title, _table(t)) for t in tables] + [(f.name, _title(f), _figure(f)) for f in figures]
+        raise ConfigError(
+            f"paper: no '{paper}'{nearest(paper, PAPERS)}; available: {', '.join(PAPERS)}"
+        )
+    parts = [(t.name, t.title, _table(t)) for t in tables] + [
+        (f.name, _title(f), _figure(f)) for f in figures
+    ]
     made = f"Made {datetime.now(UTC):%Y-%m-%d %H:%M} UTC" + (f" from {store}" if store else "")
-    listed = [tag("li", tag("a", title, href=f"#{name}"), Html(" "), tag("code", name)) for name, title, _ in parts]
+    listed = [
+        tag("li", tag("a", title, href=f"#{name}"), Html(" "), tag("code", name))
+        for name, title, _ in parts
+    ]
     contents = tag("ul", *listed) if listed else tag("p", "No tables and no figures.")
     sections = [tag("section", tag("h2", title), body, id=name) for name, title, body in parts]
     heading = f"{PAPERS[paper]}: tables and figures from runs"
@@ -40,7 +51,9 @@ def _table(table: Table) -> Html:
     several = len(table.counts) > 1
     rows = [
         tag(
-            "tr", tag("td", line.label), *(_cell(c, h, several) for c, h in zip(line.cells, table.columns, strict=True))
+            "tr",
+            tag("td", line.label),
+            *(_cell(c, h, several) for c, h in zip(line.cells, table.columns, strict=True)),
         )
         for line in table.rows
     ]
@@ -55,7 +68,10 @@ def _table(table: Table) -> Html:
             for line in others
         ]  # fmt: skip
         parts.append(_folded(f"Differences to {table.reference}", [_grid(table, rows)]))
-    absent = [tag("div", tag("p", f"{what}: {why}"), _commands(fill)) for what, why, fill in table.absent()]
+    absent = [
+        tag("div", tag("p", f"{what}: {why}"), _commands(fill))
+        for what, why, fill in table.absent()
+    ]
     if absent:
         parts.append(_folded("What is missing, and what makes it", absent))
     return join(*parts)
@@ -65,9 +81,13 @@ def _grid(table: Table, rows: Iterable[Html]) -> Html:
     """A table with its headings; neighbouring columns of one group share one above theirs."""
     heads = []
     if any(name for name, _ in table.groups):
-        spans = [tag("th", name, colspan=str(width), class_="group") for name, width in table.groups]
+        spans = [
+            tag("th", name, colspan=str(width), class_="group") for name, width in table.groups
+        ]
         heads.append(tag("tr", tag("th"), *spans))
-    heads.append(tag("tr", tag("th"), *(tag("th", head.label, class_="number") for head in table.columns)))
+    heads.append(
+        tag("tr", tag("th"), *(tag("th", head.label, class_="number") for head in table.columns))
+    )
     return tag("div", tag("table", tag("thead", *heads), tag("tbody", *rows)), class_="scroll")
 
 
@@ -87,7 +107,11 @@ def _cell(cell: Cell, head: Head, several: bool) -> Html:
 
 
 def _figure(figure: Figure) -> Html:
-    missing = [_folded("What is missing, and what makes it", [_commands(figure.missing)])] if figure.missing else []
+    missing = (
+        [_folded("What is missing, and what makes it", [_commands(figure.missing)])]
+        if figure.missing
+        else []
+    )
     if not any(map(_has_data, figure.figure.axes)):
         return join(tag("p", "No runs to draw."), tag("p", figure.caption, class_="soft"), *missing)
     with styled():
@@ -97,7 +121,9 @@ def _figure(figure: Figure) -> Html:
 
 def _has_data(axes: Any) -> bool:
     """Whether runs are drawn in it; a line across the axes at a level is none."""
-    return bool(axes.collections) or any(line.get_transform() is axes.transData for line in axes.lines)
+    return bool(axes.collections) or any(
+        line.get_transform() is axes.transData for line in axes.lines
+    )
 
 
 def _title(figure: Figure) -> str:

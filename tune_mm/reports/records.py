@@ -12,10 +12,11 @@ from datetime import datetime
 
 @dataclass(frozen=True)
 class Record:
-    """One run. space: its experiment; search: the unique id of the search that it belongs to ("" for a single run).
+    """One run. space: its experiment; search: the unique id of the search that it belongs to (""
+    for a single run).
 
-    stage: search, baseline, final or train; status: completed, pruned, failed, stopped or running. tags, params: as
-    stored (text). metrics: the last value of each.
+    stage: search, baseline, final or train; status: completed, pruned, failed, stopped or running.
+    tags, params: as stored (text). metrics: the last value of each.
     """
 
     id: str

@@ -1,7 +1,8 @@
-"""One HTML page about one search: what was searched, what came out, every trial, and how the best ones learned.
+"""One HTML page about one search: what was searched, what came out, every trial, and how the best
+ones learned.
 
-The page needs no server and no network: plotly.js (4.9 MB) is in it. A search that has not ended gives an honest page
-about what is there.
+The page needs no server and no network: plotly.js (4.9 MB) is in it. A search that has not ended
+gives an honest page about what is there.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ FAMILIES = ("grad/norm_multi/", "grad/norm_uni/")
 
 
 def search_page(reader: Reader, search: str) -> str:
-    """The page of a search by name or unique id. Raises UserError when the store has no such search."""
+    """The page of a search by name or unique id. Raises UserError when the store has no such
+    search.
+    """
     found = S.load(reader, search)
     groups = final_groups(found)
     return page(
@@ -52,32 +55,52 @@ def _header(search: Search, store: str) -> list[Html]:
     first = parent or search.runs[0]
     status = parent.status if parent else "unknown"
     kind = first.tags.get("data_kind", "unknown")
-    badges = [tag("span", text, class_=f"badge {text.split()[0]}") for text in (status, f"{kind} data")]
+    badges = [
+        tag("span", text, class_=f"badge {text.split()[0]}") for text in (status, f"{kind} data")
+    ]
     warnings = [tag("p", note) for note in search.notes]
     if kind == "synthetic":
-        warnings.append(tag("p", "The data are synthetic: the numbers say nothing about the real data.", class_="warn"))
+        warnings.append(
+            tag(
+                "p",
+                "The data are synthetic: the numbers say nothing about the real data.",
+                class_="warn",
+            )
+        )
     if search.open:
         words = "The search has not ended: this page shows what its runs say so far."
         reason = parent.tags.get("reason", "") if parent else ""
         warnings.append(tag("p", f"{words} {reason}", class_="warn"))
-    return [tag("h1", search.name), tag("p", badges[0], Html(" "), badges[1]), *warnings, _facts(search, first, store)]
+    return [
+        tag("h1", search.name),
+        tag("p", badges[0], Html(" "), badges[1]),
+        *warnings,
+        _facts(search, first, store),
+    ]
 
 
 def _facts(search: Search, first: Record, store: str) -> Html:
     tags = first.tags
     samples = search.about.get("samples")
     sizes = ", ".join(f"{k} {v}" for k, v in samples.items()) if isinstance(samples, dict) else ""
-    versions = ", ".join(f"{k.removeprefix('version.')} {v}" for k, v in tags.items() if k.startswith("version."))
+    versions = ", ".join(
+        f"{k.removeprefix('version.')} {v}" for k, v in tags.items() if k.startswith("version.")
+    )
     dirty = " with changes" if tags.get("git_dirty") == "true" else ""
     seconds = search.summary.get("seconds")
     counts = {s: [t.record.status for t in trials] for s, trials in search.trials.items()}
     counts |= {"final": [r.status for r in search.finals]} if search.finals else {}
-    runs = "; ".join(f"{s}: {', '.join(f'{n} {w}' for w, n in tally(found))}" for s, found in counts.items())
+    runs = "; ".join(
+        f"{s}: {', '.join(f'{n} {w}' for w, n in tally(found))}" for s, found in counts.items()
+    )
     return facts(
         [
             ("space", first.space),
             ("method", first.value("method") or ""),
-            ("objective", f"{search.objective} ({'lower' if search.mode == 'min' else 'higher'} is better)"),
+            (
+                "objective",
+                f"{search.objective} ({'lower' if search.mode == 'min' else 'higher'} is better)",
+            ),
             ("data", ", ".join(filter(None, [tags.get("dataset", ""), sizes]))),
             ("searcher", tags.get("searcher", "")),
             ("scheduler", first.params.get("scheduler", "")),
@@ -99,21 +122,38 @@ def _facts(search: Search, first: Record, store: str) -> Html:
 
 def _tuning(reader: Reader, search: Search) -> list[Html]:
     if not search.trials.get("search"):
-        why = "every point of the grid goes into the final runs" if search.exhaustive else "no trial has started"
+        why = (
+            "every point of the grid goes into the final runs"
+            if search.exhaustive
+            else "no trial has started"
+        )
         return [section("Trials", tag("p", f"Nothing was tuned: {why}."))]
     one = study(search)
-    done = [t for t in search.trials["search"] if t.record.status == "completed" and t.value is not None]
+    done = [
+        t for t in search.trials["search"] if t.record.status == "completed" and t.value is not None
+    ]
     dots = "Dots: completed trials at their best; line: the best so far." + _crosses(search)
     parts = [section("History", _plot(search, P.history(search), dots))]
-    parts.append(section("Early stopping", _plot(search, P.lives(search), _stopping(search), least=760)))
+    parts.append(
+        section("Early stopping", _plot(search, P.lives(search), _stopping(search), least=760))
+    )
     changed = E.changed(search)
     if changed:
         parts.append(section("Settings over time", _schedules(reader, search)))
     if not done:
-        return [*parts, section("Settings", tag("p", "No trial has completed with a finite objective yet."))]
-    named = "Completed trials, coloured by the objective; point at a line to read it." + _last(changed)
-    parts.append(section("Parallel coordinates", _plot(search, P.parallel(search, one), named, least=900)))
-    words = "Dots: completed trials, darker the later they came." + _crosses(search) + _last(changed)
+        return [
+            *parts,
+            section("Settings", tag("p", "No trial has completed with a finite objective yet.")),
+        ]
+    named = "Completed trials, coloured by the objective; point at a line to read it." + _last(
+        changed
+    )
+    parts.append(
+        section("Parallel coordinates", _plot(search, P.parallel(search, one), named, least=900))
+    )
+    words = (
+        "Dots: completed trials, darker the later they came." + _crosses(search) + _last(changed)
+    )
     figures = list(P.slices(search, one))
     slices = [_plot(search, f, words if f is figures[-1] else "", least=860) for f in figures]
     parts.append(section("Slices", *slices))
@@ -133,7 +173,11 @@ def _plot(search: Search, figure: Figure, caption: str, least: int = 0) -> Html:
 
 def _crosses(search: Search) -> str:
     any_pruned = any(P.pruned(search, stage) for stage in search.trials)
-    return " Crosses: trials that were pruned, at the best value that they reached." if any_pruned else ""
+    return (
+        " Crosses: trials that were pruned, at the best value that they reached."
+        if any_pruned
+        else ""
+    )
 
 
 def _last(changed: Sequence[str]) -> str:
@@ -153,7 +197,9 @@ def _schedules(reader: Reader, search: Search) -> Html:
     told += "one's settings or with changed ones."
     rest = [k for k in search.domains["search"] if k not in E.changed(search)]
     if rest:
-        told += f" Not kept by epoch, and shown as drawn at the start everywhere: {', '.join(rest)}."
+        told += (
+            f" Not kept by epoch, and shown as drawn at the start everywhere: {', '.join(rest)}."
+        )
     return _plot(search, E.schedules(search, found), told, least=900)
 
 
@@ -171,10 +217,15 @@ def _contour(search: Search, one: Study, last: str) -> list[Html]:
 
 def _stopping(search: Search) -> str:
     trials = search.trials["search"]
-    spent, full = sum(t.epochs for t in trials), max((t.epochs for t in trials), default=0) * len(trials)
+    spent, full = (
+        sum(t.epochs for t in trials),
+        max((t.epochs for t in trials), default=0) * len(trials),
+    )
     told = "Left: how long each trial lived. Right: its best so far; thick: the best trial."
     if E.changed(search):
-        told += " Population-based training stops none: a poor one goes on from a better one's weights."
+        told += (
+            " Population-based training stops none: a poor one goes on from a better one's weights."
+        )
     return f"{told} {spent} epochs were trained, of {full} if every trial had lived as long as the longest."
 
 
@@ -183,7 +234,14 @@ def _trials(search: Search) -> Html:
     if not trials:
         return Html("")
     keys = list(dict.fromkeys(k for stage in search.trials for k in search.domains.get(stage, {})))
-    alone = sorted({k for _, t in trials for k in t.record.metrics if k.startswith(f"best/{search.objective}/")})
+    alone = sorted(
+        {
+            k
+            for _, t in trials
+            for k in t.record.metrics
+            if k.startswith(f"best/{search.objective}/")
+        }
+    )
     modalities = [k.rpartition("/")[2] for k in alone]
     reasons = any("reason" in t.record.tags for _, t in trials)
     heads = ["stage", "trial", "status", search.objective, "epochs", *modalities, *headings(keys)]
@@ -221,11 +279,19 @@ def _curves(reader: Reader, search: Search, groups: Sequence[Group]) -> Html:
         parts += [tag("h3", "Best trial"), _figure(reader, search, rows)]
     chosen = _drawn(search, groups)
     if chosen:
-        rows = {g.title: [r for r in search.finals if r.tags.get("source") == g.source] for g in chosen}
-        more = f" The best {len(chosen)} of {len(groups)} by validation." if len(chosen) < len(groups) else ""
+        rows = {
+            g.title: [r for r in search.finals if r.tags.get("source") == g.source] for g in chosen
+        }
+        more = (
+            f" The best {len(chosen)} of {len(groups)} by validation."
+            if len(chosen) < len(groups)
+            else ""
+        )
         several = "Mean and standard deviation over seeds"
         running = any(r.status == "running" for r in search.finals)
-        several += ", over fewer of them at the epochs that not all runs have come to." if running else "."
+        several += (
+            ", over fewer of them at the epochs that not all runs have come to." if running else "."
+        )
         told = several + more
         parts += [tag("h3", "Final runs"), _figure(reader, search, rows, told)]
     return section("Modalities", *(parts or [tag("p", "No run has metrics yet.")]))
@@ -234,24 +300,38 @@ def _curves(reader: Reader, search: Search, groups: Sequence[Group]) -> Html:
 def _drawn(search: Search, groups: Sequence[Group]) -> list[Group]:
     """The groups to draw, at most ROWS: the best by validation, in their own order."""
     sign = -1 if search.mode == "min" else 1
-    ranked = sorted(groups, key=lambda g: -sign * statistics.fmean(finite(g.val.values()) or [-sign * math.inf]))
+    ranked = sorted(
+        groups, key=lambda g: -sign * statistics.fmean(finite(g.val.values()) or [-sign * math.inf])
+    )
     kept = ranked[:ROWS]
     return [g for g in groups if g in kept]
 
 
-def _figure(reader: Reader, search: Search, rows: Mapping[str, Sequence[Record]], told: str = "") -> Html:
+def _figure(
+    reader: Reader, search: Search, rows: Mapping[str, Sequence[Record]], told: str = ""
+) -> Html:
     heads = (f"{search.objective}/", *FAMILIES)
     found: dict[str, list[dict[str, Curve]]] = {}
     for name, runs in rows.items():
-        wanted = sorted({k for r in runs for k in r.metrics if k == search.objective or k.startswith(heads)})
+        wanted = sorted(
+            {k for r in runs for k in r.metrics if k == search.objective or k.startswith(heads)}
+        )
         read = [reader.curves(r, wanted) for r in runs]
         found |= {name: read} if any(read) else {}  # a run that has just begun has none
     if not found:
         return tag("p", "These runs have no curves.")
     gradients = "Gradient norms: solid, what the multimodal loss sends to an encoder; dashed, the unimodal losses. "
     gradients += "Zeros are left out of log axes."
-    if any(not math.isfinite(v) for runs in found.values() for one in runs for c in one.values() for _, v in c):
+    if any(
+        not math.isfinite(v)
+        for runs in found.values()
+        for one in runs
+        for c in one.values()
+        for _, v in c
+    ):
         told += " Values that are not finite are left out."
-    shown = any(name.startswith(FAMILIES) for runs in found.values() for one in runs for name in one)
+    shown = any(
+        name.startswith(FAMILIES) for runs in found.values() for one in runs for name in one
+    )
     figure = E.curves(search.objective, found)
     return _plot(search, figure, f"{told} {gradients if shown else ''}".strip(), least=860)

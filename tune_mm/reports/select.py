@@ -1,7 +1,9 @@
-"""Which runs a cell, a point or a line of a report stands for: one per seed, of one configuration, of one search.
+"""Which runs a cell, a point or a line of a report stands for: one per seed, of one configuration,
+of one search.
 
-Final runs of searches come before runs of `tune_mm.train`, real data before synthetic, the latest search before others.
-Whatever was left out on the way is said in a note. Test metrics decide nothing.
+Final runs of searches come before runs of `tune_mm.train`, real data before synthetic, the latest
+search before others. Whatever was left out on the way is said in a note. Test metrics decide
+nothing.
 """
 
 from __future__ import annotations
@@ -21,15 +23,23 @@ from tune_mm.reports.spec import ANY, Report, Scalar, Where
 
 ATTRIBUTES = frozenset({"space", "stage", "status"})
 KINDS = ("real", "synthetic", "")  # by preference; "": a run that does not say
-OBSERVED = ("device", "eval_batch_size", "gradient_statistics", "gradient_vectors", "probe_size")  # change no training
+OBSERVED = (
+    "device",
+    "eval_batch_size",
+    "gradient_statistics",
+    "gradient_vectors",
+    "probe_size",
+)  # change no training
 NOT_THE_SETTING = frozenset({"seed", "name", *(f"train.{key}" for key in OBSERVED)})
 LOWER_IS_BETTER = frozenset({"loss", "mae"})
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What the user narrows a report down to. data: a data set; since: runs that began then or later (a time without a
-    zone is local); run: a search's name or unique id, or the name of a run of `tune_mm.train`."""
+    """What the user narrows a report down to. data: a data set; since: runs that began then or
+    later (a time without a zone is local); run: a search's name or unique id, or the name of a run
+    of `tune_mm.train`.
+    """
 
     data: str | None = None
     since: datetime | None = None
@@ -53,8 +63,10 @@ class Choice:
 
 @dataclass(frozen=True)
 class Selection:
-    """Runs, by seed. data, kind: the data set, and whether it is real or synthetic ("" without runs); searches: the
-    names of the searches they are of (none: single runs); notes: what a reader of the numbers should know."""
+    """Runs, by seed. data, kind: the data set, and whether it is real or synthetic ("" without
+    runs); searches: the names of the searches they are of (none: single runs); notes: what a reader
+    of the numbers should know.
+    """
 
     records: list[Record]
     data: str
@@ -66,11 +78,14 @@ class Selection:
 def matches(record: Record, where: Where) -> bool:
     """Whether a run has all the values: as text, number or boolean; of a list, any of them.
 
-    A key is a tag, a parameter, or one of `space`, `stage` and `status`. null stands for None and for a key that the
-    run does not have, "*" for all other values.
+    A key is a tag, a parameter, or one of `space`, `stage` and `status`. null stands for None and
+    for a key that the run does not have, "*" for all other values.
     """
     return all(
-        any(_equal(_value(record, key), one) for one in (wanted if isinstance(wanted, tuple) else (wanted,)))
+        any(
+            _equal(_value(record, key), one)
+            for one in (wanted if isinstance(wanted, tuple) else (wanted,))
+        )
         for key, wanted in where.items()
     )
 
@@ -78,14 +93,19 @@ def matches(record: Record, where: Where) -> bool:
 def select(
     records: Sequence[Record], report: Report, where: Where, choice: Choice, data: str | None = None
 ) -> Selection:
-    """The completed runs that match the report's `where` and this one on top of it, on `data` (a column's own), else on
-    the chosen data set, else on the report's: final runs, or where there are none those of `tune_mm.train`.
+    """The completed runs that match the report's `where` and this one on top of it, on `data` (a
+    column's own), else on the chosen data set, else on the report's: final runs, or where there are
+    none those of `tune_mm.train`.
 
-    One per seed, the latest; of the latest search; of one configuration: that of most seeds, then of the best mean
-    objective on validation.
+    One per seed, the latest; of the latest search; of one configuration: that of most seeds, then
+    of the best mean objective on validation.
     """
     name, wanted = data or choice.data or report.data, {**report.where, **where}
-    fitting = [r for r in records if r.tags.get("dataset") == name and choice.admits(r) and matches(r, wanted)]
+    fitting = [
+        r
+        for r in records
+        if r.tags.get("dataset") == name and choice.admits(r) and matches(r, wanted)
+    ]
     notes: list[str] = []
     for stage in ("final", "train"):
         pool, kind = _kind([r for r in fitting if r.stage == stage], notes)
@@ -106,7 +126,9 @@ def select(
 
 
 def by_seed(records: Iterable[Record], metric: str) -> dict[int, float]:
-    """The last value of a metric by seed; seeds without a finite one are left out, and `lacking` names them."""
+    """The last value of a metric by seed; seeds without a finite one are left out, and `lacking`
+    names them.
+    """
     found = {r.seed: r.metrics.get(metric, math.nan) for r in records}
     return {seed: value for seed, value in sorted(found.items()) if math.isfinite(value)}
 
@@ -137,7 +159,9 @@ def _title(record: Record) -> str:
 
 def _unknown(option: str, what: str, got: str, known: Collection[str]) -> UserError:
     names = sorted(known)
-    return UserError(f"{option}: no {what} '{got}'{nearest(got, names)}; available: {', '.join(names) or 'none'}")
+    return UserError(
+        f"{option}: no {what} '{got}'{nearest(got, names)}; available: {', '.join(names) or 'none'}"
+    )
 
 
 def _value(record: Record, key: str) -> str | None:
@@ -145,7 +169,9 @@ def _value(record: Record, key: str) -> str | None:
 
 
 def _equal(stored: str | None, wanted: Scalar) -> bool:
-    """Whether a stored text is the wanted value: "4.0" is 4, "True" is true, "None" and nothing are null."""
+    """Whether a stored text is the wanted value: "4.0" is 4, "True" is true, "None" and nothing are
+    null.
+    """
     if wanted is None or stored is None:
         return wanted is None and stored in {None, "None"}
     if wanted == ANY:
@@ -171,12 +197,18 @@ def _kind(pool: list[Record], notes: list[str]) -> tuple[list[Record], str]:
     chosen = next(iter(done or having), "")
     for kind in having:
         if kind != chosen:
-            notes.append(f"{_count(kinds[kind])} on {kind or 'unstated'} data left out ({_states(kinds[kind])})")
+            notes.append(
+                f"{_count(kinds[kind])} on {kind or 'unstated'} data left out ({_states(kinds[kind])})"
+            )
     return kinds[chosen], chosen
 
 
-def _latest_search(done: list[Record], records: Sequence[Record], notes: list[str]) -> tuple[list[Record], str]:
-    """The runs of the search that began last, and its unique id. A search begins with its first run of all."""
+def _latest_search(
+    done: list[Record], records: Sequence[Record], notes: list[str]
+) -> tuple[list[Record], str]:
+    """The runs of the search that began last, and its unique id. A search begins with its first run
+    of all.
+    """
     own = {r.search for r in done}
     began: dict[str, datetime] = {}
     for record in records:
@@ -199,9 +231,14 @@ def _one_setting(done: list[Record], records: Sequence[Record], notes: list[str]
     if len(groups) == 1:
         return done
     objectives = {r.id: r.tags["objective"] for r in records if "objective" in r.tags}
-    kept = max(groups.values(), key=lambda g: (len({r.seed for r in g}), _validation(g, objectives), g[-1].started))
+    kept = max(
+        groups.values(),
+        key=lambda g: (len({r.seed for r in g}), _validation(g, objectives), g[-1].started),
+    )
     which = kept[0].tags.get("source", kept[0].name)
-    notes.append(f"{len(groups)} configurations match; shown: {which}, the best on validation of those with most seeds")
+    notes.append(
+        f"{len(groups)} configurations match; shown: {which}, the best on validation of those with most seeds"
+    )
     return kept
 
 
@@ -209,7 +246,11 @@ def _validation(runs: list[Record], objectives: Mapping[str, str]) -> float:
     """The mean validation objective, higher is better; -inf where it is not known or not finite."""
     values = []
     for run in runs:
-        name = objectives.get(run.id) or objectives.get(run.parent or "") or run.params.get("train.monitor", "")
+        name = (
+            objectives.get(run.id)
+            or objectives.get(run.parent or "")
+            or run.params.get("train.monitor", "")
+        )
         sign = -1 if LOWER_IS_BETTER & set(name.split("/")) else 1
         values.append(sign * run.metrics.get(f"best/{name}", math.nan))
     mean = fmean(values)
@@ -249,7 +290,10 @@ def _unfinished(search: str, records: Iterable[Record], notes: list[str]) -> Non
 
 def _versions(kept: list[Record], notes: list[str]) -> None:
     """Say when runs were made with another version than this one."""
-    found = sorted({r.tags["version.tune_mm"] for r in kept if "version.tune_mm" in r.tags} - {tune_mm.__version__})
+    found = sorted(
+        {r.tags["version.tune_mm"] for r in kept if "version.tune_mm" in r.tags}
+        - {tune_mm.__version__}
+    )
     if found:
         notes.append(f"made with tune_mm {', '.join(found)}; this is {tune_mm.__version__}")
 
@@ -264,7 +308,9 @@ def _count(runs: Collection[Record]) -> str:
 
 def _states(runs: Iterable[Record]) -> str:
     """How many runs ended how: `1 failed, 2 running`."""
-    return ", ".join(f"{n} {status}" for status, n in sorted(Counter(r.status for r in runs).items()))
+    return ", ".join(
+        f"{n} {status}" for status, n in sorted(Counter(r.status for r in runs).items())
+    )
 
 
 def _seeds(seeds: Sequence[int]) -> str:

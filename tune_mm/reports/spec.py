@@ -1,8 +1,10 @@
-"""What a report is: one YAML file in `configs/paper/`, strict, so that a table or a figure more needs no code.
+"""What a report is: one YAML file in `configs/paper/`, strict, so that a table or a figure more
+needs no code.
 
-`where` selects runs by tags and parameters (text, numbers and booleans as MLflow shows them; a list: any of them;
-null: not set; "*": set, whatever to). A row's or a series' `where` comes on top of the report's, a column's on top of
-both. The data set is none of them: it is `data`, or what --data says.
+`where` selects runs by tags and parameters (text, numbers and booleans as MLflow shows them; a
+list: any of them; null: not set; "*": set, whatever to). A row's or a series' `where` comes on top
+of the report's, a column's on top of both. The data set is none of them: it is `data`, or what
+--data says.
 """
 
 from __future__ import annotations
@@ -25,10 +27,11 @@ ANY = "*"  # in `where`: all values but null
 class Row(Section):
     """A row of a table. published: the paper's values by column name, in the unit that is shown.
 
-    `{modality}` in the label stands for each modality: a row for each, with the name in `where`, `only` and `fill` too.
-    only: the columns it has cells in, by name or label (none: all). fixed: columns' `where` does not apply to it (a
-    reference that does not have their setting). fill: the commands that make its runs (none: the report's); fill_below:
-    those of its cells below a group's heading, by group.
+    `{modality}` in the label stands for each modality: a row for each, with the name in `where`,
+    `only` and `fill` too. only: the columns it has cells in, by name or label (none: all). fixed:
+    columns' `where` does not apply to it (a reference that does not have their setting). fill: the
+    commands that make its runs (none: the report's); fill_below: those of its cells below a group's
+    heading, by group.
     """
 
     label: Label
@@ -41,10 +44,12 @@ class Row(Section):
 
 
 class Column(Section):
-    """A column. metric: of the run, as logged; scale: 100 for per cent; best: which way is better (none: no marks).
+    """A column. metric: of the run, as logged; scale: 100 for per cent; best: which way is better
+    (none: no marks).
 
-    group: a heading over neighbouring columns; the column's name is group and label. data: a data set of its own (null:
-    the report's). `{modality}` in label and metric stands for each modality, as in rows. fill: of rows without one.
+    group: a heading over neighbouring columns; the column's name is group and label. data: a data
+    set of its own (null: the report's). `{modality}` in label and metric stands for each modality,
+    as in rows. fill: of rows without one.
     """
 
     label: Label
@@ -72,13 +77,17 @@ class Series(Section):
 
 
 class SweepSeries(Series):
-    """One line of a sweep. published: the paper's values by value of the setting, in the unit that is shown."""
+    """One line of a sweep. published: the paper's values by value of the setting, in the unit that
+    is shown.
+    """
 
     published: dict[float, float] = Field(default_factory=dict)
 
 
 class Panel(Section):
-    """One panel of curves over epochs. metrics: names; `{modality}` stands for each modality of the runs."""
+    """One panel of curves over epochs. metrics: names; `{modality}` stands for each modality of the
+    runs.
+    """
 
     title: Label
     metrics: tuple[Label, ...] = Field(min_length=1)
@@ -87,10 +96,11 @@ class Panel(Section):
 
 
 class Report(Section):
-    """What all reports have. paper: whose it is; source: where in the paper; fill: the commands that make its runs.
+    """What all reports have. paper: whose it is; source: where in the paper; fill: the commands
+    that make its runs.
 
-    `{data}` in `fill` is the data set, and in a table `{method}` the method of the row. reference: the row or series
-    that the others are compared with.
+    `{data}` in `fill` is the data set, and in a table `{method}` the method of the row. reference:
+    the row or series that the others are compared with.
     """
 
     title: Label
@@ -104,7 +114,8 @@ class Report(Section):
 
 
 class TableReport(Report):
-    """Rows by columns; a cell is mean and standard deviation over seeds. modalities: the data set's, for `{modality}`.
+    """Rows by columns; a cell is mean and standard deviation over seeds. modalities: the data
+    set's, for `{modality}`.
 
     On another data set (--data) `{modality}` stands for the modalities that its runs log.
     """
@@ -135,16 +146,23 @@ class TableReport(Report):
                 wrong = next((name for name in named if name not in allowed), None)
                 if wrong is not None:
                     near = nearest(wrong, allowed)
-                    raise ValueError(f"{key} of row '{row.label}' must name {what}, got '{wrong}'{near}")
+                    raise ValueError(
+                        f"{key} of row '{row.label}' must name {what}, got '{wrong}'{near}"
+                    )
         return self
 
     def _expanded(self, column: Column) -> list[str]:
         modalities = column.modalities or self.modalities
-        return [column.name.replace(MODALITY, m) for m in modalities] if MODALITY in column.name else [column.name]
+        return (
+            [column.name.replace(MODALITY, m) for m in modalities]
+            if MODALITY in column.name
+            else [column.name]
+        )
 
 
 class SweepReport(Report):
-    """A metric against a setting `x` (a parameter), or its gain over the reference's runs, paired by seed.
+    """A metric against a setting `x` (a parameter), or its gain over the reference's runs, paired
+    by seed.
 
     gain: whether to show differences to `reference`, whose runs need not have the setting.
     """
@@ -169,11 +187,15 @@ class CurvesReport(Report):
 
 
 class ScatterReport(Report):
-    """Vectors of a stored artifact in two dimensions (t-SNE). artifact: a .npz with one array [N, D] per label."""
+    """Vectors of a stored artifact in two dimensions (t-SNE). artifact: a .npz with one array [N,
+    D] per label.
+    """
 
     kind: Literal["scatter"] = "scatter"
     artifact: Label
     series: tuple[Series, ...] = Field(min_length=1)
 
 
-AnyReport = Annotated[TableReport | SweepReport | CurvesReport | ScatterReport, Field(discriminator="kind")]
+AnyReport = Annotated[
+    TableReport | SweepReport | CurvesReport | ScatterReport, Field(discriminator="kind")
+]

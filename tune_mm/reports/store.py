@@ -1,7 +1,9 @@
-"""The tracking store as reports read it: runs as `Record`s, their metrics by epoch, their artifacts.
+"""The tracking store as reports read it: runs as `Record`s, their metrics by epoch, their
+artifacts.
 
-Reading creates and changes nothing. MLflow itself creates a missing database, fills an empty one with tables and
-migrates one of an older version when it is opened; so all three are looked for, and refused, before it is asked.
+Reading creates and changes nothing. MLflow itself creates a missing database, fills an empty one
+with tables and migrates one of an older version when it is opened; so all three are looked for, and
+refused, before it is asked.
 """
 
 from __future__ import annotations
@@ -37,7 +39,11 @@ from tune_mm.track.store import FAILURES, reason, redacted
 
 PAGE = 1000  # runs per call; servers take up to 50 000, but answer in time with fewer
 STAGES = frozenset({"search", "baseline", "final", "train"})
-STATUS = {"FINISHED": "completed", "FAILED": "failed", "KILLED": "stopped"}  # where a run lacks the tag
+STATUS = {
+    "FINISHED": "completed",
+    "FAILED": "failed",
+    "KILLED": "stopped",
+}  # where a run lacks the tag
 SERVERS = ("http://", "https://", "databricks")
 MIGRATIONS = Path(mlflow.__file__).parent / "store" / "db_migrations"
 MAKE_RUNS = "`python -m tune_mm.search --space NAME` makes runs"
@@ -47,8 +53,8 @@ ELSEWHERE = "--tracking-uri or MLFLOW_TRACKING_URI names another store"
 class Reader:
     """A store that is there and has runs of this project; `Reader.open` makes one.
 
-    Histories are kept once read: a reader is for one report, not for a server. All methods raise UserError when the
-    store fails. notes: runs that were left out of `records`, and why.
+    Histories are kept once read: a reader is for one report, not for a server. All methods raise
+    UserError when the store fails. notes: runs that were left out of `records`, and why.
     """
 
     def __init__(self, uri: str) -> None:
@@ -59,10 +65,11 @@ class Reader:
 
     @classmethod
     def open(cls, uri: str | None, root: Path) -> Reader:
-        """The store at `uri`, else at MLFLOW_TRACKING_URI, else `<root>/mlruns/mlflow.db`; never creates one.
+        """The store at `uri`, else at MLFLOW_TRACKING_URI, else `<root>/mlruns/mlflow.db`; never
+        creates one.
 
-        Raises UserError for a store that is missing, empty, without runs of this project, of another version of MLflow,
-        or that cannot be read.
+        Raises UserError for a store that is missing, empty, without runs of this project, of
+        another version of MLflow, or that cannot be read.
         """
         _quiet.loggers()
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -73,13 +80,19 @@ class Reader:
                 _check_database(chosen)
             reader = cls(chosen)
             found = reader._experiments(None)
-            ours = found and reader._client.search_runs(list(found), "tags.stage LIKE '%'", max_results=1)
+            ours = found and reader._client.search_runs(
+                list(found), "tags.stage LIKE '%'", max_results=1
+            )
         except FAILURES as error:
             if isinstance(error, UserError):
                 raise
-            raise UserError(f"tracking store {redacted(chosen)} cannot be read: {reason(error)}") from error
+            raise UserError(
+                f"tracking store {redacted(chosen)} cannot be read: {reason(error)}"
+            ) from error
         if not ours:
-            raise UserError(f"tracking store {redacted(chosen)} has no runs of tune_mm: {MAKE_RUNS}; {ELSEWHERE}")
+            raise UserError(
+                f"tracking store {redacted(chosen)} has no runs of tune_mm: {MAKE_RUNS}; {ELSEWHERE}"
+            )
         return reader
 
     @property
@@ -88,9 +101,11 @@ class Reader:
         return redacted(self._uri)
 
     def records(self, spaces: Collection[str] | None = None) -> list[Record]:
-        """All runs of this project, or those of some experiments (unknown names have none); oldest first.
+        """All runs of this project, or those of some experiments (unknown names have none); oldest
+        first.
 
-        Runs of others, and runs that say neither stage nor a whole number as their seed, are left out (`notes`).
+        Runs of others, and runs that say neither stage nor a whole number as their seed, are left
+        out (`notes`).
         """
         found, unreadable = [], 0
         with self._reading(), _no_collection():
@@ -108,7 +123,8 @@ class Reader:
         return sorted(found, key=lambda r: (r.started, r.id))
 
     def curve(self, record: Record, metric: str) -> Curve:
-        """A metric by step, that is by epoch from 1; of a step that was logged twice the last value. NaN stays NaN.
+        """A metric by step, that is by epoch from 1; of a step that was logged twice the last
+        value. NaN stays NaN.
 
         Empty when the run has no such metric.
         """
@@ -128,7 +144,8 @@ class Reader:
         return {metric: curve for metric, curve in found.items() if curve}
 
     def artifact(self, run: Record | str, path: str) -> Path | None:
-        """A copy of a run's artifact (`run`: a record or a run's id); None where there is none that can be had.
+        """A copy of a run's artifact (`run`: a record or a run's id); None where there is none that
+        can be had.
 
         The copy lives as long as this reader.
         """
@@ -136,12 +153,16 @@ class Reader:
         folder = tempfile.mkdtemp(dir=self._copies())
         try:
             found = Path(self._client.download_artifacts(run_id, path, folder))
-        except FAILURES:  # a missing file, but also a bucket out of reach: a report goes on without it
+        except (
+            FAILURES
+        ):  # a missing file, but also a bucket out of reach: a report goes on without it
             return None
         return found if found.exists() else None
 
     def attach(self, run_id: str, file: Path, folder: str | None = None) -> None:
-        """Add a file to a run's artifacts, below `folder`; one of that name is replaced. Raises UserError."""
+        """Add a file to a run's artifacts, below `folder`; one of that name is replaced. Raises
+        UserError.
+        """
         try:
             self._client.log_artifact(run_id, str(file), folder)
         except FAILURES as error:
@@ -172,7 +193,9 @@ class Reader:
         while experiments:
             # Oldest first: runs that begin in the meantime then come last, and shift no page.
             order = ["attributes.start_time ASC"]
-            page = self._client.search_runs(experiments, max_results=PAGE, order_by=order, page_token=token)
+            page = self._client.search_runs(
+                experiments, max_results=PAGE, order_by=order, page_token=token
+            )
             yield from page
             token = page.token
             if not token:
@@ -184,13 +207,16 @@ class Reader:
         try:
             yield
         except (MlflowException, SQLAlchemyError, OSError) as error:
-            raise UserError(f"tracking store {self.shown} cannot be read: {reason(error)}") from error
+            raise UserError(
+                f"tracking store {self.shown} cannot be read: {reason(error)}"
+            ) from error
 
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """No garbage collection: MLflow makes an object per tag, parameter and metric, and the collector walks them all
-    again and again, for 60 % of the time."""
+    """No garbage collection: MLflow makes an object per tag, parameter and metric, and the
+    collector walks them all again and again, for 60 % of the time.
+    """
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -201,7 +227,9 @@ def _no_collection() -> Iterator[None]:
 
 
 def _record(run: Run, space: str) -> Record | None:
-    """A run as a record; None for a stage or a seed that it does not state so that it can be understood."""
+    """A run as a record; None for a stage or a seed that it does not state so that it can be
+    understood.
+    """
     tags, params, info = run.data.tags, run.data.params, run.info
     stage = tags["stage"]
     seed = tags.get("seed", params.get("seed", "0"))
@@ -228,12 +256,16 @@ def _number(value: float) -> float:
 
 
 def _check_database(uri: str) -> None:
-    """Raise UserError unless there is a database of this version of MLflow at `uri`; SQLAlchemyError, OSError."""
+    """Raise UserError unless there is a database of this version of MLflow at `uri`;
+    SQLAlchemyError, OSError.
+    """
     url = sqlalchemy.engine.make_url(uri)
     if url.get_backend_name() == "sqlite":
         file = Path(url.database or "")
         if not file.exists():
-            raise UserError(f"tracking store {redacted(uri)} does not exist: {MAKE_RUNS}; {ELSEWHERE}")
+            raise UserError(
+                f"tracking store {redacted(uri)} does not exist: {MAKE_RUNS}; {ELSEWHERE}"
+            )
     engine = sqlalchemy.create_engine(url)
     try:
         tables = set(sqlalchemy.inspect(engine).get_table_names())
@@ -241,7 +273,9 @@ def _check_database(uri: str) -> None:
             what = "holds other tables than MLflow's" if tables else "is empty"
             raise UserError(f"tracking store {redacted(uri)} {what}: {MAKE_RUNS}; {ELSEWHERE}")
         with engine.connect() as connection:
-            theirs = connection.execute(sqlalchemy.text("SELECT version_num FROM alembic_version")).scalar()
+            theirs = connection.execute(
+                sqlalchemy.text("SELECT version_num FROM alembic_version")
+            ).scalar()
     finally:
         engine.dispose()
     _check_version(uri, str(theirs))
@@ -260,4 +294,6 @@ def _check_version(uri: str, theirs: str) -> None:
             f"tracking store {redacted(uri)} is of a later MLflow than {mlflow.__version__}: {way}"
         ) from None
     way = f"make a copy, then `mlflow db upgrade {redacted(uri)}`"
-    raise UserError(f"tracking store {redacted(uri)} is of an earlier MLflow than {mlflow.__version__}: {way}")
+    raise UserError(
+        f"tracking store {redacted(uri)} is of an earlier MLflow than {mlflow.__version__}: {way}"
+    )

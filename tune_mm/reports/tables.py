@@ -3,8 +3,9 @@
     table = build(report, reader.records(), choice)
     print(render_markdown(table))
 
-What a table cannot show it says: which cells are missing and the command that fills them, which data its numbers are
-of, and from how many seeds. Nothing is written into a cell that no run has measured and no paper has stated.
+What a table cannot show it says: which cells are missing and the command that fills them, which
+data its numbers are of, and from how many seeds. Nothing is written into a cell that no run has
+measured and no paper has stated.
 """
 
 from __future__ import annotations
@@ -44,16 +45,21 @@ class _Found:
 def build(report: TableReport, records: Sequence[Record], choice: Choice, name: str = "") -> Table:
     """The table of a report. name: the file's (else made of the paper and the place in it).
 
-    Cells on one data set are of runs on real data, or all of synthetic stand-ins, and of one search as far as it has
-    them. Best and second, and comparisons with the reference row, are within a column.
+    Cells on one data set are of runs on real data, or all of synthetic stand-ins, and of one search
+    as far as it has them. Best and second, and comparisons with the reference row, are within a
+    column.
     """
     heads = _layout.heads(report, records, choice)
     rows = _layout.rows(report, records, choice)
     found = _collect(report, rows, heads, records, choice)
     reference = next((i for i, row in enumerate(rows) if row.label == report.reference), None)
     columns = [_column(report, rows, j, head, found, reference) for j, head in enumerate(heads)]
-    lines = tuple(Line(row.label, tuple(column[i] for column in columns)) for i, row in enumerate(rows))
-    absent = [line for j, _ in enumerate(heads) for i, _ in enumerate(rows) for line in columns[j][i].fill]
+    lines = tuple(
+        Line(row.label, tuple(column[i] for column in columns)) for i, row in enumerate(rows)
+    )
+    absent = [
+        line for j, _ in enumerate(heads) for i, _ in enumerate(rows) for line in columns[j][i].fill
+    ]
     used = [r for selection in found.selections.values() for r in selection.records]
     return Table(
         name=named(report, name),
@@ -73,9 +79,18 @@ def build(report: TableReport, records: Sequence[Record], choice: Choice, name: 
 
 
 def _collect(
-    report: TableReport, rows: Sequence[Row], heads: Sequence[Head], records: Sequence[Record], choice: Choice
+    report: TableReport,
+    rows: Sequence[Row],
+    heads: Sequence[Head],
+    records: Sequence[Record],
+    choice: Choice,
 ) -> _Found:
-    places = [(i, j) for i, row in enumerate(rows) for j, head in enumerate(heads) if _layout.applies(row, head)]
+    places = [
+        (i, j)
+        for i, row in enumerate(rows)
+        for j, head in enumerate(heads)
+        if _layout.applies(row, head)
+    ]
     selections: dict[Place, Selection] = {}
     kinds: dict[str, str] = {}
     notes: list[str] = []
@@ -103,22 +118,33 @@ def _collect(
 def _on(
     report: TableReport, wheres: Mapping[Place, Where], records: Sequence[Record], choice: Choice
 ) -> tuple[dict[Place, Selection], str, list[str]]:
-    """The runs on one data set, real ones if there are any; which they are ("" without any), and notes."""
+    """The runs on one data set, real ones if there are any; which they are ("" without any), and
+    notes.
+    """
     distinct = {_key(where): where for where in wheres.values()}
     found: dict[str, Selection] = {}
     note = kind = ""
     for kind in KINDS:
         pool = [r for r in records if r.tags.get("data_kind", "") == kind]
         shared, note = together(pool, report, distinct, choice)
-        found = {key: shared.get(key) or select(pool, report, w, choice) for key, w in distinct.items()}
+        found = {
+            key: shared.get(key) or select(pool, report, w, choice) for key, w in distinct.items()
+        }
         if any(s.records for s in found.values()):
             break
     else:
         # What did not come to its end is worth a note, wherever it ran.
-        found, kind = {key: select(list(records), report, w, choice) for key, w in distinct.items()}, ""
+        found, kind = (
+            {key: select(list(records), report, w, choice) for key, w in distinct.items()},
+            "",
+        )
     chosen = {place: found[_key(w)] for place, w in wheres.items()}
     notes = [note] if note else []
-    left = [r for r in records if kind and r.tags.get("data_kind", "") != kind and _wanted(r, report, wheres, choice)]
+    left = [
+        r
+        for r in records
+        if kind and r.tags.get("data_kind", "") != kind and _wanted(r, report, wheres, choice)
+    ]
     if left:
         notes.append(f"{len(left)} such runs are not on {kind} data: left out")
     used = sorted({s for selection in found.values() for s in selection.searches})
@@ -127,11 +153,17 @@ def _on(
     return chosen, kind, notes
 
 
-def _wanted(record: Record, report: TableReport, wheres: Mapping[Place, Where], choice: Choice) -> bool:
+def _wanted(
+    record: Record, report: TableReport, wheres: Mapping[Place, Where], choice: Choice
+) -> bool:
     """Whether a cell would take the run, whatever kind its data are of."""
     ended = record.status == "completed" and record.stage in ("final", "train")
     on = record.tags.get("dataset") == choice.data and choice.admits(record)
-    return ended and on and any(matches(record, {**report.where, **where}) for where in wheres.values())
+    return (
+        ended
+        and on
+        and any(matches(record, {**report.where, **where}) for where in wheres.values())
+    )
 
 
 def _key(where: Where) -> str:
@@ -143,7 +175,12 @@ def _key(where: Where) -> str:
 
 
 def _column(
-    report: TableReport, rows: Sequence[Row], j: int, head: Head, found: _Found, reference: int | None
+    report: TableReport,
+    rows: Sequence[Row],
+    j: int,
+    head: Head,
+    found: _Found,
+    reference: int | None,
 ) -> list[Cell]:
     """The cells of a column, with best and second and the comparison with the reference row."""
     base = found.values.get((reference, j), {}) if reference is not None else {}
@@ -155,7 +192,11 @@ def _column(
             cells.append(Cell(applies=False))
             continue
         ours = spreads[i]
-        why, fill = _absent(report, row, head, found.selections.get((i, j), NONE)) if ours is None else ("", ())
+        why, fill = (
+            _absent(report, row, head, found.selections.get((i, j), NONE))
+            if ours is None
+            else ("", ())
+        )
         cells.append(
             Cell(
                 ours=ours,
@@ -171,7 +212,9 @@ def _column(
 
 
 def _ranked(spreads: Mapping[int, Spread | None], head: Head) -> tuple[set[int], set[int]]:
-    """Rows with the best and the second mean, as shown: equal numbers share a place. None where there is one only."""
+    """Rows with the best and the second mean, as shown: equal numbers share a place. None where
+    there is one only.
+    """
     shown = {i: round(s.mean, head.digits) for i, s in spreads.items() if s is not None}
     if head.best == "none" or len(shown) < 2:
         return set(), set()
@@ -181,7 +224,9 @@ def _ranked(spreads: Mapping[int, Spread | None], head: Head) -> tuple[set[int],
     return places[0], places[1] if len(places) > 1 and len(places[0]) == 1 else set()
 
 
-def _absent(report: TableReport, row: Row, head: Head, selection: Selection) -> tuple[str, tuple[str, ...]]:
+def _absent(
+    report: TableReport, row: Row, head: Head, selection: Selection
+) -> tuple[str, tuple[str, ...]]:
     """Why a cell has no value of ours, and the commands that give it one."""
     wanted = {**report.where, **_layout.where(row, head)}
     if selection.records:
@@ -195,7 +240,9 @@ def _absent(report: TableReport, row: Row, head: Head, selection: Selection) -> 
 # ---- caption
 
 
-def _caption(report: TableReport, heads: Sequence[Head], lines: Sequence[Line], found: _Found) -> str:
+def _caption(
+    report: TableReport, heads: Sequence[Head], lines: Sequence[Line], found: _Found
+) -> str:
     cells = [cell for line in lines for cell in line.cells]
     counts = [cell.ours.n for cell in cells if cell.ours is not None]
     about = ", ".join(f"{data} ({kind or 'no runs'})" for data, kind in found.kinds.items())
@@ -203,12 +250,17 @@ def _caption(report: TableReport, heads: Sequence[Head], lines: Sequence[Line], 
     sentences = [f"{report.title}. {PAPERS[report.paper]}, {report.source}. Data: {about}{many}"]
     if any(cell.published is not None for cell in cells):
         elsewhere = sorted({h.paper_data for h in heads if h.data != h.paper_data})
-        sentences.append("In brackets: the paper's values" + (f", on {', '.join(elsewhere)}" if elsewhere else ""))
+        sentences.append(
+            "In brackets: the paper's values"
+            + (f", on {', '.join(elsewhere)}" if elsewhere else "")
+        )
     if any(cell.best for cell in cells):
         sentences.append("Bold: best; underlined: second")
     sentences += _tested(report, [cell.comparison for cell in cells if cell.comparison is not None])
     absent = [c for line in lines for c in line.cells if c.applies and c.ours is None]
-    sentences += [f"Missing: {len(absent)} of {sum(c.applies for c in cells)} cells"] if absent else []
+    sentences += (
+        [f"Missing: {len(absent)} of {sum(c.applies for c in cells)} cells"] if absent else []
+    )
     sentences += [report.note, *found.notes]
     return " ".join(_sentence(s) for s in dict.fromkeys(sentences) if s)
 
@@ -223,7 +275,9 @@ def _tested(report: TableReport, comparisons: Iterable[Comparison]) -> list[str]
     if enough:
         said[0] += ", with the 95 % t interval and the p of Wilcoxon's signed-rank test"
     if enough and smallest_p(enough[-1]) >= 0.05:
-        said.append(f"With {enough[-1]} seeds p cannot be below {smallest_p(enough[-1]):g}: 6 are needed for p < 0.05")
+        said.append(
+            f"With {enough[-1]} seeds p cannot be below {smallest_p(enough[-1]):g}: 6 are needed for p < 0.05"
+        )
     if len(enough) < len(counts):
         said.append(f"Fewer than {FEWEST} seeds in common are too few for any claim")
     return said

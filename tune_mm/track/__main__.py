@@ -4,8 +4,8 @@
     python -m tune_mm.track replay --queue DIR           one queue, or those below DIR
     python -m tune_mm.track replay --tracking-uri URI    the store is elsewhere now, or needs a password
 
-It may be interrupted and run again. Exit codes: 0 everything is in its store; 1 something could not be written (it is
-said, and kept); 2 a mistake in what was asked for; 130 interrupted.
+It may be interrupted and run again. Exit codes: 0 everything is in its store; 1 something could not
+be written (it is said, and kept); 2 a mistake in what was asked for; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -34,8 +34,17 @@ def parser() -> argparse.ArgumentParser:
     p = _Parser(prog="tune_mm.track", description=__doc__, allow_abbrev=False,
                 formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     p.add_argument("command", metavar="replay", help="write queued records into their stores")
-    p.add_argument("--queue", type=Path, metavar="DIR", help="a queue, or a folder of queues (default: below ./mlruns)")
-    p.add_argument("--tracking-uri", metavar="URI", help="write into this store, not into the one that a queue names")
+    p.add_argument(
+        "--queue",
+        type=Path,
+        metavar="DIR",
+        help="a queue, or a folder of queues (default: below ./mlruns)",
+    )
+    p.add_argument(
+        "--tracking-uri",
+        metavar="URI",
+        help="write into this store, not into the one that a queue names",
+    )
     return p
 
 
@@ -52,12 +61,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.tracking_uri is not None and len(queues) > 1:
         stores = sorted({str(about.read(queue)["uri"]) for queue in queues})
         if len(stores) > 1:
-            raise UserError(f"--tracking-uri: there are queues of {', '.join(stores)}: name one of them by --queue")
+            raise UserError(
+                f"--tracking-uri: there are queues of {', '.join(stores)}: name one of them by --queue"
+            )
     return max(_one(queue, given.tracking_uri, alone=len(queues) == 1) for queue in queues)
 
 
 def _one(queue: Path, uri: str | None, *, alone: bool) -> int:
-    """0 when the store has all of it. A folder that is no queue is a mistake only where it is the only one."""
+    """0 when the store has all of it. A folder that is no queue is a mistake only where it is the
+    only one.
+    """
     try:
         outcome = replay.replay(queue, uri)
     except UserError as error:

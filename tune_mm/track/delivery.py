@@ -1,8 +1,9 @@
-"""From a queue to its store, in order, as often as it takes: what the store has already is not written twice.
+"""From a queue to its store, in order, as often as it takes: what the store has already is not
+written twice.
 
-Runs are found again by search and key, metrics by run and step; params and tags are set as they were. A segment leaves
-the queue once the store has all of it, so that whoever comes after a kill repeats at most the segments that were under
-way. Nothing here knows of threads or time.
+Runs are found again by search and key, metrics by run and step; params and tags are set as they
+were. A segment leaves the queue once the store has all of it, so that whoever comes after a kill
+repeats at most the segments that were under way. Nothing here knows of threads or time.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ log = logging.getLogger("tune_mm.track")
 
 
 class Delivery:
-    """Takes records from `queue` to `sink`. runs: handles by search and key; those of the records are added.
+    """Takes records from `queue` to `sink`. runs: handles by search and key; those of the records
+    are added.
 
     records, refused, damaged: lines taken from the queue, and those kept aside.
     """
@@ -32,7 +34,8 @@ class Delivery:
         self._work: dict[RunHandle, Buffer] = {}
 
     def round(self) -> str | None:
-        """Write everything that is in the queue now, up to a failure of the store, of which the reason is returned.
+        """Write everything that is in the queue now, up to a failure of the store, of which the
+        reason is returned.
 
         An artifact that cannot be written holds up nothing but the other artifacts.
         """
@@ -51,7 +54,9 @@ class Delivery:
         return failure
 
     def _write(self, earlier: str | None) -> str | None:
-        """Write what was loaded, oldest run first; artifacts only when there was no failure of one in this round."""
+        """Write what was loaded, oldest run first; artifacts only when there was no failure of one
+        in this round.
+        """
         for run in list(self._work):
             buffer = self._work[run]
             try:
@@ -74,7 +79,9 @@ class Delivery:
         """Keep what the store does not want, so that other runs are not held up."""
         if not run.refused:
             run.refused = True
-            log.warning("tracking: run '%s' is no longer written, the store refuses it: %s", run.name, error)
+            log.warning(
+                "tracking: run '%s' is no longer written, the store refuses it: %s", run.name, error
+            )
         if len(buffer) or buffer.start is not None:
             self.queue.set_aside([encode(run, buffer, self.queue.folder)], REFUSED)
             self.refused += 1
@@ -88,7 +95,10 @@ class Delivery:
         try:
             lines = self.queue.read(segment)
         except FileNotFoundError:
-            log.warning("tracking: %s was removed by somebody: its records are lost", self.queue.path(segment))
+            log.warning(
+                "tracking: %s was removed by somebody: its records are lost",
+                self.queue.path(segment),
+            )
         for number, line in enumerate(lines, 1):
             try:
                 run, buffer = decode(line, self.runs, folder, anywhere=segment.lines is not None)

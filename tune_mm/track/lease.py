@@ -1,4 +1,6 @@
-"""A folder that one process has at a time; the system gives it back when the process ends, however it ends."""
+"""A folder that one process has at a time; the system gives it back when the process ends, however
+it ends.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +19,11 @@ class Busy(Exception):
 
 
 def take(folder: Path, *, exact: bool) -> tuple[Path, int]:
-    """The folder that was taken, made if missing, and the descriptor that holds it until it is closed.
+    """The folder that was taken, made if missing, and the descriptor that holds it until it is
+    closed.
 
-    exact: raises Busy where another process has it; else one beside it is taken, `<folder>.2`. Raises OSError.
+    exact: raises Busy where another process has it; else one beside it is taken, `<folder>.2`.
+    Raises OSError.
     """
     for number in itertools.count(1):
         candidate = folder if number == 1 else folder.with_name(f"{folder.name}.{number}")
@@ -32,7 +36,9 @@ def take(folder: Path, *, exact: bool) -> tuple[Path, int]:
 
 
 def remove(folder: Path) -> None:
-    """Remove a folder that is held; of the default layout (queue/<store>/<search>) also what is empty above it."""
+    """Remove a folder that is held; of the default layout (queue/<store>/<search>) also what is
+    empty above it.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     if folder.parent.parent.name == "queue":
         for parent in (folder.parent, folder.parent.parent):

@@ -1,4 +1,6 @@
-"""MLflow's limits: names, lengths and batch sizes. What exceeds one is shortened here, visibly, never refused."""
+"""MLflow's limits: names, lengths and batch sizes. What exceeds one is shortened here, visibly,
+never refused.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,8 @@ from mlflow.entities import Metric, Param, RunTag
 NAME = 250  # characters of a param's, metric's or tag's name
 PARAM = 6000  # characters of a param's value
 TAG = 5000  # characters of a tag's value (8000 since MLflow 2.x; older servers stop at 5000)
-# One log_batch call takes 1000 records, 100 of them params, 100 tags, and 1 MB of JSON. Half the params and tags keep
-# even the longest values below the last of these.
+# One log_batch call takes 1000 records, 100 of them params, 100 tags, and 1 MB of JSON. Half the
+# params and tags keep even the longest values below the last of these.
 METRICS_PER_CALL, PARAMS_PER_CALL, TAGS_PER_CALL = 800, 50, 50
 MARK = "..."
 
@@ -24,7 +26,9 @@ Batch = tuple[Sequence[Metric], Sequence[Param], Sequence[RunTag]]
 
 
 def name(raw: str) -> str:
-    """`raw` with characters that MLflow refuses replaced by `_`; a path-like name is normalised ("a//b" -> "a/b")."""
+    """`raw` with characters that MLflow refuses replaced by `_`; a path-like name is normalised
+    ("a//b" -> "a/b").
+    """
     clean = posixpath.normpath(re.sub(r"[^/\w.\- ]", "_", raw)).lstrip("/")
     return "_" if clean in {"", "."} or clean.startswith("..") else clean[:NAME].rstrip("/")
 
@@ -51,11 +55,15 @@ def tags(values: Mapping[str, Any]) -> dict[str, str]:
 
 
 def metrics(values: Mapping[str, Any]) -> dict[str, float]:
-    """Metrics with MLflow's names. NaN stays; an infinity stays too, and MLflow keeps it as the largest double."""
+    """Metrics with MLflow's names. NaN stays; an infinity stays too, and MLflow keeps it as the
+    largest double.
+    """
     return {name(k): float(v) for k, v in values.items()}
 
 
-def batches(values: Sequence[Metric], some_params: Mapping[str, str], some_tags: Mapping[str, str]) -> Iterator[Batch]:
+def batches(
+    values: Sequence[Metric], some_params: Mapping[str, str], some_tags: Mapping[str, str]
+) -> Iterator[Batch]:
     """As few log_batch calls as the limits allow, each a (metrics, params, tags)."""
     yield from zip_longest(
         _whole_steps(values),
@@ -72,7 +80,9 @@ def _whole_steps(values: Sequence[Metric]) -> Iterator[Sequence[Metric]]:
         end = start + METRICS_PER_CALL
         while start < end < len(values) and _moment(values[end]) == _moment(values[end - 1]):
             end -= 1
-        end = end if end > start else start + METRICS_PER_CALL  # one step that is larger than a call
+        end = (
+            end if end > start else start + METRICS_PER_CALL
+        )  # one step that is larger than a call
         yield values[start:end]
         start = end
 

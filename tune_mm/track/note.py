@@ -1,4 +1,6 @@
-"""The description of a search's parent run, as MLflow's page shows it (Markdown): what it is, and what came out."""
+"""The description of a search's parent run, as MLflow's page shows it (Markdown): what it is, and
+what came out.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,9 @@ DIGITS = 4
 
 
 def heading(name: str, facts: Mapping[str, Any]) -> str:
-    """The first lines. facts: method, dataset, data_kind, objective, mode (min, max), trials, epochs, searcher,
-    scheduler."""
+    """The first lines. facts: method, dataset, data_kind, objective, mode (min, max), trials,
+    epochs, searcher, scheduler.
+    """
     better = "higher" if facts["mode"] == "max" else "lower"
     data = f"{facts['data_kind']} data"
     if facts["data_kind"] == "synthetic":
@@ -27,7 +30,8 @@ def heading(name: str, facts: Mapping[str, Any]) -> str:
 
 
 def outcome(summary: Mapping[str, Any]) -> str:
-    """What came out, from the content of summary.json: gain, status, finals, best trials; what it lacks is left out.
+    """What came out, from the content of summary.json: gain, status, finals, best trials; what it
+    lacks is left out.
 
     The gain comes first: MLflow shows four lines until it is asked for more.
     """
@@ -42,7 +46,9 @@ def outcome(summary: Mapping[str, Any]) -> str:
 def links(name: str, experiment_id: str, run_id: str) -> str:
     """Where the rest is: addresses inside MLflow's pages."""
     run = f"#/experiments/{experiment_id}/runs/{run_id}/artifacts"
-    files = ", ".join(f"[{file}]({run}/{file})" for file in ("summary.json", "config.yaml", "space.json"))
+    files = ", ".join(
+        f"[{file}]({run}/{file})" for file in ("summary.json", "config.yaml", "space.json")
+    )
     page = f"[reports]({run}/reports)"
     return f"Files: {files}. `python -m tune_mm.report search {name}` puts a page with plots of the search into {page}."
 
@@ -53,7 +59,10 @@ def text(*parts: str) -> str:
 
 
 def _status(summary: Mapping[str, Any]) -> str:
-    stages = ((stage, ", ".join(f"{n} {s}" for s, n in counts.items())) for stage, counts in summary["stages"].items())
+    stages = (
+        (stage, ", ".join(f"{n} {s}" for s, n in counts.items()))
+        for stage, counts in summary["stages"].items()
+    )
     told = "; ".join(f"{stage}: {counts}" for stage, counts in stages if counts)
     return f"Status: {summary['status']} ({told})." if told else f"Status: {summary['status']}."
 
@@ -72,7 +81,9 @@ def _finals(groups: Sequence[Mapping[str, Any]]) -> str:
     for group in groups:
         if r := group["result"]:
             result = f"**{_number(r['mean'])} ± {_number(r['std'])}** {r['metric']}, n = {r['n']}"
-            rows.append(f"{group['source'].replace('/', ' ')}: {result}; {_settings(group['settings'])}")
+            rows.append(
+                f"{group['source'].replace('/', ' ')}: {result}; {_settings(group['settings'])}"
+            )
     return _list("Finals, mean ± standard deviation over seeds:", rows)
 
 
@@ -95,7 +106,9 @@ def _list(title: str, rows: Sequence[str]) -> str:
 def _settings(values: Mapping[str, Any]) -> str:
     """Sections (a grid's point may replace one whole) are left out."""
     plain = {key: value for key, value in values.items() if not isinstance(value, Mapping)}
-    return " ".join(f"{key}={f'{v:.3g}' if isinstance(v, float) else v}" for key, v in plain.items())
+    return " ".join(
+        f"{key}={f'{v:.3g}' if isinstance(v, float) else v}" for key, v in plain.items()
+    )
 
 
 def _number(value: float | None) -> str:

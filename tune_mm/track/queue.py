@@ -6,8 +6,9 @@
     <folder>/refused.jsonl        records that the store refuses for good; a replay tries them again
     <folder>/damaged.jsonl        lines that cannot be read
 
-A line is handed to the system before `add` returns, so that a killed process loses none; only `sync` waits for the
-disk, for the sake of a power cut. Where the disk takes nothing (full, read-only), lines are kept in memory.
+A line is handed to the system before `add` returns, so that a killed process loses none; only
+`sync` waits for the disk, for the sake of a power cut. Where the disk takes nothing (full,
+read-only), lines are kept in memory.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tune_mm._disk import fsync
 from tune_mm.errors import UserError
+from tune_mm.filesystem import fsync
 from tune_mm.track import about as A
 from tune_mm.track import lease
 from tune_mm.track.segment import Rest, Segment, count
@@ -35,24 +36,32 @@ log = logging.getLogger("tune_mm.track")
 FILES, REFUSED, DAMAGED = "files", "refused.jsonl", "damaged.jsonl"
 FIRST = 1_000_000  # number of the first segment: refused records go before it
 SEGMENT = 4_000_000  # bytes after which a new segment begins
-CAPACITY = 1_000_000  # lines kept in memory where the disk takes none; what comes after that is lost
+CAPACITY = (
+    1_000_000  # lines kept in memory where the disk takes none; what comes after that is lost
+)
 
 
 class Queue:
-    """The queue in `folder`, which this object alone has until it is closed, with what an earlier process left in it.
+    """The queue in `folder`, which this object alone has until it is closed, with what an earlier
+    process left in it.
 
-    about: content of queue.json. A folder is made with the first record; where another process has it, the next one
-    beside it is. Without `about` the folder has to be a queue: UserError when it is none, lease.Busy when it is taken.
+    about: content of queue.json. A folder is made with the first record; where another process has
+    it, the next one beside it is. Without `about` the folder has to be a queue: UserError when it
+    is none, lease.Busy when it is taken.
     """
 
     def __init__(self, folder: Path, about: Mapping[str, Any] | None = None) -> None:
         self._exact = about is None
         self.folder = folder
-        self.about: dict[str, Any] = A.read(folder) if about is None else {"format": A.FORMAT, **about}
+        self.about: dict[str, Any] = (
+            A.read(folder) if about is None else {"format": A.FORMAT, **about}
+        )
         self._lock = threading.Lock()
         self._held: int | None = None  # descriptor of the lock
         self._sealed: list[Segment] = []
-        self._open: Segment | None = None  # what grows: on disk with a descriptor, in memory with lines
+        self._open: Segment | None = (
+            None  # what grows: on disk with a descriptor, in memory with lines
+        )
         self._fd: int | None = None
         self._size = self._lost = 0
         self._next = FIRST
@@ -82,7 +91,9 @@ class Queue:
             self._keep(self._open, line)
 
     def copy(self, file: Path, name: str) -> Path:
-        """A copy of `file` that is the queue's own, called `name`. Raises OSError when it cannot be read or copied."""
+        """A copy of `file` that is the queue's own, called `name`. Raises OSError when it cannot be
+        read or copied.
+        """
         with self._lock:
             folder = self._files() / uuid.uuid4().hex
         with contextlib.ExitStack() as undo:
@@ -96,7 +107,9 @@ class Queue:
         if self._fd is None:
             self._take()
             segment = Segment(self._number())
-            self._fd = os.open(self.path(segment), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
+            self._fd = os.open(
+                self.path(segment), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644
+            )
             self._open, self._size = segment, 0
         if os.write(self._fd, line) < len(line):
             os.ftruncate(self._fd, self._size)
@@ -113,7 +126,12 @@ class Queue:
         if not self._complained:
             self._complained = True
             what = "records are kept in memory until the store has them, and a kill would lose them"
-            log.warning("tracking: %s cannot be written (%s); %s", self.folder, error.strerror or error, what)
+            log.warning(
+                "tracking: %s cannot be written (%s); %s",
+                self.folder,
+                error.strerror or error,
+                what,
+            )
 
     def _files(self) -> Path:
         try:
@@ -157,7 +175,9 @@ class Queue:
             try:
                 self._take()
                 with (self.folder / name).open("ab") as file:
-                    file.writelines(line if line.endswith(b"\n") else line + b"\n" for line in lines)
+                    file.writelines(
+                        line if line.endswith(b"\n") else line + b"\n" for line in lines
+                    )
             except OSError as error:
                 self._complain(error)
                 self._lost += len(lines)
@@ -194,7 +214,9 @@ class Queue:
                 for segment in sealed:
                     self._settle(segment)
             there = [s for s in sealed if s.lines is None]
-        with contextlib.suppress(OSError):  # outside the lock: nobody who adds a record waits for this
+        with contextlib.suppress(
+            OSError
+        ):  # outside the lock: nobody who adds a record waits for this
             for segment in there:
                 fsync(self.path(segment))
                 segment.synced = True
@@ -238,14 +260,18 @@ class Queue:
         self._told = True
 
     def _agree(self) -> None:
-        """Take over what queue.json says of the store. Raises UserError when the records are another experiment's."""
+        """Take over what queue.json says of the store. Raises UserError when the records are
+        another experiment's.
+        """
         try:
             before = A.read(self.folder)
         except UserError:  # a new one, or one that a power cut has emptied
             return
         if self._sealed and before["experiment"] != self.about["experiment"]:
             ours, theirs = self.about["experiment"], before["experiment"]
-            raise UserError(f"{self.folder} has records of the experiment '{theirs}', got '{ours}': replay them first")
+            raise UserError(
+                f"{self.folder} has records of the experiment '{theirs}', got '{ours}': replay them first"
+            )
         self.about["known"] = self.about["known"] or before["known"]
 
     def _number(self) -> int:

@@ -1,9 +1,10 @@
-"""A record of the queue: one line of JSON with its CRC-32, which says whose it is and what is to be written.
+"""A record of the queue: one line of JSON with its CRC-32, which says whose it is and what is to be
+written.
 
     {"crc":"5d1f0a3c","record":{"run":{"search":"first","key":"search/0",...},"points":[[3,1767225600000,{...}]]}}
 
-Runs are named by search and key: an id is the store's, and a store that was away has given none. NaN and infinities are
-written as Python's json does (NaN, Infinity).
+Runs are named by search and key: an id is the store's, and a store that was away has given none.
+NaN and infinities are written as Python's json does (NaN, Infinity).
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ class Damaged(ValueError):
 
 
 def encode(run: RunHandle, buffer: Buffer, folder: Path | None) -> bytes:
-    """The line of what `buffer` holds for `run`. folder: the queue's, where the files of its artifacts are."""
+    """The line of what `buffer` holds for `run`. folder: the queue's, where the files of its
+    artifacts are.
+    """
     parent = run.parent
     content: dict[str, Any] = {
         "run": {
@@ -41,17 +44,25 @@ def encode(run: RunHandle, buffer: Buffer, folder: Path | None) -> bytes:
         "start": buffer.start,
         "params": buffer.params,
         "tags": buffer.tags,
-        "points": [[p.step, p.timestamp, dict(p.values)] for p in (*_points(buffer.metrics), *buffer.points)],
+        "points": [
+            [p.step, p.timestamp, dict(p.values)]
+            for p in (*_points(buffer.metrics), *buffer.points)
+        ],
         "artifacts": [_artifact(a, folder) for a in buffer.artifacts],
         "status": buffer.status,
         "ended": buffer.ended,
     }
-    text = json.dumps({k: v for k, v in content.items() if v not in (None, {}, [])}, separators=(",", ":")).encode()
+    text = json.dumps(
+        {k: v for k, v in content.items() if v not in (None, {}, [])}, separators=(",", ":")
+    ).encode()
     return b"%s%08x%s%s%s" % (_HEAD, zlib.crc32(text), _MIDDLE, text, _END)
 
 
-def decode(line: bytes, runs: Runs, folder: Path, *, anywhere: bool = False) -> tuple[RunHandle, Buffer]:
-    """What a line says; its run is that of `runs`, to which one that is new is added. Raises Damaged.
+def decode(
+    line: bytes, runs: Runs, folder: Path, *, anywhere: bool = False
+) -> tuple[RunHandle, Buffer]:
+    """What a line says; its run is that of `runs`, to which one that is new is added. Raises
+    Damaged.
 
     anywhere: files may lie outside `folder` (lines that this process has kept in memory).
     """
@@ -64,7 +75,10 @@ def decode(line: bytes, runs: Runs, folder: Path, *, anywhere: bool = False) -> 
             start=content.get("start"),
             params=content.get("params", {}),
             tags=content.get("tags", {}),
-            points=[Point(values, step, timestamp) for step, timestamp, values in content.get("points", ())],
+            points=[
+                Point(values, step, timestamp)
+                for step, timestamp, values in content.get("points", ())
+            ],
             artifacts=[_found(a, folder, anywhere) for a in content.get("artifacts", ())],
             status=content.get("status"),
             ended=content.get("ended"),
@@ -87,7 +101,11 @@ def _artifact(artifact: Artifact, folder: Path | None) -> dict[str, Any]:
     if artifact.file is None:
         return {"name": artifact.name, "text": artifact.text}
     inside = folder is not None and artifact.file.is_relative_to(folder)
-    path = artifact.file.relative_to(folder).as_posix() if inside and folder is not None else str(artifact.file)
+    path = (
+        artifact.file.relative_to(folder).as_posix()
+        if inside and folder is not None
+        else str(artifact.file)
+    )
     return {"name": artifact.name, "file": path, "size": artifact.file.stat().st_size}
 
 
@@ -109,4 +127,7 @@ def _found(told: dict[str, Any], folder: Path, anywhere: bool) -> Artifact:
 def _points(metrics: Iterable[Metric]) -> list[Point]:
     """Points again of metrics that passed the check of their steps."""
     moments = groupby(metrics, key=lambda m: (m.step, m.timestamp))
-    return [Point({m.key: m.value for m in group}, step, timestamp) for (step, timestamp), group in moments]
+    return [
+        Point({m.key: m.value for m in group}, step, timestamp)
+        for (step, timestamp), group in moments
+    ]

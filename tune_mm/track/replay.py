@@ -1,7 +1,8 @@
-"""Writes queued records into their stores once these are back. Idempotent: it may be killed and run again.
+"""Writes queued records into their stores once these are back. Idempotent: it may be killed and run
+again.
 
-A queue that was written whole is removed: the store has all of it, and a copy that stays would cost as much room as the
-artifacts in it and invite a second replay.
+A queue that was written whole is removed: the store has all of it, and a copy that stays would cost
+as much room as the artifacts in it and invite a second replay.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ class Outcome:
 
 
 def find(queue: Path | None, root: Path) -> list[Path]:
-    """The queues there are: `queue`, or those directly below it; without it those below `root`. Raises UserError."""
+    """The queues there are: `queue`, or those directly below it; without it those below `root`.
+    Raises UserError.
+    """
     if queue is None:
         return _queues(path for pattern in PATTERNS for path in sorted(root.glob(pattern)))
     if not queue.is_dir():
@@ -53,12 +56,16 @@ def _queues(paths: Iterable[Path]) -> list[Path]:
 
 
 def replay(folder: Path, uri: str | None = None) -> Outcome:
-    """Write the queue in `folder` into its store, or into that at `uri`. Raises UserError when `folder` is no queue."""
+    """Write the queue in `folder` into its store, or into that at `uri`. Raises UserError when
+    `folder` is no queue.
+    """
     _quiet.loggers()
     try:
         queue = Queue(folder)
     except lease.Busy:
-        return Outcome((f"{shown(folder)}: in use by a running search, which writes it itself",), False)
+        return Outcome(
+            (f"{shown(folder)}: in use by a running search, which writes it itself",), False
+        )
     runs: Runs = {}
     done = 0
     failure: str | None = None
@@ -66,7 +73,8 @@ def replay(folder: Path, uri: str | None = None) -> Outcome:
         store = _store(queue.about, uri)
         ask(store.uri)
         queue.reconsider()
-        # A missing sqlite file has been moved away, as far as one can tell: only one that is named is made.
+        # A missing sqlite file has been moved away, as far as one can tell: only one that is named
+        # is made.
         known = queue.about["known"] or uri is None
         delivery = Delivery(queue, Sink(store, queue.about["experiment"], known=known), runs)
         failure = delivery.round()
@@ -80,7 +88,9 @@ def replay(folder: Path, uri: str | None = None) -> Outcome:
         lines = [
             f"{done} records of {len(runs)} runs are in {redacted(uri or queue.about['uri'])}; the queue is removed"
         ]
-    return Outcome(tuple(f"{shown(folder)}: {line}" for line in lines), failure is None and not rest.any)
+    return Outcome(
+        tuple(f"{shown(folder)}: {line}" for line in lines), failure is None and not rest.any
+    )
 
 
 def _store(told: Mapping[str, Any], uri: str | None) -> Store:
@@ -91,7 +101,11 @@ def _store(told: Mapping[str, Any], uri: str | None) -> Store:
     known = told["uri"]
     if HIDDEN in known:
         if redacted(given) != known:
-            raise UserError(f"the password of {known} is not kept: give the whole address by --tracking-uri")
+            raise UserError(
+                f"the password of {known} is not kept: give the whole address by --tracking-uri"
+            )
         known = given
     artifacts = told["artifacts"]
-    return replace(Store.at(known, Path.cwd()), artifacts=None if artifacts is None else Path(artifacts))
+    return replace(
+        Store.at(known, Path.cwd()), artifacts=None if artifacts is None else Path(artifacts)
+    )

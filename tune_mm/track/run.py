@@ -1,4 +1,6 @@
-"""A run as its writer sees it: a handle that exists at once, and what is still to be written for it."""
+"""A run as its writer sees it: a handle that exists at once, and what is still to be written for
+it.
+"""
 
 from __future__ import annotations
 
@@ -24,9 +26,11 @@ OBJECTIVE = "objective"  # the metric that every epoch of a search has
 
 @dataclass(eq=False)
 class RunHandle:
-    """A run that was started. `run_id` is None until the writer has created or found the run in the store.
+    """A run that was started. `run_id` is None until the writer has created or found the run in the
+    store.
 
-    search, key: what identifies the run across restarts. Callers read `name`, `key` and `run_id` only.
+    search, key: what identifies the run across restarts. Callers read `name`, `key` and `run_id`
+    only.
     """
 
     name: str
@@ -34,17 +38,24 @@ class RunHandle:
     key: str
     parent: RunHandle | None = None
     run_id: str | None = None
-    refused: bool = False  # the store does not want it (a deleted experiment, say): nothing more is written
+    refused: bool = (
+        False  # the store does not want it (a deleted experiment, say): nothing more is written
+    )
     reason: bool = False  # the store has a reason why it ended
-    attempted: bool = False  # the store was asked to create it, and may have done so without saying so
+    attempted: bool = (
+        False  # the store was asked to create it, and may have done so without saying so
+    )
     known_params: dict[str, str] = field(default_factory=dict)
-    # Steps that the store has, by the metric that stands for a record; None: still to be read from the store.
+    # Steps that the store has, by the metric that stands for a record; None: still to be read from
+    # the store.
     steps: dict[str, set[int] | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Point:
-    """The metrics of one step. timestamp: ms since the epoch, taken when logged so that a retry changes nothing."""
+    """The metrics of one step. timestamp: ms since the epoch, taken when logged so that a retry
+    changes nothing.
+    """
 
     values: Mapping[str, float]
     step: int
@@ -52,16 +63,20 @@ class Point:
 
     @property
     def representative(self) -> str:
-        """The metric that stands for the record when steps are compared: the objective, else a loss where there is one.
+        """The metric that stands for the record when steps are compared: the objective, else a loss
+        where there is one.
 
-        A search that catches up after a kill knows the objective alone, and must find it again in whole records.
+        A search that catches up after a kill knows the objective alone, and must find it again in
+        whole records.
         """
         return min(self.values, key=lambda k: (k != OBJECTIVE, not k.endswith("/loss"), k))
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A text, or a file that the writer owns until it is written. name: path inside the run's artifacts."""
+    """A text, or a file that the writer owns until it is written. name: path inside the run's
+    artifacts.
+    """
 
     name: str
     text: str | None = None
@@ -70,7 +85,8 @@ class Artifact:
 
 @dataclass
 class Buffer:
-    """What is still to be written for one run: its start, then params, tags, metrics, artifacts, then its end.
+    """What is still to be written for one run: its start, then params, tags, metrics, artifacts,
+    then its end.
 
     start, ended: ms since the epoch; None where the run is neither started nor ended here.
     """
@@ -79,7 +95,9 @@ class Buffer:
     params: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     points: list[Point] = field(default_factory=list)
-    metrics: list[Metric] = field(default_factory=list)  # points that passed the check against the steps known
+    metrics: list[Metric] = field(
+        default_factory=list
+    )  # points that passed the check against the steps known
     artifacts: list[Artifact] = field(default_factory=list)
     status: Status | None = None
     ended: int | None = None
@@ -91,7 +109,8 @@ class Buffer:
         return values + small + (self.status is not None)
 
     def absorb(self, later: Buffer) -> None:
-        """Append what came later, so that the result does not depend on where one round ends and the next begins.
+        """Append what came later, so that the result does not depend on where one round ends and
+        the next begins.
 
         A run that was started again is no longer ended, and has no reason to have ended.
         """

@@ -9,7 +9,9 @@ from pathlib import Path
 
 @dataclass(eq=False)
 class Segment:
-    """A part of the queue, older than those with a larger number. lines: None when they are on disk."""
+    """A part of the queue, older than those with a larger number. lines: None when they are on
+    disk.
+    """
 
     number: int
     lines: list[bytes] | None = None
@@ -18,7 +20,9 @@ class Segment:
 
 @dataclass(frozen=True)
 class Rest:
-    """What a closed queue still has: lines that wait for the store, lines kept aside by file, lines that are lost."""
+    """What a closed queue still has: lines that wait for the store, lines kept aside by file, lines
+    that are lost.
+    """
 
     waiting: int
     aside: Mapping[str, int]

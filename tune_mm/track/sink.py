@@ -1,7 +1,8 @@
-"""Writes what a buffer holds into the store, one run at a time; every call may be repeated after a failure.
+"""Writes what a buffer holds into the store, one run at a time; every call may be repeated after a
+failure.
 
-A call that succeeded leaves the buffer at once, so a failure keeps exactly what is not in the store yet. Nothing here
-knows of threads or time.
+A call that succeeded leaves the buffer at once, so a failure keeps exactly what is not in the store
+yet. Nothing here knows of threads or time.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ class Refused(Exception):
 
 
 class ArtifactError(Exception):
-    """An artifact could not be written; everything else of its run was, and other runs are not held up."""
+    """An artifact could not be written; everything else of its run was, and other runs are not held
+    up.
+    """
 
 
 class Sink:
@@ -41,7 +44,9 @@ class Sink:
         self.experiment_id = ""  # until the store has answered
         self.calls = 0
         self.written: list[Path] = []  # files of artifacts that the store has
-        self._found: dict[str, dict[str, MlflowRun]] = {}  # per search: the runs it had when this process came to it
+        self._found: dict[
+            str, dict[str, MlflowRun]
+        ] = {}  # per search: the runs it had when this process came to it
 
     @cached_property
     def client(self) -> MlflowClient:
@@ -49,7 +54,9 @@ class Sink:
         return self.store.client()
 
     def connect(self) -> None:
-        """Find or create the experiment, once. Raises one of store.FAILURES: quickly when the store is away."""
+        """Find or create the experiment, once. Raises one of store.FAILURES: quickly when the store
+        is away.
+        """
         if self.known:
             present(self.store.uri)
         if not self.experiment_id:
@@ -76,7 +83,9 @@ class Sink:
                 raise Refused(reason(error)) from error
             raise
         if failure is not None:
-            raise ArtifactError(f"artifact '{buffer.artifacts[0].name}': {reason(failure)}") from failure
+            raise ArtifactError(
+                f"artifact '{buffer.artifacts[0].name}': {reason(failure)}"
+            ) from failure
 
     # ---- start
 
@@ -108,7 +117,9 @@ class Sink:
         try:
             self.client.delete_tag(str(run.run_id), REASON)
         except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":  # the call before may have arrived without its answer
+            if (
+                error.error_code != "RESOURCE_DOES_NOT_EXIST"
+            ):  # the call before may have arrived without its answer
                 raise
         run.reason = False
 
@@ -119,9 +130,12 @@ class Sink:
         parent = {PARENT: run.parent.run_id} if run.parent is not None and run.parent.run_id else {}
         tags = {**buffer.tags, **identity, **parent}
         try:
-            created = self.client.create_run(self.experiment_id, start_time=buffer.start, tags=tags, run_name=run.name)
+            created = self.client.create_run(
+                self.experiment_id, start_time=buffer.start, tags=tags, run_name=run.name
+            )
         except Exception:
-            # The call may have arrived although its answer did not: look before creating it once more.
+            # The call may have arrived although its answer did not: look before creating it once
+            # more.
             self._found.pop(run.search, None)
             raise
         run.run_id = created.info.run_id
@@ -132,7 +146,9 @@ class Sink:
         """Delete what MLflow's HTTP client made beside the run when it sent the same call twice."""
         condition = f"tags.`{SEARCH}` = '{limits.identifier(run.search)}' and tags.`{KEY}` = {_quoted(run.key)}"
         for found in self.client.search_runs([self.experiment_id], condition):
-            blank = found.info.start_time == start and not found.data.metrics and not found.data.params
+            blank = (
+                found.info.start_time == start and not found.data.metrics and not found.data.params
+            )
             if found.info.run_id != run.run_id and blank:
                 self.client.delete_run(found.info.run_id)
 
@@ -144,7 +160,9 @@ class Sink:
             while True:
                 condition = f"tags.`{SEARCH}` = '{limits.identifier(search)}'"
                 order = ["attributes.start_time ASC"]
-                page = self.client.search_runs([self.experiment_id], condition, order_by=order, page_token=token)
+                page = self.client.search_runs(
+                    [self.experiment_id], condition, order_by=order, page_token=token
+                )
                 for found in page:
                     runs.setdefault(found.data.tags.get(KEY, ""), found)
                 token = page.token
@@ -161,10 +179,14 @@ class Sink:
         while buffer.points:
             point = buffer.points[0]
             if self._is_new(run, point):
-                buffer.metrics += [Metric(k, v, point.timestamp, point.step) for k, v in point.values.items()]
+                buffer.metrics += [
+                    Metric(k, v, point.timestamp, point.step) for k, v in point.values.items()
+                ]
             buffer.points.pop(0)
         self._split_changed(run, buffer)
-        for metrics, params, tags in limits.batches(list(buffer.metrics), dict(buffer.params), dict(buffer.tags)):
+        for metrics, params, tags in limits.batches(
+            list(buffer.metrics), dict(buffer.params), dict(buffer.tags)
+        ):
             self.calls += 1
             self.client.log_batch(run.run_id, metrics, params, tags)
             del buffer.metrics[: len(metrics)]
@@ -187,7 +209,9 @@ class Sink:
         return True
 
     def _split_changed(self, run: RunHandle, buffer: Buffer) -> None:
-        """MLflow's params never change: what a resumed or mutated run sets anew becomes a tag `changed.<param>`."""
+        """MLflow's params never change: what a resumed or mutated run sets anew becomes a tag
+        `changed.<param>`.
+        """
         for key, value in list(buffer.params.items()):
             known = run.known_params.get(key)
             if known is None:

@@ -1,8 +1,9 @@
 """Where runs are kept: an MLflow tracking store that exists and answers once it is opened.
 
-Without a URI that is `<root>/mlruns/mlflow.db` (sqlite) with artifacts in `<root>/mlruns/artifacts/<experiment>`.
-MLflow's own defaults are not used: they depend on the working directory, and on whether a `mlruns/<digits>/meta.yaml`
-lies there. Nothing global is set: clients get the URI.
+Without a URI that is `<root>/mlruns/mlflow.db` (sqlite) with artifacts in
+`<root>/mlruns/artifacts/<experiment>`. MLflow's own defaults are not used: they depend on the
+working directory, and on whether a `mlruns/<digits>/meta.yaml` lies there. Nothing global is set:
+clients get the URI.
 """
 
 from __future__ import annotations
@@ -26,7 +27,13 @@ from tune_mm.errors import UserError
 from tune_mm.track import _quiet, limits
 from tune_mm.track.reach import ask, away, present, sqlite_file
 
-FAILURES = (MlflowException, SQLAlchemyError, OSError, ValueError, ImportError)  # ImportError: no driver for a database
+FAILURES = (
+    MlflowException,
+    SQLAlchemyError,
+    OSError,
+    ValueError,
+    ImportError,
+)  # ImportError: no driver for a database
 
 
 HIDDEN = ":***@"  # in place of a password
@@ -39,10 +46,11 @@ class Unreachable(UserError):
 
 @dataclass(frozen=True)
 class Store:
-    """An opened store. artifacts: folder of the artifacts of new experiments; None: the server decides.
+    """An opened store. artifacts: folder of the artifacts of new experiments; None: the server
+    decides.
 
-    queues: folder of the queues of records that it has not got yet; None: beside a sqlite file, else below the working
-    directory.
+    queues: folder of the queues of records that it has not got yet; None: beside a sqlite file,
+    else below the working directory.
     """
 
     uri: str
@@ -60,11 +68,12 @@ class Store:
 
     @classmethod
     def open(cls, uri: str | None, root: Path, *, required: bool = True) -> Store:
-        """The store at `uri`, else at MLFLOW_TRACKING_URI, else below `root`; creates it first if it is a missing file.
+        """The store at `uri`, else at MLFLOW_TRACKING_URI, else below `root`; creates it first if
+        it is a missing file.
 
-        Safe when several processes open the same missing store together. Raises UserError when it cannot be used:
-        Unreachable when it is only away (no answer, a locked database, a full disk), which is let pass unless
-        `required`.
+        Safe when several processes open the same missing store together. Raises UserError when it
+        cannot be used: Unreachable when it is only away (no answer, a locked database, a full
+        disk), which is let pass unless `required`.
         """
         _quiet.loggers()
         store = cls.at(uri or os.environ.get("MLFLOW_TRACKING_URI"), root)
@@ -80,7 +89,8 @@ class Store:
         return store
 
     def prepare(self, *, create: bool = True) -> None:
-        """Create a missing sqlite file, unless told otherwise, and see that the store answers; quick where it does not.
+        """Create a missing sqlite file, unless told otherwise, and see that the store answers;
+        quick where it does not.
 
         Raises one of FAILURES.
         """
@@ -93,12 +103,20 @@ class Store:
         ask(self.uri)
 
     def queue(self, search: str) -> Path:
-        """Where the records of a search are queued by default: <root>/mlruns/queue/<store>/<search>."""
+        """Where the records of a search are queued by default:
+        <root>/mlruns/queue/<store>/<search>.
+        """
         file = sqlite_file(self.uri)
         plain = file.stem if file is not None else re.sub(r"^\w+://|[^/]*@", "", redacted(self.uri))
         digest = hashlib.sha256(redacted(self.uri).encode()).hexdigest()[:8]
-        queues = self.queues or (file.parent if file is not None else Path.cwd() / "mlruns") / "queue"
-        return queues / f"{limits.identifier(plain).strip('_')[-60:]}-{digest}" / limits.identifier(search)[:100]
+        queues = (
+            self.queues or (file.parent if file is not None else Path.cwd() / "mlruns") / "queue"
+        )
+        return (
+            queues
+            / f"{limits.identifier(plain).strip('_')[-60:]}-{digest}"
+            / limits.identifier(search)[:100]
+        )
 
     @property
     def shown(self) -> str:
@@ -115,7 +133,11 @@ class Store:
         Raises UserError when it cannot be had: Unreachable when the store is away.
         """
         client = self.client()
-        location = None if self.artifacts is None else (self.artifacts / re.sub(r"[^-.\w]", "_", name)).as_uri()
+        location = (
+            None
+            if self.artifacts is None
+            else (self.artifacts / re.sub(r"[^-.\w]", "_", name)).as_uri()
+        )
         try:
             found = client.get_experiment_by_name(name)
             if found is None:
@@ -125,7 +147,9 @@ class Store:
                 found = client.get_experiment_by_name(name)
         except FAILURES as error:
             kind = Unreachable if away(error) else UserError
-            raise kind(f"experiment '{name}' cannot be opened in {redacted(self.uri)}: {reason(error)}") from error
+            raise kind(
+                f"experiment '{name}' cannot be opened in {redacted(self.uri)}: {reason(error)}"
+            ) from error
         if found is None:
             raise UserError(f"experiment '{name}' cannot be created in {redacted(self.uri)}")
         if found.lifecycle_stage != "active":
@@ -146,14 +170,18 @@ def reason(error: BaseException) -> str:
 
 
 def _artifacts(uri: str, file: Path | None, folder: Path) -> Path | None:
-    """Beside a sqlite file; below `folder` for another database; None for a server, which has a place of its own."""
+    """Beside a sqlite file; below `folder` for another database; None for a server, which has a
+    place of its own.
+    """
     if file is not None:
         return file.parent / "artifacts"
     return None if re.match(r"https?:|databricks|file:|[^:]*$", uri) else folder / "artifacts"
 
 
 def _connect(uri: str) -> None:
-    """Fail at once where the database does not answer: MLflow itself would try again for the better part of an hour."""
+    """Fail at once where the database does not answer: MLflow itself would try again for the better
+    part of an hour.
+    """
     engine = sqlalchemy.create_engine(uri)
     try:
         sqlalchemy.inspect(engine).get_table_names()
@@ -162,10 +190,12 @@ def _connect(uri: str) -> None:
 
 
 def _create(file: Path) -> None:
-    """Create the database `file` with MLflow's tables, if it is missing; raises OSError, MlflowException.
+    """Create the database `file` with MLflow's tables, if it is missing; raises OSError,
+    MlflowException.
 
-    MLflow creates tables in place, and processes that meet in an empty database break one another; so does a kill in
-    the middle. Here the database is made under a name of its own and linked into place once complete: the first wins.
+    MLflow creates tables in place, and processes that meet in an empty database break one another;
+    so does a kill in the middle. Here the database is made under a name of its own and linked into
+    place once complete: the first wins.
     """
     if file.exists():
         if not file.is_file():

@@ -23,7 +23,8 @@ def tags_for(config: Config, *, stage: Stage, data_kind: str) -> dict[str, str]:
     values = flatten(config)
     return {
         "method": str(values["method.name"]),
-        # A plug-in that reads any data set of one format (npz) is told apart by the folder that it reads.
+        # A plug-in that reads any data set of one format (npz) is told apart by the folder that it
+        # reads.
         "dataset": str(values.get("data.folder") or values["data.name"]),
         "fusion": str(values["model.fusion.name"]),
         "data_kind": data_kind,
@@ -34,7 +35,9 @@ def tags_for(config: Config, *, stage: Stage, data_kind: str) -> dict[str, str]:
 
 @cache
 def environment() -> dict[str, str]:
-    """git commit of the project's checkout (its version when there is none), versions, host, user. Once per process."""
+    """git commit of the project's checkout (its version when there is none), versions, host, user.
+    Once per process.
+    """
     versions = {"python": platform.python_version(), "tune_mm": tune_mm.__version__}
     for package in PACKAGES:
         try:
@@ -52,13 +55,20 @@ def environment() -> dict[str, str]:
 
 
 def commit(checkout: Path) -> dict[str, str]:
-    """`git_commit` and `git_dirty` of `checkout`; the installed version when it is no git checkout of its own."""
-    # Only the checkout's own .git counts: an installed package may lie inside somebody else's repository.
+    """`git_commit` and `git_dirty` of `checkout`; the installed version when it is no git checkout
+    of its own.
+    """
+    # Only the checkout's own .git counts: an installed package may lie inside somebody else's
+    # repository.
     head = _git(checkout, "rev-parse", "HEAD") if (checkout / ".git").exists() else None
     if not head:
         return {"git_commit": f"none: tune_mm {tune_mm.__version__}"}
     changes = _git(checkout, "status", "--porcelain", "--untracked-files=no")
-    return {"git_commit": head, "git_dirty": str(bool(changes)).lower(), "mlflow.source.git.commit": head}
+    return {
+        "git_commit": head,
+        "git_dirty": str(bool(changes)).lower(),
+        "mlflow.source.git.commit": head,
+    }
 
 
 def _git(checkout: Path, *words: str) -> str | None:

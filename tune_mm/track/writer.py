@@ -1,4 +1,5 @@
-"""One buffered writer of MLflow runs, on the driver: callers never wait for the store and never see it fail.
+"""One buffered writer of MLflow runs, on the driver: callers never wait for the store and never see
+it fail.
 
     with Writer(Store.open(None, Path.cwd()), experiment="cggm_iemocap", search="first") as writer:
         parent = writer.start("first", key="search")
@@ -6,13 +7,14 @@
         writer.log(trial, {"val/accuracy": 0.61}, step=1)
         writer.finish(trial, "completed")
 
-`start` returns a handle at once; the run itself is created by the background thread, which writes what has gathered
-every `interval` seconds or `FLUSH_SIZE` values: per run and round one log_batch, whatever the number of metrics.
+`start` returns a handle at once; the run itself is created by the background thread, which writes
+what has gathered every `interval` seconds or `FLUSH_SIZE` values: per run and round one log_batch,
+whatever the number of metrics.
 
-Every record goes into a queue on disk before the call returns, and leaves it when the store has it: a kill loses
-nothing, and a writer on the same queue (a resumed search), or `python -m tune_mm.track replay`, goes on with
-it. A store that fails, or does not answer when the search begins, is reported once and tried again after 1, 2, 4 ...
-60 s. `close` tries a last time and says what still waits.
+Every record goes into a queue on disk before the call returns, and leaves it when the store has it:
+a kill loses nothing, and a writer on the same queue (a resumed search), or `python -m tune_mm.track
+replay`, goes on with it. A store that fails, or does not answer when the search begins, is reported
+once and tried again after 1, 2, 4 ... 60 s. `close` tries a last time and says what still waits.
 """
 
 from __future__ import annotations
@@ -43,15 +45,19 @@ log = logging.getLogger("tune_mm.track")
 
 INTERVAL = 1.0  # seconds between rounds
 FLUSH_SIZE = 1000  # values that start a round at once
-PATIENCE = 10.0  # seconds without any progress after which a call to the store is no longer waited for
+PATIENCE = (
+    10.0  # seconds without any progress after which a call to the store is no longer waited for
+)
 
 
 class Writer:
-    """Writes the runs of one search to one experiment. Raises UserError when the experiment cannot be had for good.
+    """Writes the runs of one search to one experiment. Raises UserError when the experiment cannot
+    be had for good.
 
-    search: what identifies the search across restarts: runs started with the same search and key are the same run. It
-    should change when a search begins anew under an old name. Default: the tag `search` of a run, else the experiment.
-    queue: folder of what the store has not got yet; default `Store.queue(search)`, one of its own without `search`.
+    search: what identifies the search across restarts: runs started with the same search and key
+    are the same run. It should change when a search begins anew under an old name. Default: the tag
+    `search` of a run, else the experiment. queue: folder of what the store has not got yet; default
+    `Store.queue(search)`, one of its own without `search`.
     """
 
     def __init__(
@@ -67,23 +73,36 @@ class Writer:
         self.store, self.experiment, self.search = store, experiment, search
         self._sink = Sink(store, experiment)
         failure = self._connect()
-        place = {"uri": store.shown, "artifacts": None if store.artifacts is None else str(store.artifacts)}
+        place = {
+            "uri": store.shown,
+            "artifacts": None if store.artifacts is None else str(store.artifacts),
+        }
         about = {**place, "experiment": experiment, "known": self._sink.known}
-        self._queue = Queue(queue or store.queue(search or f"{experiment}-{uuid.uuid4().hex[:8]}"), about)
+        self._queue = Queue(
+            queue or store.queue(search or f"{experiment}-{uuid.uuid4().hex[:8]}"), about
+        )
         self._runs: Runs = {}
         self._delivery = Delivery(self._queue, self._sink, self._runs)
         self._retry = retry or Retry()
         self._interval = interval
         self._open: dict[RunHandle, None] = {}
-        # `_lock` guards what callers change and is held for microseconds; `_writing` is held during calls to the store.
-        self._lock, self._writing, self._wake = threading.Lock(), threading.Lock(), threading.Event()
+        # `_lock` guards what callers change and is held for microseconds; `_writing` is held during
+        # calls to the store.
+        self._lock, self._writing, self._wake = (
+            threading.Lock(),
+            threading.Lock(),
+            threading.Event(),
+        )
         self._fresh = self._lost = 0
         self._before = 0  # records that were delivered when the store last worked
         self._closed = False
         if failure is not None:
             self._report(failure)
         self._thread = threading.Thread(
-            target=_loop, args=(weakref.ref(self), self._wake, self._pause()), name="tune_mm.track", daemon=True
+            target=_loop,
+            args=(weakref.ref(self), self._wake, self._pause()),
+            name="tune_mm.track",
+            daemon=True,
         )
         weakref.finalize(self, self._wake.set)
         self._thread.start()
@@ -105,12 +124,17 @@ class Writer:
     ) -> RunHandle:
         """A run with MLflow status RUNNING, below `parent` in the UI.
 
-        With a key that the search has used before, in this process or an earlier one, it is that run, reopened; its
-        steps are not written again. Without a key it is always a new run.
+        With a key that the search has used before, in this process or an earlier one, it is that
+        run, reopened; its steps are not written again. Without a key it is always a new run.
         """
         key = key or f"run-{uuid.uuid4().hex}"
         tags = dict(tags or {})
-        search = self.search or tags.get("search") or (parent.search if parent else None) or self.experiment
+        search = (
+            self.search
+            or tags.get("search")
+            or (parent.search if parent else None)
+            or self.experiment
+        )
         if parent is not None:  # one handle per run: the queue may hold its beginning still
             parent = self._runs.setdefault((parent.search, parent.key), parent)
         handle = RunHandle(name, str(search), limits.text(key, limits.TAG), parent)
@@ -121,13 +145,17 @@ class Writer:
         return handle
 
     def log(self, run: RunHandle, metrics: Mapping[str, float], step: int) -> None:
-        """Metrics of one step. A step that the run has already (before a resume, or repeated) is skipped."""
+        """Metrics of one step. A step that the run has already (before a resume, or repeated) is
+        skipped.
+        """
         values = limits.metrics(metrics)
         if values:
             self._add(run, Buffer(points=[Point(values, int(step), _now())]))
 
     def params(self, run: RunHandle, params: Mapping[str, Any]) -> None:
-        """Params; one that has another value already keeps it, and the new one becomes the tag `changed.<param>`."""
+        """Params; one that has another value already keeps it, and the new one becomes the tag
+        `changed.<param>`.
+        """
         self._add(run, Buffer(params=limits.params(params)))
 
     def tags(self, run: RunHandle, tags: Mapping[str, Any]) -> None:
@@ -135,18 +163,26 @@ class Writer:
         self._add(run, Buffer(tags=limits.tags(tags)))
 
     def artifact(self, run: RunHandle, content: str | Path, name: str) -> None:
-        """A text, or a file (copied now: it may go away), under `name` ("summary.json", "checkpoints/best.pt").
+        """A text, or a file (copied now: it may go away), under `name` ("summary.json",
+        "checkpoints/best.pt").
 
         Raises OSError when the file cannot be read, ValueError when `name` leaves the run's folder.
         """
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or not path.name:
-            raise ValueError(f"an artifact's name must be a relative path inside the run, but got '{name}'")
-        text, file = (content, None) if isinstance(content, str) else (None, self._queue.copy(content, path.name))
+            raise ValueError(
+                f"an artifact's name must be a relative path inside the run, but got '{name}'"
+            )
+        text, file = (
+            (content, None)
+            if isinstance(content, str)
+            else (None, self._queue.copy(content, path.name))
+        )
         self._add(run, Buffer(artifacts=[Artifact(name, text, file)]))
 
     def finish(self, run: RunHandle, status: Status, reason: str = "") -> None:
-        """End a run: MLflow FINISHED, FINISHED, FAILED or KILLED for completed, pruned, failed or stopped.
+        """End a run: MLflow FINISHED, FINISHED, FAILED or KILLED for completed, pruned, failed or
+        stopped.
 
         The tag `status` has the word itself; `reason` becomes a tag.
         """
@@ -157,14 +193,16 @@ class Writer:
     def flush(self) -> bool:
         """Write everything now, in this thread. Whether nothing is left; never raises.
 
-        A store that is known to be away, and a call of the background thread that gets no answer, cost seconds.
+        A store that is known to be away, and a call of the background thread that gets no answer,
+        cost seconds.
         """
         return self._round(asked=True)
 
     def close(self) -> None:
         """Write everything, mark runs that nobody finished as stopped, and say what is not written.
 
-        May be called twice. A store that hangs is not waited for; what it has not got stays in the queue.
+        May be called twice. A store that hangs is not waited for; what it has not got stays in the
+        queue.
         """
         if self._closed:
             return
@@ -184,7 +222,9 @@ class Writer:
                 log.warning("tracking: %s", line)
         else:
             self._queue.sync()
-            log.warning("tracking: %s does not answer; %s", self.store.shown, way(self._queue.folder))
+            log.warning(
+                "tracking: %s does not answer; %s", self.store.shown, way(self._queue.folder)
+            )
 
     def __enter__(self) -> Self:
         return self
@@ -208,7 +248,9 @@ class Writer:
             self._wake.set()
 
     def _beat(self) -> None:
-        """What the thread does when it wakes: a round, unless the store failed and is not to be tried again yet."""
+        """What the thread does when it wakes: a round, unless the store failed and is not to be
+        tried again yet.
+        """
         if self._retry.wait == 0:
             self._round()
 
@@ -244,7 +286,9 @@ class Writer:
         return None
 
     def _connect(self) -> str | None:
-        """The same, at the beginning. Raises UserError when the store answers and will not have the experiment."""
+        """The same, at the beginning. Raises UserError when the store answers and will not have the
+        experiment.
+        """
         try:
             self._sink.connect()
         except FAILURES as error:
@@ -258,7 +302,11 @@ class Writer:
         if failure is None:
             if self._retry.failures:
                 told = self._delivery.records - self._before
-                log.warning("tracking: %s works again, %d queued records are written", self.store.shown, told)
+                log.warning(
+                    "tracking: %s works again, %d queued records are written",
+                    self.store.shown,
+                    told,
+                )
             self._before = self._delivery.records
             self._retry.succeeded()
             return
@@ -278,7 +326,9 @@ class Writer:
 
 
 def _loop(writer: weakref.ref[Writer], wake: threading.Event, pause: float) -> None:
-    """The thread, which does not keep a writer that nobody has any more. pause: seconds before it first wakes."""
+    """The thread, which does not keep a writer that nobody has any more. pause: seconds before it
+    first wakes.
+    """
     while True:
         wake.wait(pause)
         wake.clear()

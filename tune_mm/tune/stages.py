@@ -16,20 +16,22 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from ray import tune
 from ray.tune import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner
 
-from tune_mm import config as C
-from tune_mm.config import Config
+from tune_mm.config import Config, flatten, to_dict, with_overrides
 from tune_mm.track.tags import Stage
-from tune_mm.tune import dips, schedulers, searchers
-from tune_mm.tune.dips import Quiet
-from tune_mm.tune.display import Board, Row
-from tune_mm.tune.driver import Halt, Tracking, Watch, keep_files
-from tune_mm.tune.ledger import Ledger, Point, Values
-from tune_mm.tune.plan import Plan
-from tune_mm.tune.searchers import AskTell
-from tune_mm.tune.site import Site
-from tune_mm.tune.space import Space
-from tune_mm.tune.trainable import Job, RunTrainable
-from tune_mm.tune.work import Build, built
+from tune_mm.tune.execute.callback import Halt, Tracking, Watch, keep_files
+from tune_mm.tune.execute.factory import Build, built
+from tune_mm.tune.execute.resources import Site
+from tune_mm.tune.execute.trainable import Job, RunTrainable
+from tune_mm.tune.output.display import Board, Row
+from tune_mm.tune.plan.plan import Plan
+from tune_mm.tune.propose.ledger import Ledger, Point
+from tune_mm.tune.propose.samplers import make_sampler
+from tune_mm.tune.propose.searcher import AskTell
+from tune_mm.tune.space.domains import SearcherName, Values
+from tune_mm.tune.space.drawing import draw, grid
+from tune_mm.tune.space.space import Space
+from tune_mm.tune.stop import protected, schedulers
+from tune_mm.tune.stop.protected import Quiet
 
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 MAX_FAILURES = 2  # deaths of its worker that a trial survives
@@ -38,7 +40,9 @@ BUFFERED = 120.0  # seconds of tracking that a power cut may take with it; a kil
 
 @dataclass(frozen=True)
 class StagePlan:
-    """One stage. base: the config before a trial's values; points: settings decided beforehand, by number."""
+    """One stage. base: the config before a trial's values; points: settings decided beforehand, by
+    number.
+    """
 
     stage: Stage
     space: Space
@@ -53,8 +57,9 @@ class StagePlan:
 
 @dataclass(frozen=True)
 class Context:
-    """What all stages share. build: what a trial runs; died: when an earlier driver of this search wrote its last
-    record without closing it (None: there is none)."""
+    """What all stages share. build: what a trial runs; died: when an earlier driver of this search
+    wrote its last record without closing it (None: there is none).
+    """
 
     plan: Plan
     storage: JournalStorage
@@ -67,12 +72,16 @@ class Context:
 
 
 def tuning(plan: Plan, stage: Stage) -> StagePlan:
-    """`search`, or `baseline`: the baseline's own space under the same scheduler, epochs and resources."""
-    space, target = (plan.space, plan.trials) if stage == "search" else (plan.baseline, plan.baseline_trials)
+    """`search`, or `baseline`: the baseline's own space under the same scheduler, epochs and
+    resources.
+    """
+    space, target = (
+        (plan.space, plan.trials) if stage == "search" else (plan.baseline, plan.baseline_trials)
+    )
     assert space is not None
     base = plan.config(space, plan.epochs)
     if space.spec.searcher.name == "grid":
-        points = searchers.grid(space.domains, C.flatten(base))
+        points = grid(space.domains, flatten(base))
     else:
         points = [dict(d) for d in space.defaults]
     return StagePlan(stage, space, base, target, tuple(Point(p) for p in points))
@@ -80,12 +89,13 @@ def tuning(plan: Plan, stage: Stage) -> StagePlan:
 
 def every_point(plan: Plan) -> dict[str, Values]:
     """All points of an exhaustive space's grid, by source ("grid/0")."""
-    points = searchers.grid(plan.space.domains, C.flatten(plan.space.base))
+    points = grid(plan.space.domains, flatten(plan.space.base))
     return {f"grid/{number}": values for number, values in enumerate(points)}
 
 
 def finals(plan: Plan, chosen: Mapping[str, Values], have: list[FrozenTrial]) -> StagePlan:
-    """Each chosen setting over all seeds, to the full budget; those that `have` are there are not repeated.
+    """Each chosen setting over all seeds, to the full budget; those that `have` are there are not
+    repeated.
 
     chosen: settings by source ("search/7", "baseline/2", "grid/0").
     """
@@ -98,15 +108,23 @@ def finals(plan: Plan, chosen: Mapping[str, Values], have: list[FrozenTrial]) ->
             if (source, seed) not in there:
                 # Also what the space fixes: a final run is decided by its record alone.
                 values = {**_method(space), **own, "seed": seed}
-                role = "grid" if source.startswith("grid/") else "tuned" if space is plan.space else "baseline"
+                role = (
+                    "grid"
+                    if source.startswith("grid/")
+                    else "tuned"
+                    if space is plan.space
+                    else "baseline"
+                )
                 points.append(Point({}, {"values": values, "source": source, "role": role}))
     base = plan.config(plan.space, plan.final_epochs)
     return StagePlan("final", plan.space, base, len(points), tuple(points))
 
 
 def _method(space: Space) -> Values:
-    """Everything but the seed and the epochs, as one replacement: sections whole, so that plug-ins are switched."""
-    config = C.to_dict(space.base)
+    """Everything but the seed and the epochs, as one replacement: sections whole, so that plug-ins
+    are switched.
+    """
+    config = to_dict(space.base)
     return {k: config[k] for k in ("data", "model", "method", "optim", "schedule")}
 
 
@@ -118,18 +136,20 @@ def values_of(trial: FrozenTrial) -> Values:
 def ledger(context: Context, stage: StagePlan) -> Ledger:
     """The study of a stage, `<search>/<stage>`."""
     space, seed = stage.space, context.plan.seed
-    flat, searcher = C.flatten(stage.base), stage.space.spec.searcher
+    flat, searcher = flatten(stage.base), stage.space.spec.searcher
 
     def suggest(trial: Trial) -> Values:
-        return searchers.suggest(space.domains, flat, trial)
+        return draw(space.domains, flat, trial)
 
     sampler = partial(_sampler, searcher.name, seed, searcher.startup, space.conditional)
     name = f"{context.plan.name}/{stage.stage}"
-    return Ledger(context.storage, name, space.mode, suggest, sampler, partial(_point, stage.points))
+    return Ledger(
+        context.storage, name, space.mode, suggest, sampler, partial(_point, stage.points)
+    )
 
 
-def _sampler(name: searchers.SearcherName, seed: int, startup: int, conditional: bool, number: int) -> Any:
-    return searchers.sampler(name, seed, number, startup, conditional)
+def _sampler(name: SearcherName, seed: int, startup: int, conditional: bool, number: int) -> Any:
+    return make_sampler(name, seed, number, startup, conditional)
 
 
 def _point(points: tuple[Point, ...], number: int) -> Point | None:
@@ -143,22 +163,33 @@ def run(context: Context, stage: StagePlan) -> Ledger:
     left = stage.target - book.handed_out() + len(book.unfinished())
     if left <= 0 or context.halt.stop_all():
         return book
-    spec = stage.space.spec.scheduler if stage.stage == "search" else context.plan.space.spec.scheduler
+    spec = (
+        stage.space.spec.scheduler if stage.stage == "search" else context.plan.space.spec.scheduler
+    )
     name = "none" if stage.stage == "final" else spec.name
     pauses = name == "pbt"  # it holds trials back until others have come as far
-    searcher = AskTell(book, stage.target, lambda: stage.target if pauses else context.site.slots + context.site.joined)
+    searcher = AskTell(
+        book,
+        stage.target,
+        lambda: stage.target if pauses else context.site.slots + context.site.joined,
+    )
     ended = book.trials(*ENDED)
     if name in schedulers.FORGETFUL and (ended or book.unfinished()):
-        context.board.say(f"{stage.stage}: resumed without the scheduler's memory: {schedulers.FORGETFUL[name]}")
+        context.board.say(
+            f"{stage.stage}: resumed without the scheduler's memory: {schedulers.FORGETFUL[name]}"
+        )
     schedule = stage.base.schedule if spec.after_drop and not pauses else None
     grace = spec.grace if pauses else schedulers.first_stop(spec.grace, stage.epochs, schedule)
-    always = (*schedulers.until_drop(stage.epochs, schedule), *dips.shared(stage.space, stage.base))
+    always = (
+        *schedulers.until_drop(stage.epochs, schedule),
+        *protected.shared(stage.space, stage.base),
+    )
     scheduler = schedulers.make(name, stage.space.mode, stage.epochs, grace, spec.reduction, stage.space.domains,
                                 book.past(*ENDED), searcher.resumed, Quiet(stage.base, always))  # fmt: skip
     context.board.begin(stage.stage, stage.target - left, stage.target, _best(book), stage.epochs)
     where = context.plan.storage
     scheme = where.split("://")[0] + "://" if "://" in where else ""
-    watch = Watch(stage.stage, searcher, lambda values: C.replace(stage.base, values), context.tracking, context.board,
+    watch = Watch(stage.stage, searcher, lambda values: with_overrides(stage.base, values), context.tracking, context.board,
                   context.halt, scheme, mutates=name == "pbt")  # fmt: skip
     _check(_errors(_tuner(context, stage, searcher, scheduler, watch)), searcher)
     if context.halt.reason:
@@ -170,7 +201,8 @@ def run(context: Context, stage: StagePlan) -> Ledger:
 
 
 def _catch_up(context: Context, stage: StagePlan, book: Ledger) -> None:
-    """Write to tracking once more what ended shortly before a driver was killed: the journal hears of it first.
+    """Write to tracking once more what ended shortly before a driver was killed: the journal hears
+    of it first.
 
     Tracking skips the steps and parameters that it has.
     """
@@ -182,16 +214,22 @@ def _catch_up(context: Context, stage: StagePlan, book: Ledger) -> None:
             continue
         number, attrs = trial.number, trial.user_attrs
         facts: dict[str, Any] = {k: attrs[k] for k in ("role", "source") if k in attrs}
-        context.tracking.start(stage.stage, number, C.replace(stage.base, values_of(trial)), facts)
+        context.tracking.start(
+            stage.stage, number, with_overrides(stage.base, values_of(trial)), facts
+        )
         for epoch, value in sorted(trial.intermediate_values.items()):
             context.tracking.log(stage.stage, number, {"objective": value}, epoch)
         if stage.stage == "final" and "checkpoint" in attrs:
             with contextlib.suppress(OSError):
-                keep_files(context.tracking, stage.stage, number, Checkpoint(attrs["checkpoint"]["path"]))
+                keep_files(
+                    context.tracking, stage.stage, number, Checkpoint(attrs["checkpoint"]["path"])
+                )
         context.tracking.finish(stage.stage, trial)
 
 
-def _tuner(context: Context, stage: StagePlan, searcher: AskTell, scheduler: Any, watch: Watch) -> Tuner:
+def _tuner(
+    context: Context, stage: StagePlan, searcher: AskTell, scheduler: Any, watch: Watch
+) -> Tuner:
     plan, final = context.plan, stage.stage == "final"
     build = partial(built, base=stage.base, build=context.build)
     local = "" if "://" in plan.storage else plan.storage
@@ -206,7 +244,9 @@ def _tuner(context: Context, stage: StagePlan, searcher: AskTell, scheduler: Any
             scheduler=scheduler,
             num_samples=-1,
             reuse_actors=True,
-            trial_name_creator=lambda trial: f"{stage.stage}-{trial.config['number']:05d}-{trial.trial_id}",
+            trial_name_creator=lambda trial: (
+                f"{stage.stage}-{trial.config['number']:05d}-{trial.trial_id}"
+            ),
             trial_dirname_creator=lambda trial: f"{trial.config['number']:05d}-{trial.trial_id}",
         ),
         run_config=RunConfig(
@@ -216,7 +256,9 @@ def _tuner(context: Context, stage: StagePlan, searcher: AskTell, scheduler: Any
             callbacks=[watch],
             verbose=0,
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
-            checkpoint_config=CheckpointConfig(num_to_keep=4 if watch.mutates else 2, checkpoint_at_end=False),
+            checkpoint_config=CheckpointConfig(
+                num_to_keep=4 if watch.mutates else 2, checkpoint_at_end=False
+            ),
         ),
     )
 
@@ -225,19 +267,30 @@ def _errors(tuner: Tuner) -> list[Exception]:
     """Run it to its end; the errors with which trials ended, as far as they can be read."""
     try:
         return list(tuner.fit().errors)
-    except (EOFError, UnpicklingError):  # after its end: what Ray wrote of an error was cut off by a full disk
+    except (
+        EOFError,
+        UnpicklingError,
+    ):  # after its end: what Ray wrote of an error was cut off by a full disk
         return []
 
 
 def _check(errors: list[Exception], searcher: AskTell) -> None:
-    """fit() returns as if nothing had happened when trials raised: whatever the callback did not hear of fails here."""
+    """fit() returns as if nothing had happened when trials raised: whatever the callback did not
+    hear of fails here.
+    """
     for trial_id in list(searcher.lost):
-        searcher.tell_lost(trial_id, f"{type(errors[0]).__name__}: the worker died" if errors else "lost")
+        searcher.tell_lost(
+            trial_id, f"{type(errors[0]).__name__}: the worker died" if errors else "lost"
+        )
 
 
 def _best(book: Ledger) -> Row | None:
     found = ranked(book)
-    return Row(found[0].number, values_of(found[0]), "completed", 0, value_of(found[0])) if found else None
+    return (
+        Row(found[0].number, values_of(found[0]), "completed", 0, value_of(found[0]))
+        if found
+        else None
+    )
 
 
 def value_of(trial: FrozenTrial) -> float | None:
@@ -249,7 +302,8 @@ def value_of(trial: FrozenTrial) -> float | None:
 
 
 def ranked(book: Ledger) -> list[FrozenTrial]:
-    """Trials by objective, best first: those that ran to their end, then those that were stopped. Failed ones never.
+    """Trials by objective, best first: those that ran to their end, then those that were stopped.
+    Failed ones never.
 
     Of several with the same settings the best stays.
     """
@@ -273,7 +327,9 @@ def _folder(plan: Plan, stage: Stage) -> str:
 
 
 def deadline(plan: Plan, stage: Stage, budget: float | None) -> float | None:
-    """When a tuning stage must stop (time.monotonic()): search and baseline share what is left by number of trials."""
+    """When a tuning stage must stop (time.monotonic()): search and baseline share what is left by
+    number of trials.
+    """
     if budget is None:
         return None
     part = 1.0 if stage == "baseline" else plan.trials / (plan.trials + plan.baseline_trials)

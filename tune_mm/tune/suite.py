@@ -1,269 +1,279 @@
-"""A suite: several spaces searched on one data set with the same number of trials and seeds, to compare their methods.
-
-One strict YAML file in search_spaces/, beside the spaces, with `spaces:` in it (see methods_avdigits.yaml). What it
-says holds for all of them; a space keeps what is its method's own: `method.*` settings, and what its `set` fixes.
+"""A suite from its plan to its table: one search after another in one Ray. `run(options)` returns
+the exit code.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any
+import contextlib
+import json
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
-from pydantic import BeforeValidator, Field, ValidationError
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
-from tune_mm import config as C
-from tune_mm._explain import explain
-from tune_mm._sections import PLUGINS
-from tune_mm._yaml import Document
-from tune_mm.config import ConfigError, Section
-from tune_mm.errors import nearest
-from tune_mm.tune import space as S
-from tune_mm.tune.space import Space
-from tune_mm.tune.spec import ResourceSpec, SchedulerSpec, SearcherSpec
-
-OWN = "method."  # settings that belong to the method; all others are ground that methods share
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,49}")
-
-
-def _named(value: Any) -> Any:
-    return {"name": value} if isinstance(value, str) else value
-
-
-def _entry(value: Any) -> Any:
-    return {"space": value} if isinstance(value, str) else value
-
-
-class Entry(Section):
-    """One space of a suite. name: what it is called (null: its method). set, domains: its own, before the suite's; a
-    domain null is not searched. baseline: the name that its gain is stated over (null: the suite's)."""
-
-    space: str = Field(min_length=1)
-    name: str | None = None
-    set: dict[str, Any] = Field(default_factory=dict)
-    domains: dict[str, Any] = Field(default_factory=dict)
-    baseline: str | None = None
-
-
-class SuiteFinals(Section):
-    """The best setting of each search is rerun over `seeds` seeds. epochs: null: the config's."""
-
-    seeds: int = Field(3, ge=1)
-    epochs: int | None = Field(None, ge=1)
-
-
-class SuiteSpec(Section):
-    """The file as written. domains: what all search beside `method.*`, in place of what the spaces do (none: as they
-    do). baseline: the search over which gains are stated."""
-
-    config: str = Field(min_length=1)
-    objective: str
-    spaces: tuple[Annotated[Entry, BeforeValidator(_entry)], ...] = Field(min_length=1)
-    baseline: str = "joint"
-    set: dict[str, Any] = Field(default_factory=dict)
-    domains: dict[str, Any] = Field(default_factory=dict)
-    trials: int = Field(20, ge=1)
-    searcher: Annotated[SearcherSpec, BeforeValidator(_named)] = SearcherSpec()
-    scheduler: Annotated[SchedulerSpec, BeforeValidator(_named)] = SchedulerSpec()
-    resources: ResourceSpec = ResourceSpec()
-    finals: SuiteFinals = SuiteFinals()
+from tune_mm.data import base as data
+from tune_mm.data.base import Source
+from tune_mm.errors import UserError
+from tune_mm.tune import search
+from tune_mm.tune.execute import ray_session
+from tune_mm.tune.execute.factory import Build
+from tune_mm.tune.output import suite_table
+from tune_mm.tune.output.display import span
+from tune_mm.tune.plan import plan as P
+from tune_mm.tune.plan import preview, suite_plan
+from tune_mm.tune.plan.plan import Options, Plan
+from tune_mm.tune.plan.suite_plan import SuitePlan
+from tune_mm.tune.propose.ledger import Busy, Lock
+from tune_mm.tune.search import FAILED, INTERRUPTED, SUMMARY
+from tune_mm.tune.space import suite as U
+from tune_mm.tune.space.suite import Member
 
 
 @dataclass(frozen=True)
-class Member:
-    """One search of a suite. origin: the space it is made of; document: the space as the suite has it; baseline: the
-    name of the member that its gain is stated over."""
+class _Field:
+    """Who takes part. plans: of the members' searches, by name; left_out: why others do not."""
 
-    name: str
-    origin: str
-    document: Document
-    baseline: str
+    plans: Mapping[str, Plan]
+    left_out: Mapping[str, str]
 
 
-@dataclass(frozen=True)
-class Suite:
-    """A checked suite. Its members in the order of the file."""
+def run(
+    options: Options, console: Console, *, dry: bool = False, build: Build | None = None
+) -> int:
+    """Search each space of a suite as `options` say. build: what a trial runs instead of core's Run
+    (tests).
 
-    name: str
-    spec: SuiteSpec
-    members: tuple[Member, ...]
-
-
-@dataclass(frozen=True)
-class _Merged(Document):
-    """A space whose values come partly from a suite: `taken` says from which of its keys."""
-
-    suite: Document
-    taken: Mapping[str, str]
-
-    def where(self, key: str = "") -> str:
-        above = key
-        while above and above not in self.taken:
-            above = above.rpartition(".")[0]
-        if not above:
-            return super().where(key)
-        return self.suite.where(self.taken[above] + key.removeprefix(above))
-
-
-def is_suite(document: Document) -> bool:
-    """Whether a file of search_spaces/ is a suite, not a space."""
-    return "spaces" in document.data
-
-
-def names() -> tuple[str, ...]:
-    """Suites that can be named."""
-    return tuple(name for name in C.names(S.FOLDER) if is_suite(S.read(name)))
-
-
-def build(name: str, document: Document) -> Suite:
-    """The suite of a file, without its spaces' own mistakes: `Member.document` is still to be built by `space.build`.
-
-    Raises ConfigError with all problems, each with file and line.
+    Returns 0; 1 when trials failed in any search; 130 when it was interrupted. Raises UserError
+    before anything has started. A method that cannot train these data or this fusion is left out,
+    and said so.
     """
-    spec = read_spec(document)
-    members: list[Member] = []
-    problems = []
-    if spec.searcher.name == "grid":
-        problems.append(f"searcher: must not be grid: spaces have grids of unlike size ({document.where('searcher')})")
-    for i, entry in enumerate(spec.spaces):
+    plan = suite_plan.resolve(options)
+    shared = plan.spaces[plan.suite.spec.baseline].base.data
+    source = data.resolve(shared, plan.options.data_root, require_real=plan.options.require_real)
+    if dry:
+        with tempfile.TemporaryDirectory() as scratch:
+            field = _field(plan, Path(scratch), source)
+        _announce(console, plan, field, source)
+        _show_plan(console, plan, field, source)
+        return 0
+    try:
+        lock = Lock(plan.folder / "lock")
+    except Busy as error:
+        raise UserError(f"{error}; wait for it, or give this one another --name") from None
+    with contextlib.closing(lock):
+        field = _field(plan, plan.folder, source)
+        plan.save()
+        _announce(console, plan, field, source)
+        return _searches(plan, field, console, build)
+
+
+def _field(plan: SuitePlan, folder: Path, source: Source) -> _Field:
+    """Every search planned, and asked whether its models fit. Raises UserError when a baseline does
+    not.
+    """
+    plans: dict[str, Plan] = {}
+    left_out: dict[str, str] = {}
+    for member in plan.suite.members:
+        given = plan.member_options(member, folder) or _again(plan, member)
+        found = P.resolve(given)
         try:
-            members.append(_member(spec, document, i, entry, {m.name for m in members}))
-        except ConfigError as error:
-            problems += error.problems
-    known = [m.name for m in members]
-    lost = {m.baseline: next(_baseline_key(spec, m.baseline)) for m in members if m.baseline not in known}
-    for one, key in lost.items() if len(members) == len(spec.spaces) else ():
-        allowed = ", ".join(known)
-        hint = nearest(one, known)
-        problems.append(f"{key}: no search '{one}'{hint}; available: {allowed} ({document.where(key)})")
-    if problems:
-        raise ConfigError(problems)
-    return Suite(name, spec, tuple(members))
-
-
-def _baseline_key(spec: SuiteSpec, name: str) -> Iterator[str]:
-    yield from (f"spaces.{i}.baseline" for i, entry in enumerate(spec.spaces) if entry.baseline == name)
-    yield "baseline"
-
-
-def read_spec(document: Document) -> SuiteSpec:
-    """The file as written. Raises ConfigError with all problems."""
-    values = {k: tuple(v) if k == "spaces" and isinstance(v, list) else v for k, v in document.data.items()}
-    try:
-        return SuiteSpec.model_validate(values)
-    except ValidationError as error:
-        keys = dict(_keys(SuiteSpec))
-        given = document.data.get("spaces")
-        for i in range(len(given) if isinstance(given, list) else 0):
-            keys |= dict(_keys(Entry, f"spaces.{i}."))
-        found = explain(error, document.data, keys, lambda k: (k, f" ({document.where(k)})"))
-        raise ConfigError(list(found)) from None
-
-
-def _keys(cls: type[Section], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, info in cls.model_fields.items():
-        yield prefix + name, info.annotation
-        if isinstance(info.annotation, type) and issubclass(info.annotation, Section):
-            yield from _keys(info.annotation, f"{prefix}{name}.")
-
-
-def _member(spec: SuiteSpec, document: Document, i: int, entry: Entry, taken: set[str]) -> Member:
-    """Raises ConfigError for a space that is wrong in itself, or cannot be in a suite."""
-    where = f" ({document.where(f'spaces.{i}')})"
-    try:
-        found = S.read(entry.space)
-        space = S.build(found.path.stem, found, {})
-    except ConfigError as error:
-        raise ConfigError([f"{p} (spaces.{i}{where})" for p in error.problems]) from None
-    if space.exhaustive:
-        raise ConfigError(f"spaces.{i}: {space.name} tunes nothing (finals.top: all), so cannot be compared{where}")
-    for key in (*entry.set, *entry.domains):
-        if key.partition(".")[0] == "data":
-            raise ConfigError(
-                f"spaces.{i}: {key} must not be its own: all searches of a suite have the same data{where}"
+            preview.fits(found, source)
+            plans[member.name] = found
+        except UserError as error:
+            left_out[member.name] = str(error).removeprefix(f"{found.space.name}: ")
+    for member in plan.suite.members:
+        if member.name in plans and member.baseline in left_out:
+            raise UserError(
+                f"{plan.suite.name}: {member.baseline}, the baseline of {member.name}, does not fit: "
+                f"{left_out[member.baseline]}"
             )
-    name = entry.name or space.base.method.name
-    if name in taken:
-        raise ConfigError(f"spaces.{i}: there is a search '{name}' already; give this one a name of its own{where}")
-    if not _NAME.fullmatch(name):
-        allowed = "letters, digits, '.', '_' and '-' (at most 50)"
-        raise ConfigError(f"spaces.{i}.name: must be {allowed}, got '{name}'{where}")
-    merged = _merged(spec, document, i, found)
-    if "domains" not in merged.data:
-        raise ConfigError(f"spaces.{i}: nothing is left to search of {space.name}{where}")
-    return Member(name, space.name, merged, entry.baseline or spec.baseline)
+    if plan.suite.spec.baseline in left_out:
+        raise UserError(
+            f"{plan.suite.name}: the baseline does not fit: {left_out[plan.suite.spec.baseline]}"
+        )
+    return _Field(plans, left_out)
 
 
-def _merged(suite: SuiteSpec, document: Document, i: int, found: Document) -> Document:
-    """The space `found` as entry `i` of a suite has it."""
-    entry, raw, written = suite.spaces[i], found.data, document.data
-    taken = {key: key for key in ("config", "objective", "trials", "searcher", "scheduler", "resources", "finals")}
-    taken |= {f"set.{k}": f"set.{k}" for k in suite.set}
-    taken |= {f"set.{k}": f"spaces.{i}.set.{k}" for k in entry.set}
-    fixed = {**suite.set, **entry.set}
-    before: dict[str, Any] = raw["domains"]
-    kept_out = {*fixed, *raw.get("set", {})}
-    shared = {k: d for k, d in suite.domains.items() if not any(_overlap(k, f) for f in kept_out)}
-    domains = {k: d for k, d in before.items() if not suite.domains or k.startswith(OWN)} | shared
-    taken |= {f"domains.{k}": f"domains.{k}" for k in shared}
-    domains |= entry.domains
-    taken |= {f"domains.{k}": f"spaces.{i}.domains.{k}" for k in entry.domains}
-    domains = {k: d for k, d in domains.items() if d is not None and not any(_overlap(k, f) for f in fixed)}
-    # A published value of what the suite searches otherwise is none any more: the config's takes its place.
-    same = {k for k in domains if domains[k] == before.get(k)}
-    values = {
-        "config": suite.config,
-        "method": raw.get("method"),
-        "objective": suite.objective,
-        "set": {**raw.get("set", {}), **fixed},
-        "domains": domains,
-        "defaults": _distinct([{k: v for k, v in one.items() if k in same} for one in raw.get("defaults", [])]),
-        "trials": suite.trials,
-        "searcher": written.get("searcher", {}),
-        "scheduler": written.get("scheduler", {}),
-        "resources": written.get("resources", {}),
-        "finals": {"top": 1, **written.get("finals", {})},
+def _again(plan: SuitePlan, member: Member) -> Options:
+    """A search that has ended, to be looked at."""
+    return replace(plan.options, space=None, name=plan.search(member), resume=True, trials=None, epochs=None, seed=None,
+                   overrides={}, storage=None, extend=None)  # fmt: skip
+
+
+# ---- running
+
+
+def _searches(plan: SuitePlan, field: _Field, console: Console, build: Build | None) -> int:
+    start, code = time.monotonic(), 0
+    members = [m for m in plan.suite.members if m.name in field.plans]
+    left = {
+        m.name: given for m in members if (given := plan.member_options(m, plan.folder)) is not None
     }
-    return _Merged({k: v for k, v in values.items() if v not in ({}, None)}, found.lines, found.path, document, taken)
+    first = field.plans[plan.suite.spec.baseline]
+    try:
+        with contextlib.closing(
+            ray_session.connect(plan.options.address, first.cpus, plan.options.concurrency)
+        ):
+            for number, member in enumerate(members, 1):
+                heading = f"{plan.name} {number}/{len(members)}: {member.name}"
+                console.print(
+                    Text(heading + ("" if member.name in left else ", ended before"), style="bold")
+                )
+                if member.name in left:
+                    code = max(code, _search(left[member.name], plan, len(left), console, build))
+                if code == INTERRUPTED:
+                    break
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    return _close(plan, field, console, code, time.monotonic() - start)
 
 
-def _overlap(one: str, other: str) -> bool:
-    """Whether two dotted keys are the same, or one holds the other."""
-    return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
+def _search(
+    given: Options, plan: SuitePlan, count: int, console: Console, build: Build | None
+) -> int:
+    budget = plan.options.time_budget
+    return search.run(replace(given, time_budget=budget and budget / count), console, build=build)
 
 
-def _distinct(defaults: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [one for i, one in enumerate(defaults) if one not in defaults[:i]]
+def _close(plan: SuitePlan, field: _Field, console: Console, code: int, seconds: float) -> int:
+    """Table, summary.json, and what to do next; the exit code."""
+    members = [m for m in plan.suite.members if m.name in field.plans]
+    folders = {m.name: plan.options.searches / plan.search(m) for m in members}
+    open_ = [name for name, folder in folders.items() if not suite_plan.ended(folder)]
+    summaries = {name: suite_plan.read(folder / SUMMARY) or {} for name, folder in folders.items()}
+    found = _rows(plan, members, summaries)
+    status = "interrupted" if code == INTERRUPTED else "unfinished" if open_ else "completed"
+    text = json.dumps(_summary(plan, field, found, status, seconds), indent=1)
+    (plan.folder / SUMMARY).write_text(text + "\n")
+    spec = plan.suite.spec
+    seeds = ", ".join(map(str, field.plans[spec.baseline].final_seeds))
+    title = f"{plan.name}: {plan.trials} trials each, finals over seeds {seeds}; mean ± standard deviation"
+    suite_table.show(console, title, spec.objective, spec.baseline, found)
+    _say_left_out(console, field.left_out)
+    console.print(Text(f"summary: {plan.folder / SUMMARY}   time: {span(seconds)}"))
+    uri = next((s["tracking_uri"] for s in summaries.values() if "tracking_uri" in s), None)
+    if uri:
+        console.print(Text(search.compare(uri, plan.suite.name)))
+    if open_:
+        console.print(Text(f"unfinished: {', '.join(open_)}"))
+        console.print(
+            Text(f"go on with all of them: python -m tune_mm.search --name {plan.name} --resume")
+        )
+    failed = any(summary.get("failed") for summary in summaries.values())
+    return code if code == INTERRUPTED else FAILED if code or failed else 0
 
 
-def spaces(suite: Suite, overrides: Mapping[str, Any]) -> dict[str, Space]:
-    """Every member's space by name, under the same overrides (`--set`). Raises ConfigError with all problems."""
-    out: dict[str, Space] = {}
-    problems: list[str] = []
-    for member in suite.members:
-        try:
-            out[member.name] = S.build(suite.name, member.document, overrides)
-        except ConfigError as error:
-            problems += [f"{member.name}: {p}" for p in error.problems]
-    if problems:
-        raise ConfigError(problems)
-    return out
+def _rows(
+    plan: SuitePlan, members: Sequence[Member], summaries: Mapping[str, Mapping[str, Any]]
+) -> list[suite_table.Row]:  # fmt: skip
+    reference = plan.suite.spec.baseline
+    unlike = {m.name: U.deviations(plan.spaces[m.name], plan.spaces[reference]) for m in members}
+    return suite_table.rows(summaries, {m.name: m.baseline for m in members}, reference,
+                            plan.suite.spec.objective, unlike)  # fmt: skip
 
 
-def deviations(space: Space, reference: Space) -> list[str]:
-    """In what the ground that `space` stands on differs from the reference's: settings other than the method's, and
-    what is searched of them. `model.fusion=shared_head`: fixed; `optim.lr in uniform [0, 1]`: searched."""
-    ours, theirs = _ground(space), _ground(reference)
-    unlike = {key: text for key, text in ours.items() if theirs.get(key) != text}
-    switched = [f"{plugin}." for plugin in PLUGINS if f"{plugin}.name" in unlike]
-    for plugin in switched:  # its name says enough: all its fields are its own
-        unlike = {k: text for k, text in unlike.items() if not k.startswith(plugin) or k == f"{plugin}name"}
-    return [key.removesuffix(".name") + text for key, text in unlike.items()]
+def _summary(
+    plan: SuitePlan, field: _Field, found: Sequence[suite_table.Row], status: str, seconds: float
+) -> dict[str, Any]:
+    """summary.json."""
+    one = field.plans[plan.suite.spec.baseline]
+    return {
+        "format": 1,
+        "name": plan.name,
+        "suite": plan.suite.name,
+        "config": one.space.spec.config,
+        "objective": plan.suite.spec.objective,
+        "metric": suite_table.metric_of(plan.suite.spec.objective),
+        "status": status,
+        "trials": plan.trials,
+        "epochs": {"search": one.epochs, "final": one.final_epochs},
+        "final_seeds": list(one.final_seeds),
+        "baseline": plan.suite.spec.baseline,
+        "seconds": round(seconds, 1),
+        "methods": suite_table.as_json(found),
+        "left_out": dict(field.left_out),
+    }
 
 
-def _ground(space: Space) -> dict[str, str]:
-    """What is said of each setting outside the method: its value, or where it is searched."""
-    out = {k: f" in {d.text()}" for k, d in space.domains.items() if not k.startswith(OWN)}
-    leaves = {k: v for k, v in C.flatten(space.base).items() if not k.startswith(OWN)}
-    return out | {k: f"={v}" for k, v in leaves.items() if not any(_overlap(k, searched) for searched in out)}
+# ---- what was decided
+
+
+def _announce(console: Console, plan: SuitePlan, field: _Field, source: Source) -> None:
+    if source.message:
+        console.print(Text(source.message, style="yellow"))
+    _say_left_out(console, field.left_out)
+
+
+def _say_left_out(console: Console, left_out: Mapping[str, str]) -> None:
+    for name, why in left_out.items():
+        console.print(Text(f"left out: {name}: {why}", style="yellow"))
+
+
+def _show_plan(console: Console, plan: SuitePlan, field: _Field, source: Source) -> None:
+    """--dry-run: what holds for all, and a row per search."""
+    spec, first = plan.suite.spec, field.plans[plan.suite.spec.baseline]
+    common = Table(
+        title=f"plan of {plan.name}, for all its searches", title_justify="left", show_header=False
+    )
+    for name, value in _common(plan, field, first, source):
+        common.add_row(Text(name), Text(value))
+    console.print(common)
+    table = Table(title=f"{len(field.plans)} searches, one after another", title_justify="left")
+    for name in (
+        "search",
+        "of space",
+        "trials",
+        "searched",
+        "over",
+        f"differs from {spec.baseline} in",
+    ):
+        table.add_column(name, justify="right" if name == "trials" else "left")
+    for member in plan.suite.members:
+        if member.name not in field.plans:
+            continue
+        one = field.plans[member.name]
+        over = "" if member.baseline == member.name else member.baseline
+        unlike = U.deviations(plan.spaces[member.name], plan.spaces[spec.baseline])
+        cells = (
+            one.name,
+            member.origin,
+            str(one.trials),
+            ", ".join(one.space.domains),
+            over,
+            "; ".join(unlike),
+        )
+        table.add_row(*map(Text, cells))
+    console.print(table)
+
+
+def _common(
+    plan: SuitePlan, field: _Field, first: Plan, source: Source
+) -> Iterator[tuple[str, str]]:
+    spec, count = first.space.spec, len(field.plans)
+    seeds = ", ".join(map(str, first.final_seeds))
+    yield "config", spec.config
+    yield "objective", f"{spec.objective} ({first.space.mode})"
+    yield from ((f"  --set {key}", str(value)) for key, value in plan.record["overrides"].items())
+    yield "trials", f"{plan.trials} of each search"
+    yield "searcher", f"{spec.searcher.name}, seed {first.seed}"
+    yield "scheduler", f"{spec.scheduler.name}, {first.epochs} epochs"
+    yield (
+        "finals",
+        f"best 1 of each, {first.final_epochs} epochs, seeds {seeds}; test computed once each",
+    )
+    yield "baseline", f"{plan.suite.spec.baseline}, tuned like the others"
+    tuning, final = (
+        count * plan.trials * first.epochs,
+        count * len(first.final_seeds) * first.final_epochs,
+    )
+    limit = plan.options.time_budget
+    each = f"; tuning stops after {span(limit / count)} per search" if limit else ""
+    yield "budget", f"at most {tuning} epochs of tuning and {final} of finals{each}"
+    yield "data", f"{source.kind}: {source.root}"
+    yield "results", f"{plan.folder}, and {plan.name}-<method> beside it"

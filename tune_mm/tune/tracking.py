@@ -1,4 +1,6 @@
-"""What a search writes to MLflow: a parent run, a child per trial, the same runs again after a resume."""
+"""What a search writes to MLflow: a parent run, a child per trial, the same runs again after a
+resume.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +11,12 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from tune_mm import config as C
-from tune_mm.config import Config
+from tune_mm.config import Config, dump_config, flatten
 from tune_mm.track import RunHandle, Store, Writer, note, views
 from tune_mm.track.run import Status
 from tune_mm.track.tags import Stage, environment, tags_for
-from tune_mm.tune.plan import Plan
-from tune_mm.tune.space import Space
+from tune_mm.tune.plan.plan import Plan
+from tune_mm.tune.space.space import Space
 
 STATUS: dict[TrialState, Status] = {
     TrialState.COMPLETE: "completed",
@@ -25,7 +26,9 @@ STATUS: dict[TrialState, Status] = {
 
 
 def searched(plan: Plan) -> dict[str, Any]:
-    """space.json: what was searched and how, for readers of the store who have no search.json at hand."""
+    """space.json: what was searched and how, for readers of the store who have no search.json at
+    hand.
+    """
     spaces = {"search": plan.space, **({"baseline": plan.baseline} if plan.baseline else {})}
     return {
         "format": 1,
@@ -43,7 +46,11 @@ def searched(plan: Plan) -> dict[str, Any]:
 def _domains(space: Space) -> dict[str, dict[str, Any]]:
     """Kind, arguments and conditions by key."""
     return {
-        key: {"kind": domain.kind, "args": list(domain.args), "when": {k: list(v) for k, v in domain.when.items()}}
+        key: {
+            "kind": domain.kind,
+            "args": list(domain.args),
+            "when": {k: list(v) for k, v in domain.when.items()},
+        }
         for key, domain in space.domains.items()
     }
 
@@ -51,7 +58,8 @@ def _domains(space: Space) -> dict[str, dict[str, Any]]:
 class Tracker:
     """The runs of one search. about: the data set's summary.
 
-    A store that is away is no error: what it misses is queued. Raises UserError when it can never be used.
+    A store that is away is no error: what it misses is queued. Raises UserError when it can never
+    be used.
     """
 
     def __init__(self, plan: Plan, data_kind: str, about: Mapping[str, Any]) -> None:
@@ -62,7 +70,11 @@ class Tracker:
         self._writer = Writer(self.store, plan.space.name, search=plan.uid)
         base = plan.config(plan.space, plan.epochs)
         spec = plan.space.spec
-        tags = {**tags_for(base, stage="search", data_kind=data_kind), **self._origin, "objective": spec.objective}
+        tags = {
+            **tags_for(base, stage="search", data_kind=data_kind),
+            **self._origin,
+            "objective": spec.objective,
+        }
         tags |= {"search": plan.name, "space": plan.space.name, "searcher": spec.searcher.name}
         params = {
             "trials": plan.trials,
@@ -73,11 +85,15 @@ class Tracker:
         self._heading = note.heading(plan.name, {**tags, **params, "mode": plan.space.mode})
         tags[note.TAG] = note.text(self._heading)
         self._parent = self._writer.start(plan.name, params, tags, key="search")
-        self._writer.artifact(self._parent, C.dump(base), "config.yaml")
-        self._writer.artifact(self._parent, json.dumps(searched(plan), indent=1) + "\n", "space.json")
+        self._writer.artifact(self._parent, dump_config(base), "config.yaml")
+        self._writer.artifact(
+            self._parent, json.dumps(searched(plan), indent=1) + "\n", "space.json"
+        )
         if about:
             self._writer.artifact(self._parent, json.dumps(about, indent=1) + "\n", "data.json")
-        keys = dict.fromkeys([*plan.space.domains, *(plan.baseline.domains if plan.baseline else ())])
+        keys = dict.fromkeys(
+            [*plan.space.domains, *(plan.baseline.domains if plan.baseline else ())]
+        )
         shown = views.columns(spec.objective, about.get("shapes", ()), keys)
         self._views = views.views(shown, plan.space.mode)
         self._save_views()
@@ -85,11 +101,18 @@ class Tracker:
 
     def start(self, stage: Stage, number: int, config: Config, facts: Mapping[str, Any]) -> None:
         """A trial begins, or goes on: the same run then."""
-        tags = {**tags_for(config, stage=stage, data_kind=self._kind), **self._origin, "search": self._name, **facts}
+        tags = {
+            **tags_for(config, stage=stage, data_kind=self._kind),
+            **self._origin,
+            "search": self._name,
+            **facts,
+        }
         name, key = f"{stage} {number}", f"{stage}/{number}"
-        run = self._writer.start(name, C.flatten(config), {**tags, "trial": number}, parent=self._parent, key=key)
+        run = self._writer.start(
+            name, flatten(config), {**tags, "trial": number}, parent=self._parent, key=key
+        )
         self._runs[stage, number] = run
-        self._writer.artifact(run, C.dump(config), "config.yaml")
+        self._writer.artifact(run, dump_config(config), "config.yaml")
 
     def log(self, stage: Stage, number: int, metrics: Mapping[str, float], epoch: int) -> None:
         """An epoch's metrics."""
@@ -118,7 +141,9 @@ class Tracker:
         if (stage, number) in self._runs:
             self._writer.finish(self._runs[stage, number], "stopped", reason)
 
-    def summary(self, text: str, metrics: Mapping[str, float], status: Status, reason: str = "") -> None:
+    def summary(
+        self, text: str, metrics: Mapping[str, float], status: Status, reason: str = ""
+    ) -> None:
         """The search ended (or was stopped): its summary on the parent run."""
         self._writer.artifact(self._parent, text, "summary.json")
         self._writer.log(self._parent, metrics, 0)
@@ -126,7 +151,10 @@ class Tracker:
             self._save_views()
         run = self._parent.run_id  # the links need it: a store that has been away has given none
         where = note.links(self._name, self._writer.experiment_id, run) if run else ""
-        self._writer.tags(self._parent, {note.TAG: note.text(self._heading, note.outcome(json.loads(text)), where)})
+        self._writer.tags(
+            self._parent,
+            {note.TAG: note.text(self._heading, note.outcome(json.loads(text)), where)},
+        )
         self._writer.finish(self._parent, status, reason)
 
     def flush(self) -> None:

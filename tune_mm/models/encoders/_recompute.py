@@ -1,4 +1,6 @@
-"""Activation checkpointing: less memory for more time, also where a module is bound to tensors that are not its own."""
+"""Activation checkpointing: less memory for more time, also where a module is bound to tensors that
+are not its own.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +15,15 @@ from tune_mm.models._dropout import transformed
 
 
 def recomputed(layer: nn.Module, x: Tensor) -> Tensor:
-    """layer(x), whose inner values are computed again in the backward pass instead of being kept (Chen et al., 2016).
+    """layer(x), whose inner values are computed again in the backward pass instead of being kept
+    (Chen et al., 2016).
 
-    The second pass uses the tensors that the layer is bound to now, and each of its modules is in training or in
-    evaluation mode as it is now: by the time of it, `functional_call` and `Net.evaluating` have ended. BatchNorm's
-    running statistics move once, and what moves them in between does not reach the second pass. Where nothing is kept
-    (no gradient) or hooks on what is kept are not there (transforms of torch.func), it is layer(x) alone. The layer
-    must draw no random numbers.
+    The second pass uses the tensors that the layer is bound to now, and each of its modules is in
+    training or in evaluation mode as it is now: by the time of it, `functional_call` and
+    `Net.evaluating` have ended. BatchNorm's running statistics move once, and what moves them in
+    between does not reach the second pass. Where nothing is kept (no gradient) or hooks on what is
+    kept are not there (transforms of torch.func), it is layer(x) alone. The layer must draw no
+    random numbers.
     """
     if not torch.is_grad_enabled() or transformed():
         out: Tensor = layer(x)

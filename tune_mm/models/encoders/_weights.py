@@ -1,4 +1,6 @@
-"""Weights of a residual network from a local file: read without running anything, fitted to the stem, and checked."""
+"""Weights of a residual network from a local file: read without running anything, fitted to the
+stem, and checked.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ PART = "encoder."  # before the names in files of a network that this one is the
 
 
 def load(module: nn.Module, encoder: str, path: Path) -> None:
-    """Give `module` the weights of a file. Raises ValueError, naming the file, where they are not this network's."""
+    """Give `module` the weights of a file. Raises ValueError, naming the file, where they are not
+    this network's.
+    """
     own = module.state_dict()
     found = fitting(encoder, read(path), own, path)
     # On the meta device (a check without memory) there is nothing to copy to.
@@ -27,7 +31,9 @@ def load(module: nn.Module, encoder: str, path: Path) -> None:
 
 
 def read(path: Path) -> Tensors:
-    """The tensors of a file by the network's names, its classifier (`fc.*`) left out. Raises ValueError."""
+    """The tensors of a file by the network's names, its classifier (`fc.*`) left out. Raises
+    ValueError.
+    """
     if not path.is_file():
         raise ValueError(f"weights: no file {path}")
     raw = _safetensors(path) if path.suffix == ".safetensors" else _torch(path)
@@ -38,14 +44,23 @@ def read(path: Path) -> Tensors:
     # DataParallel puts "module." before every name.
     named = {str(name).removeprefix("module."): value for name, value in raw.items()}
     if any(name.startswith(PART) for name in named):
-        named = {name.removeprefix(PART): value for name, value in named.items() if name.startswith(PART)}
+        named = {
+            name.removeprefix(PART): value for name, value in named.items() if name.startswith(PART)
+        }
     return {name: value for name, value in named.items() if not name.startswith("fc.")}
 
 
 def _torch(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, ValueError, LookupError, pickle.UnpicklingError) as error:
+    except (
+        OSError,
+        EOFError,
+        RuntimeError,
+        ValueError,
+        LookupError,
+        pickle.UnpicklingError,
+    ) as error:
         raise ValueError(
             f"weights: {path} cannot be read; must be a state dict of tensors written by torch.save"
         ) from error
@@ -56,7 +71,9 @@ def _safetensors(path: Path) -> Any:
         package = importlib.import_module("safetensors")
         load_file = importlib.import_module("safetensors.torch").load_file
     except ImportError as error:
-        raise ValueError(f"weights: {path} needs the package safetensors; install it, or give a .pt file") from error
+        raise ValueError(
+            f"weights: {path} needs the package safetensors; install it, or give a .pt file"
+        ) from error
     try:
         return load_file(path, device="cpu")
     except (OSError, package.SafetensorError) as error:
@@ -64,30 +81,36 @@ def _safetensors(path: Path) -> Any:
 
 
 def fitting(encoder: str, given: Tensors, own: Mapping[str, Tensor], path: Path) -> Tensors:
-    """`given` with the stem (`conv1.weight`) made to fit `own`. Raises ValueError for other names or shapes.
+    """`given` with the stem (`conv1.weight`) made to fit `own`. Raises ValueError for other names
+    or shapes.
 
     encoder: the name that messages give the network.
     """
-    # Files written before torch 0.4.1, torchvision's first resnet18 among them, do not count batches.
+    # Files written before torch 0.4.1, torchvision's first resnet18 among them, do not count
+    # batches.
     missing = [n for n in own if n not in given and not n.endswith("num_batches_tracked")]
     unknown = [n for n in given if n not in own]
     for what, names in (("has no", missing), ("has unknown", unknown)):
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            raise ValueError(f"weights: {path} is no {encoder}: it {what} {', '.join(names[:3])}{more}")
+            raise ValueError(
+                f"weights: {path} is no {encoder}: it {what} {', '.join(names[:3])}{more}"
+            )
     out = {**given, STEM: _stem_for(given[STEM], own[STEM].shape[1])}
     for name, value in out.items():
         if value.shape != own[name].shape:
             got, want = tuple(value.shape), tuple(own[name].shape)
-            raise ValueError(f"weights: {path} is no {encoder}: {name} must have shape {want}, got {got}")
+            raise ValueError(
+                f"weights: {path} is no {encoder}: {name} must have shape {want}, got {got}"
+            )
     return out
 
 
 def _stem_for(weight: Tensor, channels: int) -> Tensor:
     """The stem's filters [64, C, 7, 7] for other `channels`: their sum over C, shared out equally.
 
-    An image whose channels are all equal then gets the response that the file's network has to the same image: a
-    spectrogram (1 channel) passes as a grey picture would.
+    An image whose channels are all equal then gets the response that the file's network has to the
+    same image: a spectrogram (1 channel) passes as a grey picture would.
     """
     if weight.dim() != 4 or weight.shape[1] == channels:
         return weight

@@ -1,8 +1,10 @@
-"""A small convolutional network for small images (28 x 28, 32 x 32) and short spectrograms (40 x 50).
+"""A small convolutional network for small images (28 x 28, 32 x 32) and short spectrograms (40 x
+50).
 
-Each stage: 3 x 3 convolution (padding 1), BatchNorm, ReLU, 2 x 2 max pooling while both sides are 2 or more. Then the
-mean over positions and real frames, a linear layer with ReLU, and dropout. Weights start Kaiming normal (He et al.,
-ICCV 2015), which keeps the variance through ReLU also without BatchNorm.
+Each stage: 3 x 3 convolution (padding 1), BatchNorm, ReLU, 2 x 2 max pooling while both sides are 2
+or more. Then the mean over positions and real frames, a linear layer with ReLU, and dropout.
+Weights start Kaiming normal (He et al., ICCV 2015), which keeps the variance through ReLU also
+without BatchNorm.
 """
 
 from __future__ import annotations
@@ -17,14 +19,15 @@ from tune_mm.config import Section
 from tune_mm.core.types import Padded
 from tune_mm.models._dropout import relu_dropout
 from tune_mm.models.base import StagedEncoder
-from tune_mm.models.encoders._maps import as_frames, average, channels_last, each_frame, input_channels
+from tune_mm.models.maps import as_frames, average, channels_last, each_frame, input_channels
 
 Norm = Literal["batch", "none"]
 
 
 class CnnConfig(Section):
-    """channels: of the maps after each stage. width: of the features. dropout: on the features. norm: after each
-    convolution."""
+    """channels: of the maps after each stage. width: of the features. dropout: on the features.
+    norm: after each convolution.
+    """
 
     name: Literal["cnn"] = "cnn"
     channels: tuple[Annotated[int, Field(ge=1)], ...] = Field((16, 32, 64), min_length=1)
@@ -38,11 +41,15 @@ class CnnEncoder(StagedEncoder):
 
     Config = CnnConfig
 
-    def __init__(self, inputs: int, channels: tuple[int, ...], width: int, dropout: float, norm: Norm) -> None:
+    def __init__(
+        self, inputs: int, channels: tuple[int, ...], width: int, dropout: float, norm: Norm
+    ) -> None:
         super().__init__()
         self.channels, self.width, self.dropout = channels, width, dropout
         before = (inputs, *channels[:-1])
-        self.stages = nn.ModuleList(_stage(i, o, norm) for i, o in zip(before, channels, strict=True))
+        self.stages = nn.ModuleList(
+            _stage(i, o, norm) for i, o in zip(before, channels, strict=True)
+        )
         self.project = nn.Linear(channels[-1], width)
         nn.init.kaiming_normal_(self.project.weight, nonlinearity="relu")
         nn.init.zeros_(self.project.bias)
@@ -62,7 +69,9 @@ class CnnEncoder(StagedEncoder):
 
     def pool(self, x: Padded) -> Padded:
         """See `StagedEncoder.pool`."""
-        return Padded(relu_dropout(self.project(average(x)), self.dropout if self.training else 0.0))
+        return Padded(
+            relu_dropout(self.project(average(x)), self.dropout if self.training else 0.0)
+        )
 
 
 def _stage(inputs: int, outputs: int, norm: Norm) -> nn.Sequential:

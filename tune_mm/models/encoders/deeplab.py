@@ -1,12 +1,15 @@
-"""The encoder of DeepLab v3+ (Chen et al., ECCV 2018) on a ResNet (He et al., CVPR 2016), one per modality in CGGM.
+"""The encoder of DeepLab v3+ (Chen et al., ECCV 2018) on a ResNet (He et al., CVPR 2016), one per
+modality in CGGM.
 
-torchvision's network without its classifier; its stem takes the image's channels. Output stride 16: the last group of
-blocks keeps the size of its maps, and every 3 x 3 convolution behind the stride that is taken away has dilation 2. (It
-then computes at every position what the published network computes at every other one. torchvision does so for 50 and
-101 layers and refuses for 18.) ASPP (Chen et al., 2017): convolutions of several rates beside each other (rate 1 is
-1 x 1, others 3 x 3) and the image's mean, joined and mixed by 1 x 1. The low-level features are the first group's maps.
+torchvision's network without its classifier; its stem takes the image's channels. Output stride 16:
+the last group of blocks keeps the size of its maps, and every 3 x 3 convolution behind the stride
+that is taken away has dilation 2. (It then computes at every position what the published network
+computes at every other one. torchvision does so for 50 and 101 layers and refuses for 18.) ASPP
+(Chen et al., 2017): convolutions of several rates beside each other (rate 1 is 1 x 1, others 3 x 3)
+and the image's mean, joined and mixed by 1 x 1. The low-level features are the first group's maps.
 
-Deviation: the branch of the image's mean has a bias in place of BatchNorm, which has no statistics of a single image.
+Deviation: the branch of the image's mean has a bias in place of BatchNorm, which has no statistics
+of a single image.
 """
 
 from __future__ import annotations
@@ -23,8 +26,8 @@ from tune_mm.config import Section
 from tune_mm.core.types import Padded
 from tune_mm.models.base import DenseEncoder
 from tune_mm.models.encoders import _weights
-from tune_mm.models.encoders._maps import channels_last
 from tune_mm.models.encoders._recompute import recomputed
+from tune_mm.models.maps import channels_last
 
 LEAST = 17  # pixels: the last maps then have two positions a side, so that BatchNorm has statistics of one image
 
@@ -32,9 +35,9 @@ LEAST = 17  # pixels: the last maps then have two positions a side, so that Batc
 class DeepLabConfig(Section):
     """depth: layers of the ResNet; width: channels of the ASPP and its maps; rates: of the ASPP.
 
-    checkpoint: compute the blocks' inner values again in the backward pass instead of keeping them: less memory, more
-    time, the same gradients. weights: a local state dict with torchvision's names (.safetensors, or what torch.save
-    wrote); null: from scratch.
+    checkpoint: compute the blocks' inner values again in the backward pass instead of keeping them:
+    less memory, more time, the same gradients. weights: a local state dict with torchvision's names
+    (.safetensors, or what torch.save wrote); null: from scratch.
     """
 
     name: Literal["deeplab"] = "deeplab"
@@ -46,11 +49,15 @@ class DeepLabConfig(Section):
 
 
 class DeepLabEncoder(DenseEncoder):
-    """Padded [B, C, H, W] -> Padded [B, width, H/16, W/16] with one level [B, 64 or 256, H/4, W/4], rounded up."""
+    """Padded [B, C, H, W] -> Padded [B, width, H/16, W/16] with one level [B, 64 or 256, H/4, W/4],
+    rounded up.
+    """
 
     Config = DeepLabConfig
 
-    def __init__(self, inputs: int, depth: int, width: int, rates: tuple[int, ...], checkpoint: bool = False) -> None:
+    def __init__(
+        self, inputs: int, depth: int, width: int, rates: tuple[int, ...], checkpoint: bool = False
+    ) -> None:
         super().__init__()
         self.backbone = ResNet(inputs, depth)
         self.aspp = ASPP(self.backbone.channels[1], width, rates)
@@ -59,14 +66,18 @@ class DeepLabEncoder(DenseEncoder):
 
     @classmethod
     def build(cls, config: Any, shape: tuple[int, ...]) -> DeepLabEncoder:
-        """See `Encoder.build`. Raises ValueError for what is no image or too small, and for weights that do not fit."""
+        """See `Encoder.build`. Raises ValueError for what is no image or too small, and for weights
+        that do not fit.
+        """
         if len(shape) != 3 or min(shape[1:]) < LEAST:
             raise ValueError(
                 f"the deeplab encoder takes images (C, H, W) of {LEAST} x {LEAST} or more, but got shape={shape}"
             )
         encoder = cls(shape[0], config.depth, config.width, config.rates, config.checkpoint)
         if config.weights is not None:
-            _weights.load(encoder.backbone, f"resnet{config.depth}", Path(config.weights).expanduser())
+            _weights.load(
+                encoder.backbone, f"resnet{config.depth}", Path(config.weights).expanduser()
+            )
         return encoder
 
     def forward(self, x: Padded) -> Padded:
@@ -88,7 +99,9 @@ class DeepLabEncoder(DenseEncoder):
 
 
 class ResNet(nn.Module):
-    """torchvision's ResNet up to its last group, at output stride 16. channels: of the first and the last group."""
+    """torchvision's ResNet up to its last group, at output stride 16. channels: of the first and
+    the last group.
+    """
 
     conv1: nn.Conv2d
     bn1: nn.BatchNorm2d
@@ -116,7 +129,9 @@ class ResNet(nn.Module):
 
 
 def _dilate(group: nn.Sequential) -> None:
-    """Take the stride out of a group of basic blocks, in place; what comes behind it gets dilation 2."""
+    """Take the stride out of a group of basic blocks, in place; what comes behind it gets dilation
+    2.
+    """
     blocks: list[Any] = list(group)
     first = blocks[0]
     first.conv1.stride = first.downsample[0].stride = (1, 1)
@@ -131,7 +146,9 @@ class ASPP(nn.Module):
 
     def __init__(self, inputs: int, width: int, rates: tuple[int, ...]) -> None:
         super().__init__()
-        self.branches = nn.ModuleList(unit(inputs, width, 1 if rate == 1 else 3, rate) for rate in rates)
+        self.branches = nn.ModuleList(
+            unit(inputs, width, 1 if rate == 1 else 3, rate) for rate in rates
+        )
         self.pooled = nn.Conv2d(inputs, width, 1)
         nn.init.kaiming_normal_(self.pooled.weight, nonlinearity="relu")
         self.project = unit((len(rates) + 1) * width, width, 1)
@@ -146,7 +163,9 @@ class ASPP(nn.Module):
 def unit(inputs: int, outputs: int, kernel: int, rate: int = 1) -> nn.Sequential:
     """Convolution, BatchNorm and ReLU at the same size: [B, inputs, h, w] -> [B, outputs, h, w]."""
     # BatchNorm takes the mean away, and with it a bias before it, whose true gradient is 0.
-    conv = nn.Conv2d(inputs, outputs, kernel, padding=rate * (kernel // 2), dilation=rate, bias=False)
+    conv = nn.Conv2d(
+        inputs, outputs, kernel, padding=rate * (kernel // 2), dilation=rate, bias=False
+    )
     nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
     return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU())
 

@@ -1,17 +1,20 @@
 """ESANet's encoder: ResNet-34 whose 3 x 3 convolutions are factorised into 3 x 1 and 1 x 3.
 
-Source: Seichter et al., Efficient RGB-D Semantic Segmentation for Indoor Scene Analysis, ICRA 2021, Sec. III-A; the
-block is Non-bottleneck-1D of Romera et al., ERFNet, T-ITS 2018; the layout is that of He et al., CVPR 2016.
+Source: Seichter et al., Efficient RGB-D Semantic Segmentation for Indoor Scene Analysis, ICRA 2021,
+Sec. III-A; the block is Non-bottleneck-1D of Romera et al., ERFNet, T-ITS 2018; the layout is that
+of He et al., CVPR 2016.
 
     block(x) = ReLU(shortcut(x) + BN(conv1x3(ReLU(conv3x1(ReLU(BN(conv1x3(ReLU(conv3x1(x)))))))))
 
-where the first pair carries the stride, and the shortcut is a 1 x 1 convolution with BatchNorm where the size changes.
-The BatchNorms of both pairs add 1e-3 to the variance, as in ERFNet, those of stem and shortcuts 1e-5.
-Stage 1 is the stem (7 x 7, stride 2, BatchNorm, ReLU), stage 2 max pooling and the first group of blocks, stages 3 to 5
-the other groups: maps at 1/2, 1/4, 1/8, 1/16 and 1/32 of the image.
+where the first pair carries the stride, and the shortcut is a 1 x 1 convolution with BatchNorm
+where the size changes. The BatchNorms of both pairs add 1e-3 to the variance, as in ERFNet, those
+of stem and shortcuts 1e-5. Stage 1 is the stem (7 x 7, stride 2, BatchNorm, ReLU), stage 2 max
+pooling and the first group of blocks, stages 3 to 5 the other groups: maps at 1/2, 1/4, 1/8, 1/16
+and 1/32 of the image.
 
-Convolutions start Kaiming normal (fan out). The blocks' 3 x 1 and 1 x 3 have a bias, as in the published weights, which
-can be loaded from a local file (a state dict with the parameters' names here, or with `encoder.` before them).
+Convolutions start Kaiming normal (fan out). The blocks' 3 x 1 and 1 x 3 have a bias, as in the
+published weights, which can be loaded from a local file (a state dict with the parameters' names
+here, or with `encoder.` before them).
 """
 
 from __future__ import annotations
@@ -26,18 +29,20 @@ from torch import Tensor, nn
 from tune_mm.config import Section
 from tune_mm.core.types import Padded
 from tune_mm.models.base import StagedEncoder
-from tune_mm.models.encoders._maps import as_frames, average, channels_last, each_frame, input_channels
 from tune_mm.models.encoders._recompute import recomputed
 from tune_mm.models.encoders._weights import load
+from tune_mm.models.maps import as_frames, average, channels_last, each_frame, input_channels
 
 Count = Annotated[int, Field(ge=1)]
 EPS = 1e-3  # of the blocks' BatchNorms
 
 
 class EsanetConfig(Section):
-    """channels: of the maps after each stage. blocks: in each of the four groups. weights: a local file; null: from
-    scratch. dropout: in every block, before the shortcut is added. checkpoint: compute the blocks' inner values again
-    in the backward pass instead of keeping them: less memory, more time, the same gradients; without dropout alone."""
+    """channels: of the maps after each stage. blocks: in each of the four groups. weights: a local
+    file; null: from scratch. dropout: in every block, before the shortcut is added. checkpoint:
+    compute the blocks' inner values again in the backward pass instead of keeping them: less
+    memory, more time, the same gradients; without dropout alone.
+    """
 
     name: Literal["esanet"] = "esanet"
     channels: tuple[Count, Count, Count, Count, Count] = (64, 64, 128, 256, 512)
@@ -67,7 +72,9 @@ class NonBottleneck1D(nn.Module):
         self.dropout = nn.Dropout2d(dropout)
         self.downsample: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
-            self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+            self.downsample = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.conv1x3_1(self.conv3x1_1(x).relu())
@@ -102,9 +109,13 @@ class EsanetEncoder(StagedEncoder):
 
     @classmethod
     def build(cls, config: Any, shape: tuple[int, ...]) -> EsanetEncoder:
-        """See `Encoder.build`. Raises ValueError for vectors and sequences, and for weights that do not fit."""
+        """See `Encoder.build`. Raises ValueError for vectors and sequences, and for weights that do
+        not fit.
+        """
         c: EsanetConfig = config
-        encoder = cls(input_channels("esanet", shape), c.channels, c.blocks, c.dropout, c.checkpoint)
+        encoder = cls(
+            input_channels("esanet", shape), c.channels, c.blocks, c.dropout, c.checkpoint
+        )
         if c.weights is not None:
             load(encoder, "esanet encoder", Path(c.weights).expanduser())
         return encoder
@@ -114,7 +125,9 @@ class EsanetEncoder(StagedEncoder):
         if number == 1:
             return each_frame(self._stem, as_frames(x))
         layer = (self.layer1, self.layer2, self.layer3, self.layer4)[number - 2]
-        return each_frame(partial(self._blocks, layer), each_frame(self.maxpool, x) if number == 2 else x)
+        return each_frame(
+            partial(self._blocks, layer), each_frame(self.maxpool, x) if number == 2 else x
+        )
 
     def pool(self, x: Padded) -> Padded:
         """See `StagedEncoder.pool`."""
@@ -132,7 +145,9 @@ class EsanetEncoder(StagedEncoder):
 
 def _group(inputs: int, outputs: int, blocks: int, stride: int, dropout: float) -> nn.Sequential:
     first = NonBottleneck1D(inputs, outputs, stride, dropout)
-    return nn.Sequential(first, *(NonBottleneck1D(outputs, outputs, 1, dropout) for _ in range(blocks - 1)))
+    return nn.Sequential(
+        first, *(NonBottleneck1D(outputs, outputs, 1, dropout) for _ in range(blocks - 1))
+    )
 
 
 def start(module: nn.Module) -> None:

@@ -1,4 +1,6 @@
-"""Multi-layer perceptron encoder for vectors: `layers` times linear, ReLU and dropout, then LayerNorm."""
+"""Multi-layer perceptron encoder for vectors: `layers` times linear, ReLU and dropout, then
+LayerNorm.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,9 @@ class MlpEncoder(Encoder):
     def build(cls, config: Any, shape: tuple[int, ...]) -> MlpEncoder:
         """See `Encoder.build`. Raises ValueError for sequences, which need the transformer encoder."""
         if len(shape) != 1:
-            raise ValueError(f"the mlp encoder takes vectors (D,), but got shape={shape}; use encoder=transformer")
+            raise ValueError(
+                f"the mlp encoder takes vectors (D,), but got shape={shape}; use encoder=transformer"
+            )
         return cls(shape[0], config.width, config.layers, config.dropout)
 
     def forward(self, x: Padded) -> Padded:

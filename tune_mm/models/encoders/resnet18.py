@@ -1,8 +1,10 @@
-"""ResNet-18 (He et al., CVPR 2016), the encoder of the audio-visual experiments of OGM-GE, DGL and their peers.
+"""ResNet-18 (He et al., CVPR 2016), the encoder of the audio-visual experiments of OGM-GE, DGL and
+their peers.
 
-torchvision's network without its classifier, from scratch (torchvision's initialisation: Kaiming normal, fan out) or
-from a local file. The stem takes the input's channels: 1 for a spectrogram, 3 for RGB. Features are the mean over
-positions, then over frames. Its parameters have torchvision's names.
+torchvision's network without its classifier, from scratch (torchvision's initialisation: Kaiming
+normal, fan out) or from a local file. The stem takes the input's channels: 1 for a spectrogram, 3
+for RGB. Features are the mean over positions, then over frames. Its parameters have torchvision's
+names.
 """
 
 from __future__ import annotations
@@ -16,20 +18,23 @@ from tune_mm._vision import torchvision
 from tune_mm.config import Section
 from tune_mm.core.types import Padded
 from tune_mm.models.base import StagedEncoder
-from tune_mm.models.encoders._maps import as_frames, average, channels_last, each_frame, input_channels
 from tune_mm.models.encoders._weights import load
+from tune_mm.models.maps import as_frames, average, channels_last, each_frame, input_channels
 
 
 class ResNet18Config(Section):
-    """weights: a local state dict with torchvision's names (.safetensors, or what torch.save wrote); null: from
-    scratch."""
+    """weights: a local state dict with torchvision's names (.safetensors, or what torch.save
+    wrote); null: from scratch.
+    """
 
     name: Literal["resnet18"] = "resnet18"
     weights: str | None = None
 
 
 class ResNet18(StagedEncoder):
-    """Padded [B, C, H, W] or [B, T, C, H, W] -> Padded [B, 512]. Stage 1 is the stem and the first group of blocks."""
+    """Padded [B, C, H, W] or [B, T, C, H, W] -> Padded [B, 512]. Stage 1 is the stem and the first
+    group of blocks.
+    """
 
     Config = ResNet18Config
     width = 512
@@ -39,7 +44,12 @@ class ResNet18(StagedEncoder):
         super().__init__()
         net = torchvision().models.resnet18(weights=None, num_classes=1)
         self.conv1, self.bn1, self.relu, self.maxpool = net.conv1, net.bn1, net.relu, net.maxpool
-        self.layer1, self.layer2, self.layer3, self.layer4 = net.layer1, net.layer2, net.layer3, net.layer4
+        self.layer1, self.layer2, self.layer3, self.layer4 = (
+            net.layer1,
+            net.layer2,
+            net.layer3,
+            net.layer4,
+        )
         if inputs != 3:
             self.conv1 = nn.Conv2d(inputs, 64, 7, stride=2, padding=3, bias=False)
             nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
@@ -47,7 +57,9 @@ class ResNet18(StagedEncoder):
 
     @classmethod
     def build(cls, config: Any, shape: tuple[int, ...]) -> ResNet18:
-        """See `Encoder.build`. Raises ValueError for vectors and sequences, and for weights that do not fit."""
+        """See `Encoder.build`. Raises ValueError for vectors and sequences, and for weights that do
+        not fit.
+        """
         encoder = cls(input_channels("resnet18", shape))
         if config.weights is not None:
             load(encoder, "resnet18", Path(config.weights).expanduser())

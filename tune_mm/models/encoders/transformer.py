@@ -1,7 +1,9 @@
-"""Transformer encoder of one modality: a linear projection to `width`, positions, pre-norm layers, a final LayerNorm.
+"""Transformer encoder of one modality: a linear projection to `width`, positions, pre-norm layers,
+a final LayerNorm.
 
-Source: CGGM (NeurIPS 2024), Sec. 4.1 and its public code (width 40, 5 heads). The projection belongs to the encoder, so
-methods that scale encoder gradients reach it. A vector [B, D] is a sequence of one step and comes out as [B, W].
+Source: CGGM (NeurIPS 2024), Sec. 4.1 and its public code (width 40, 5 heads). The projection
+belongs to the encoder, so methods that scale encoder gradients reach it. A vector [B, D] is a
+sequence of one step and comes out as [B, W].
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ from tune_mm.models.base import Encoder
 
 
 class TransformerConfig(Section):
-    """padding_mask: keep padded steps out of the attention; false as in the public code, where padded zeros attend."""
+    """padding_mask: keep padded steps out of the attention; false as in the public code, where
+    padded zeros attend.
+    """
 
     name: Literal["transformer"] = "transformer"
     width: int = Field(40, ge=1)
@@ -37,7 +41,13 @@ class TransformerEncoder(Encoder):
     Config = TransformerConfig
 
     def __init__(
-        self, inputs: int, width: int, heads: int, layers: int, dropouts: Dropouts, padding_mask: bool = True
+        self,
+        inputs: int,
+        width: int,
+        heads: int,
+        layers: int,
+        dropouts: Dropouts,
+        padding_mask: bool = True,
     ) -> None:
         super().__init__()
         self.width, self.padding_mask = width, padding_mask
@@ -48,7 +58,9 @@ class TransformerEncoder(Encoder):
     def build(cls, config: Any, shape: tuple[int, ...]) -> TransformerEncoder:
         """See `Encoder.build`. Raises ValueError when `heads` does not divide `width`."""
         c: TransformerConfig = config
-        dropouts = Dropouts(c.dropout_attention, c.dropout_relu, c.dropout_embed, c.dropout_residual)
+        dropouts = Dropouts(
+            c.dropout_attention, c.dropout_relu, c.dropout_embed, c.dropout_residual
+        )
         return cls(shape[-1], c.width, c.heads, c.layers, dropouts, c.padding_mask)
 
     def forward(self, x: Padded) -> Padded:

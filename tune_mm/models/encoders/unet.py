@@ -1,7 +1,9 @@
-"""The contracting half of a small U-Net (Ronneberger et al., MICCAI 2015), for images that a CPU can train on.
+"""The contracting half of a small U-Net (Ronneberger et al., MICCAI 2015), for images that a CPU
+can train on.
 
-Each stage: twice 3 x 3 convolution (padding 1), BatchNorm, ReLU; from the second stage on after 2 x 2 max pooling. The
-last stage's maps are the features, those before it the levels. Weights start Kaiming normal (He et al., ICCV 2015).
+Each stage: twice 3 x 3 convolution (padding 1), BatchNorm, ReLU; from the second stage on after 2 x
+2 max pooling. The last stage's maps are the features, those before it the levels. Weights start
+Kaiming normal (He et al., ICCV 2015).
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 from tune_mm.config import Section
 from tune_mm.core.types import Padded
 from tune_mm.models.base import DenseEncoder
-from tune_mm.models.encoders._maps import channels_last
+from tune_mm.models.maps import channels_last
 
 
 class UNetConfig(Section):
@@ -39,7 +41,9 @@ class UNetEncoder(DenseEncoder):
 
     @classmethod
     def build(cls, config: Any, shape: tuple[int, ...]) -> UNetEncoder:
-        """See `Encoder.build`. Raises ValueError for what is no image, and for one too small for the stages."""
+        """See `Encoder.build`. Raises ValueError for what is no image, and for one too small for
+        the stages.
+        """
         if len(shape) != 3:
             raise ValueError(f"the unet encoder takes images (C, H, W), but got shape={shape}")
         least = 2 ** (len(config.channels) - 1)
@@ -71,7 +75,9 @@ def block(inputs: int, outputs: int) -> nn.Sequential:
 def upsampled(maps: Tensor, like: Tensor) -> Tensor:
     """Maps [B, C, h, w] interpolated (bilinear) to the size of `like` [B, ., H, W]."""
     size = like.shape[-2:]
-    return maps if maps.shape[-2:] == size else nn.functional.interpolate(maps, size, mode="bilinear")
+    return (
+        maps if maps.shape[-2:] == size else nn.functional.interpolate(maps, size, mode="bilinear")
+    )
 
 
 plugin = UNetEncoder

@@ -18,7 +18,9 @@ BILINEAR = ((1.0, 2.0, 1.0), (2.0, 4.0, 2.0), (1.0, 2.0, 1.0))  # over 16, on tw
 
 
 class SqueezeExcite(nn.Module):
-    """x * sigmoid(W_2 ReLU(W_1 mean(x))) for maps [B, C, H, W] (Hu et al., CVPR 2018); zeros stay zeros."""
+    """x * sigmoid(W_2 ReLU(W_1 mean(x))) for maps [B, C, H, W] (Hu et al., CVPR 2018); zeros stay
+    zeros.
+    """
 
     def __init__(self, channels: int, reduction: int) -> None:
         super().__init__()
@@ -31,8 +33,9 @@ class SqueezeExcite(nn.Module):
 
 
 class PyramidPooling(nn.Module):
-    """[B, inputs, H, W] -> [B, outputs, H, W]: averages over k x k regions for each k of `bins`, narrowed and repeated
-    over their region, beside the maps themselves (Zhao et al., CVPR 2017)."""
+    """[B, inputs, H, W] -> [B, outputs, H, W]: averages over k x k regions for each k of `bins`,
+    narrowed and repeated over their region, beside the maps themselves (Zhao et al., CVPR 2017).
+    """
 
     def __init__(self, inputs: int, outputs: int, bins: Sequence[int]) -> None:
         super().__init__()
@@ -52,23 +55,29 @@ class PyramidPooling(nn.Module):
 
 
 def _each(layers: nn.Module, x: Tensor) -> Tensor:
-    """`layers` (a sequence) of x. BatchNorm has no statistics of one value per channel (the mean of a single image): it
-    uses the running ones then, as in evaluation."""
+    """`layers` (a sequence) of x. BatchNorm has no statistics of one value per channel (the mean of
+    a single image): it uses the running ones then, as in evaluation.
+    """
     for layer in cast("nn.Sequential", layers):
         if isinstance(layer, nn.BatchNorm2d) and x.numel() == x.shape[1]:
-            x = F.batch_norm(x, layer.running_mean, layer.running_var, layer.weight, layer.bias, eps=layer.eps)
+            x = F.batch_norm(
+                x, layer.running_mean, layer.running_var, layer.weight, layer.bias, eps=layer.eps
+            )
         else:
             x = layer(x)
     return x
 
 
 class Upsampling(nn.Module):
-    """[B, C, H, W] -> [B, C, 2 H, 2 W]: every pixel four times, then a 3 x 3 filter of its own for each channel, which
-    is learned and starts as bilinear interpolation."""
+    """[B, C, H, W] -> [B, C, 2 H, 2 W]: every pixel four times, then a 3 x 3 filter of its own for
+    each channel, which is learned and starts as bilinear interpolation.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1, padding_mode="replicate", groups=channels, bias=False)
+        self.conv = nn.Conv2d(
+            channels, channels, 3, padding=1, padding_mode="replicate", groups=channels, bias=False
+        )
         with torch.no_grad():
             self.conv.weight.copy_((torch.tensor(BILINEAR) / 16).expand_as(self.conv.weight))
 
@@ -78,8 +87,9 @@ class Upsampling(nn.Module):
 
 
 class DecoderModule(nn.Module):
-    """Maps [B, inputs, h, w] -> maps [B, outputs, H, W] of twice the size with the encoders' skip maps added, and in
-    training the logits [B, classes, h, w] of the maps before (None: not asked for).
+    """Maps [B, inputs, h, w] -> maps [B, outputs, H, W] of twice the size with the encoders' skip
+    maps added, and in training the logits [B, classes, h, w] of the maps before (None: not asked
+    for).
 
     skip: channels of the skip maps [B, skip, H, W]; classes: of the side output, 0 for none.
     """

@@ -1,4 +1,5 @@
-"""Fusions of one vector per modality, in which modalities modulate each other or stand in for each other.
+"""Fusions of one vector per modality, in which modalities modulate each other or stand in for each
+other.
 
 Shape legend: B batch, W_m feature width of modality m, H what the head reads.
 """
@@ -22,7 +23,9 @@ Pool = Literal["mean", "first"]
 
 
 class VectorFusion(LateFusion):
-    """Features [B, T_m, W_m] or [B, W_m], pooled to one vector each -> hidden [B, H], all of which is shared."""
+    """Features [B, T_m, W_m] or [B, W_m], pooled to one vector each -> hidden [B, H], all of which
+    is shared.
+    """
 
     def __init__(self, widths: Mapping[str, int], pool: Pool) -> None:
         super().__init__()
@@ -39,7 +42,9 @@ class VectorFusion(LateFusion):
         return self.combine(self._vectors(features))
 
     def unimodal(self, features: Features, path: UnimodalPath) -> dict[str, Tensor]:
-        """See `LateFusion.unimodal`; `mask` is `zero`. Raises ValueError for `self` where widths differ."""
+        """See `LateFusion.unimodal`; `mask` is `zero`. Raises ValueError for `self` where widths
+        differ.
+        """
         vectors = self._vectors(features)
         return {m: self.combine(self._alone(vectors, m, path)) for m in self.widths}
 
@@ -61,10 +66,11 @@ class VectorFusion(LateFusion):
 
 
 class ModulatedFusion(VectorFusion):
-    """Some modalities (targets), each changed by others (its sources), side by side: [B, sum over targets].
+    """Some modalities (targets), each changed by others (its sources), side by side: [B, sum over
+    targets].
 
-    sources: those of each target, in the order of the modalities. A modality that is alone in the model has none and
-    passes as it is. sizes: columns of hidden per target.
+    sources: those of each target, in the order of the modalities. A modality that is alone in the
+    model has none and passes as it is. sizes: columns of hidden per target.
     """
 
     def __init__(
@@ -83,7 +89,11 @@ class ModulatedFusion(VectorFusion):
 
     def block(self, modality: str) -> slice:
         """Where the modality is the one modulated, if each one is (`symmetric`); else all columns."""
-        return self.blocks[modality] if self.sources.keys() == self.widths.keys() else super().block(modality)
+        return (
+            self.blocks[modality]
+            if self.sources.keys() == self.widths.keys()
+            else super().block(modality)
+        )
 
     def combine(self, vectors: Tensors) -> Tensor:
         return torch.cat([self._part(m, names, vectors) for m, names in self.sources.items()], 1)
@@ -97,12 +107,16 @@ class ModulatedFusion(VectorFusion):
 def sources_of(
     widths: Mapping[str, int], field: str, chosen: str | None, symmetric: bool
 ) -> dict[str, tuple[str, ...]]:
-    """The sources of each target: all others if `symmetric`, else `chosen` (None: the first modality) for all others.
+    """The sources of each target: all others if `symmetric`, else `chosen` (None: the first
+    modality) for all others.
 
-    A modality that is alone has none. Raises ValueError, naming `field`, when `chosen` is no modality.
+    A modality that is alone has none. Raises ValueError, naming `field`, when `chosen` is no
+    modality.
     """
     names = tuple(widths)
-    if len(names) == 1:  # one modality of a data set (the method `unimodal`): the chosen one may be another
+    if (
+        len(names) == 1
+    ):  # one modality of a data set (the method `unimodal`): the chosen one may be another
         return {names[0]: ()}
     if chosen is not None and chosen not in names:
         near = difflib.get_close_matches(chosen, names, n=1)

@@ -1,13 +1,15 @@
-"""Bilinear fusion: a linear layer over the outer product of two modalities' features, then the linear head.
+"""Bilinear fusion: a linear layer over the outer product of two modalities' features, then the
+linear head.
 
     hidden = W_1 vec(x y^T) + b_1  [B, width]
 
-It is what DGL's public code (ICCV 2025) trains as "FiLM": 134 million parameters for two features of 512. More than two
-modalities: the sum over all pairs i < j of W_ij vec(h_i h_j^T), with one bias. A single modality passes as it is.
+It is what DGL's public code (ICCV 2025) trains as "FiLM": 134 million parameters for two features
+of 512. More than two modalities: the sum over all pairs i < j of W_ij vec(h_i h_j^T), with one
+bias. A single modality passes as it is.
 
-Zeroing leaves nothing: the product with zeros is 0, hidden is the bias, and no gradient reaches any encoder. The only
-way for a modality alone is `self`, its product with itself, vec(x x^T), in every pair that it is part of (as in that
-code); pairs of others are 0.
+Zeroing leaves nothing: the product with zeros is 0, hidden is the bias, and no gradient reaches any
+encoder. The only way for a modality alone is `self`, its product with itself, vec(x x^T), in every
+pair that it is part of (as in that code); pairs of others are 0.
 """
 
 from __future__ import annotations
@@ -57,9 +59,13 @@ class BilinearFusion(VectorFusion):
 
     @classmethod
     def build(cls, config: Any, spec: DataSpec, widths: Mapping[str, int]) -> BilinearFusion:
-        """See `LateFusion.build`. Raises ValueError unless all widths are equal, which `self` needs."""
+        """See `LateFusion.build`. Raises ValueError unless all widths are equal, which `self`
+        needs.
+        """
         if len(set(widths.values())) != 1:
-            raise ValueError(f"the bilinear fusion takes features of one width, but got widths={dict(widths)}")
+            raise ValueError(
+                f"the bilinear fusion takes features of one width, but got widths={dict(widths)}"
+            )
         width = next(iter(widths.values())) if config.width is None else config.width
         return cls(widths, width, spec.task.outputs, config.pool)
 

@@ -1,4 +1,6 @@
-"""Concatenation: each modality pooled over time, side by side, one linear head (DGL's and CGGM's late fusion)."""
+"""Concatenation: each modality pooled over time, side by side, one linear head (DGL's and CGGM's
+late fusion).
+"""
 
 from __future__ import annotations
 
@@ -28,11 +30,15 @@ class ConcatFusion(LateFusion):
     Config: ClassVar[type] = ConcatConfig
     head: nn.Linear
 
-    def __init__(self, widths: Mapping[str, int], outputs: int, pool: Literal["mean", "first"]) -> None:
+    def __init__(
+        self, widths: Mapping[str, int], outputs: int, pool: Literal["mean", "first"]
+    ) -> None:
         super().__init__()
         self.pool = pool
         ends = list(accumulate(widths.values()))
-        self.blocks = {m: slice(end - w, end) for (m, w), end in zip(widths.items(), ends, strict=True)}
+        self.blocks = {
+            m: slice(end - w, end) for (m, w), end in zip(widths.items(), ends, strict=True)
+        }
         self.head = nn.Linear(sum(widths.values()), outputs)
 
     @classmethod

@@ -1,9 +1,11 @@
-"""The decoder of DeepLab v3+ (Chen et al., ECCV 2018) over several encoders: CGGM's fusion for BraTS.
+"""The decoder of DeepLab v3+ (Chen et al., ECCV 2018) over several encoders: CGGM's fusion for
+BraTS.
 
-The modalities' low-level maps are concatenated and reduced by a 1 x 1 convolution; their ASPP maps are concatenated,
-interpolated to the low-level size and joined with them. Two 3 x 3 convolutions with BatchNorm, ReLU and dropout follow,
-and a 1 x 1 convolution predicts the pixels, interpolated to the images. A modality alone: the others' maps, ASPP and
-low-level, are 0; the convolutions then skip their channels, which is the same up to rounding.
+The modalities' low-level maps are concatenated and reduced by a 1 x 1 convolution; their ASPP maps
+are concatenated, interpolated to the low-level size and joined with them. Two 3 x 3 convolutions
+with BatchNorm, ReLU and dropout follow, and a 1 x 1 convolution predicts the pixels, interpolated
+to the images. A modality alone: the others' maps, ASPP and low-level, are 0; the convolutions then
+skip their channels, which is the same up to rounding.
 """
 
 from __future__ import annotations
@@ -24,9 +26,11 @@ from tune_mm.models.encoders.unet import upsampled
 
 
 class DeepLabFusionConfig(Section):
-    """low: channels of the reduced low-level maps. width: of the maps that the head reads; null: the encoders' width,
-    so that the head's gradient can be compared with that of a classifier on one modality's features (CGGM). dropout,
-    dropout_last: behind the first and the second convolution."""
+    """low: channels of the reduced low-level maps. width: of the maps that the head reads; null:
+    the encoders' width, so that the head's gradient can be compared with that of a classifier on
+    one modality's features (CGGM). dropout, dropout_last: behind the first and the second
+    convolution.
+    """
 
     name: Literal["deeplab"] = "deeplab"
     low: int = Field(48, ge=1)
@@ -55,7 +59,9 @@ class DeepLabFusion(DenseFusion):
         self.maps, self.levels = dict(maps), dict(levels)
         self.low = unit(sum(levels.values()), low, 1)
         first, last = (nn.Dropout(p) for p in dropouts)
-        self.mix = nn.Sequential(unit(sum(maps.values()) + low, width, 3), first, unit(width, width, 3), last)
+        self.mix = nn.Sequential(
+            unit(sum(maps.values()) + low, width, 3), first, unit(width, width, 3), last
+        )
         self.head = DenseHead(width, outputs, size)
 
     @classmethod
@@ -63,7 +69,9 @@ class DeepLabFusion(DenseFusion):
         """See `DenseFusion.build`."""
         sizes = {shape[1:] for shape in spec.shapes.values()}
         if len(sizes) > 1 or any(len(e.channels) != 1 for e in encoders.values()):
-            raise ValueError("the deeplab fusion needs images of one size and encoders with one level, such as deeplab")
+            raise ValueError(
+                "the deeplab fusion needs images of one size and encoders with one level, such as deeplab"
+            )
         height, across = next(iter(spec.shapes.values()))[1:]
         maps = {m: e.width for m, e in encoders.items()}
         levels = {m: e.channels[0] for m, e in encoders.items()}
@@ -79,7 +87,9 @@ class DeepLabFusion(DenseFusion):
         return self._decoded({m: f for m, f in features.items() if m not in absent}, absent)
 
     def _decoded(self, features: Features, absent: Collection[str]) -> Tensor:
-        low = _skipping(self.low, self.levels, absent, torch.cat([f.levels[0] for f in features.values()], 1))
+        low = _skipping(
+            self.low, self.levels, absent, torch.cat([f.levels[0] for f in features.values()], 1)
+        )
         maps = upsampled(torch.cat([f.value for f in features.values()], 1), low)
         first, *rest = self.mix
         out = _skipping(first, self.maps, absent, torch.cat([maps, low], 1))
@@ -92,8 +102,12 @@ class DeepLabFusion(DenseFusion):
         return slice(None)
 
 
-def _skipping(layers: nn.Module, channels: Mapping[str, int], absent: Collection[str], x: Tensor) -> Tensor:
-    """`layers` (see `unit`) of maps `x`, from which the channels of the modalities in `absent` have been left out."""
+def _skipping(
+    layers: nn.Module, channels: Mapping[str, int], absent: Collection[str], x: Tensor
+) -> Tensor:
+    """`layers` (see `unit`) of maps `x`, from which the channels of the modalities in `absent` have
+    been left out.
+    """
     conv, *rest = cast("nn.Sequential", layers)
     own = cast("nn.Conv2d", conv)
     parts = own.weight.split([*channels.values(), own.in_channels - sum(channels.values())], 1)

@@ -1,7 +1,8 @@
-"""ESANet: two encoders whose maps are added stage by stage, gated, into the first one's stream, and a decoder.
+"""ESANet: two encoders whose maps are added stage by stage, gated, into the first one's stream, and
+a decoder.
 
-Source: Seichter et al., Efficient RGB-D Semantic Segmentation for Indoor Scene Analysis, ICRA 2021; used in DGL (ICCV
-2025), Table 5.
+Source: Seichter et al., Efficient RGB-D Semantic Segmentation for Indoor Scene Analysis, ICRA 2021;
+used in DGL (ICCV 2025), Table 5.
 
     F_s = sum_m SE_{s,m}(A_{m,s})            A_{m,s} the maps of modality m after stage s, SE squeeze and excitation
     A_{1,s+1} = stage_{s+1} of encoder 1 (F_s)         A_{m,s+1} = stage_{s+1} of encoder m (A_{m,s}) for m > 1
@@ -12,19 +13,21 @@ Source: Seichter et al., Efficient RGB-D Semantic Segmentation for Indoor Scene 
 
 Any number of modalities takes part; the first has the stream that consumes the fused maps.
 
-Zeroing takes a modality away from where the encoders first meet: SE of zeros is zeros, so that F_s is the sum over the
-others. An absent first modality has no stream at all: F_s is then what the others add up to at each stage.
+Zeroing takes a modality away from where the encoders first meet: SE of zeros is zeros, so that F_s
+is the sum over the others. An absent first modality has no stream at all: F_s is then what the
+others add up to at each stage.
 
 DGL's groups: the encoders' parameters stay theirs, everything here learns from the multimodal loss.
 
 Deviations
-    * The head is one 1 x 1 convolution whose output is interpolated bilinearly to the image (paper: a 3 x 3 convolution
-      to the classes and two learned upsamplings of their maps, which start as bilinear interpolation), so that the
-      gradients of linear heads can be compared.
-    * The paper does not say how the learned upsampling meets the border; here the outermost pixels are repeated. The
-      official filters have a bias, which here they have not.
-    * At each scale the official cross-entropy is divided by the sum of the pixels' weights over the batch, so that an
-      image counts by how many known pixels it has; here each image's is, and all images count the same (`core.losses`).
+    * The head is one 1 x 1 convolution whose output is interpolated bilinearly to the image (paper:
+      a 3 x 3 convolution to the classes and two learned upsamplings of their maps, which start as
+      bilinear interpolation), so that the gradients of linear heads can be compared.
+    * The paper does not say how the learned upsampling meets the border; here the outermost pixels
+      are repeated. The official filters have a bias, which here they have not.
+    * At each scale the official cross-entropy is divided by the sum of the pixels' weights over the
+      batch, so that an image counts by how many known pixels it has; here each image's is, and all
+      images count the same (`core.losses`).
 """
 
 from __future__ import annotations
@@ -39,16 +42,18 @@ from tune_mm.config import Section
 from tune_mm.core import scales
 from tune_mm.core.types import DataSpec, Features, Padded
 from tune_mm.models.base import DenseHead, Encoder, StagedEncoder, StagedFusion, image_maps
-from tune_mm.models.encoders._maps import channels_last
 from tune_mm.models.fusions._decoder import DecoderModule, PyramidPooling, SqueezeExcite
+from tune_mm.models.maps import channels_last
 
 Count = Annotated[int, Field(ge=1)]
 MODULES = 3
 
 
 class EsanetFusionConfig(Section):
-    """decoder: channels of its three modules, the coarsest first; blocks: in each. bins: regions per side of the
-    pyramid pooling. reduction: of squeeze and excitation. sides: whether the modules predict, in training."""
+    """decoder: channels of its three modules, the coarsest first; blocks: in each. bins: regions
+    per side of the pyramid pooling. reduction: of squeeze and excitation. sides: whether the
+    modules predict, in training.
+    """
 
     name: Literal["esanet"] = "esanet"
     decoder: tuple[Count, Count, Count] = (512, 256, 128)
@@ -59,34 +64,43 @@ class EsanetFusionConfig(Section):
 
 
 class EsanetFusion(StagedFusion):
-    """Maps [B, 1, C, H, W] after stage 1 -> hidden [B, decoder[-1], h, w] at the size of stage S - 3 (1/4)."""
+    """Maps [B, 1, C, H, W] after stage 1 -> hidden [B, decoder[-1], h, w] at the size of stage S -
+    3 (1/4).
+    """
 
     Config = EsanetFusionConfig
     dense = True
 
     def __init__(
-        self, config: EsanetFusionConfig, modalities: tuple[str, ...], channels: tuple[int, ...], spec: DataSpec
+        self,
+        config: EsanetFusionConfig,
+        modalities: tuple[str, ...],
+        channels: tuple[int, ...],
+        spec: DataSpec,
     ) -> None:
         """channels: of the maps after each stage, the same of all encoders."""
         super().__init__()
         self.modalities = modalities
         classes, (height, width) = spec.task.outputs, spec.shapes[modalities[0]][-2:]
         self.gates = nn.ModuleList(
-            nn.ModuleDict({m: SqueezeExcite(c, config.reduction) for m in modalities}) for c in channels
+            nn.ModuleDict({m: SqueezeExcite(c, config.reduction) for m in modalities})
+            for c in channels
         )
         self.context = PyramidPooling(channels[-1], config.decoder[0], config.bins)
         before, skips = (config.decoder[0], *config.decoder[:-1]), channels[-2 : -2 - MODULES : -1]
         side = classes if config.sides else 0
         self.decoder = nn.ModuleList(
-            DecoderModule(i, o, config.blocks, s, side) for i, o, s in zip(before, config.decoder, skips, strict=True)
+            DecoderModule(i, o, config.blocks, s, side)
+            for i, o, s in zip(before, config.decoder, skips, strict=True)
         )
         self.head = DenseHead(config.decoder[-1], classes, (height, width))
         channels_last(self)
 
     @classmethod
     def build(cls, config: Any, spec: DataSpec, encoders: Mapping[str, Encoder]) -> EsanetFusion:
-        """See `StagedFusion.build`. Raises ValueError for encoders without stages or with other ones than the first,
-        and for images that differ in size."""
+        """See `StagedFusion.build`. Raises ValueError for encoders without stages or with other
+        ones than the first, and for images that differ in size.
+        """
         shapes = {m: spec.shapes[m] for m in encoders}
         if any(len(s) != 3 for s in shapes.values()) or len({s[1:] for s in shapes.values()}) > 1:
             raise ValueError(f"the esanet fusion needs images (C, H, W) of one size, got {shapes}")
@@ -100,15 +114,24 @@ class EsanetFusion(StagedFusion):
             encoder.until, encoder.through = 1, bool(channels)  # none but the first sees the others
             channels[m] = tuple(encoder.channels)
         if len(set(channels.values())) > 1:
-            raise ValueError(f"the esanet fusion adds maps, which must have as many channels, got {channels}")
+            raise ValueError(
+                f"the esanet fusion adds maps, which must have as many channels, got {channels}"
+            )
         return cls(config, tuple(encoders), next(iter(channels.values())), spec)
 
     def block(self, modality: str) -> slice:
         """All columns: a shared representation."""
         return slice(None)
 
-    def hidden(self, encoders: Mapping[str, StagedEncoder], features: Features, absent: Collection[str] = ()) -> Tensor:
-        """See `StagedFusion.hidden`: [B, decoder[-1], h, w], in training with the side outputs beside it."""
+    def hidden(
+        self,
+        encoders: Mapping[str, StagedEncoder],
+        features: Features,
+        absent: Collection[str] = (),
+    ) -> Tensor:
+        """See `StagedFusion.hidden`: [B, decoder[-1], h, w], in training with the side outputs
+        beside it.
+        """
         fused = self._fused(encoders, {m: features[m] for m in self.modalities if m not in absent})
         maps, sides = self.context(fused[-1]), []
         for module, skip in zip(self.decoder, fused[-2::-1], strict=False):

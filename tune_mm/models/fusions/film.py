@@ -1,16 +1,18 @@
-"""FiLM: a modality's features scaled and shifted by what another one says (Perez et al., AAAI 2018; OGM-GE, CVPR 2022).
+"""FiLM: a modality's features scaled and shifted by what another one says (Perez et al., AAAI 2018;
+OGM-GE, CVPR 2022).
 
     gamma, beta = split(F h_c)        one linear map F of the condition c, 2 W_o outputs
     hidden      = gamma * h_o + beta  [B, W_o]
 
-More than two modalities: the condition modulates each other one by a map of its own, and the results stand side by
-side. `symmetric`: every modality is modulated by all others, side by side as in MMCosine (ICASSP 2023); gamma and beta
-are then one linear map of the others' concatenation, which is the sum of a map of each. A single modality passes as it
-is. What DGL's public code calls FiLM is an outer product: `bilinear`.
+More than two modalities: the condition modulates each other one by a map of its own, and the
+results stand side by side. `symmetric`: every modality is modulated by all others, side by side as
+in MMCosine (ICASSP 2023); gamma and beta are then one linear map of the others' concatenation,
+which is the sum of a map of each. A single modality passes as it is. What DGL's public code calls
+FiLM is an outer product: `bilinear`.
 
-Zeroing. Without the condition, gamma and beta are F's biases, and h_o passes through a fixed gain; without h_o, beta is
-left. Both carry gradient (the biases start at random values other than 0 for that reason). `self` puts the modality in
-the others' place as well, and needs equal widths.
+Zeroing. Without the condition, gamma and beta are F's biases, and h_o passes through a fixed gain;
+without h_o, beta is left. Both carry gradient (the biases start at random values other than 0 for
+that reason). `self` puts the modality in the others' place as well, and needs equal widths.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ from tune_mm.models.fusions._pairs import ModulatedFusion, Pool, sources_of
 
 
 class FilmConfig(Section):
-    """condition: the modality that modulates (null: the first). symmetric: every modality modulates the others.
+    """condition: the modality that modulates (null: the first). symmetric: every modality modulates
+    the others.
 
     pool: how a sequence becomes a vector, by the mean over its real steps or by its first step.
     """
@@ -51,16 +54,26 @@ class FilmFusion(ModulatedFusion):
     paths = ("zero", "mask", "self")
 
     def __init__(
-        self, widths: Mapping[str, int], sources: Mapping[str, tuple[str, ...]], outputs: int, pool: Pool
+        self,
+        widths: Mapping[str, int],
+        sources: Mapping[str, tuple[str, ...]],
+        outputs: int,
+        pool: Pool,
     ) -> None:
         super().__init__(widths, sources, widths, outputs, pool)
         self.maps = nn.ModuleDict(
-            {m: nn.Linear(sum(widths[k] for k in names), 2 * widths[m]) for m, names in sources.items() if names}
+            {
+                m: nn.Linear(sum(widths[k] for k in names), 2 * widths[m])
+                for m, names in sources.items()
+                if names
+            }
         )
 
     @classmethod
     def build(cls, config: Any, spec: DataSpec, widths: Mapping[str, int]) -> FilmFusion:
-        """See `LateFusion.build`; any widths fit. Raises ValueError for a condition that is no modality."""
+        """See `LateFusion.build`; any widths fit. Raises ValueError for a condition that is no
+        modality.
+        """
         sources = sources_of(widths, "condition", config.condition, config.symmetric)
         return cls(widths, sources, spec.task.outputs, config.pool)
 

@@ -1,20 +1,23 @@
-"""Gated fusion: a modality's projection times the sigmoid gate of another one (Kiela et al., AAAI 2018; OGM-GE, DGL).
+"""Gated fusion: a modality's projection times the sigmoid gate of another one (Kiela et al., AAAI
+2018; OGM-GE, DGL).
 
     hidden = sigmoid(U h_g) * (V h_o)  [B, width]
 
-More than two modalities: the gate modality opens a gate of its own for each other one, and the results stand side by
-side. `symmetric`: every modality's projection is gated by all others, side by side as in MMCosine (ICASSP 2023); a gate
-is then the sigmoid of one linear map of the others' concatenation. A single modality passes as it is.
+More than two modalities: the gate modality opens a gate of its own for each other one, and the
+results stand side by side. `symmetric`: every modality's projection is gated by all others, side by
+side as in MMCosine (ICASSP 2023); a gate is then the sigmoid of one linear map of the others'
+concatenation. A single modality passes as it is.
 
-Zeroing. Without h_o, its projection is V's bias and h_g is left with sigmoid(U h_g) * b_V, a weak gradient; without
-h_g, the gate is sigmoid(b_U) and h_o passes through V. `self` puts the modality in the other's place as well,
-sigmoid(U h) * (V h), and needs equal widths.
+Zeroing. Without h_o, its projection is V's bias and h_g is left with sigmoid(U h_g) * b_V, a weak
+gradient; without h_g, the gate is sigmoid(b_U) and h_o passes through V. `self` puts the modality
+in the other's place as well, sigmoid(U h) * (V h), and needs equal widths.
 
 Deviations
-    * DGL's public code pairs the projections with themselves for a modality alone, sigmoid(U h_g) * (U h_g) and
-      sigmoid(V h_o) * (V h_o). Here the features change places, so that it is the trained fusion that a modality
-      passes: the nearest way is `self`; the paper's is `zero`.
-    * That code stops the gradient after U and V, which then never learn. Here it is stopped at the features.
+    * DGL's public code pairs the projections with themselves for a modality alone, sigmoid(U h_g) *
+      (U h_g) and sigmoid(V h_o) * (V h_o). Here the features change places, so that it is the
+      trained fusion that a modality passes: the nearest way is `self`; the paper's is `zero`.
+    * That code stops the gradient after U and V, which then never learn. Here it is stopped at the
+      features.
 """
 
 from __future__ import annotations
@@ -33,8 +36,9 @@ from tune_mm.models.fusions._pairs import ModulatedFusion, Pool, sources_of
 class GatedConfig(Section):
     """gate: the modality that gates (null: the first). symmetric: every modality gates the others.
 
-    width: columns of one gated projection (null: the width of the features that are gated; published: 512, which is
-    ResNet-18's). pool: how a sequence becomes a vector, by the mean over its real steps or by its first step.
+    width: columns of one gated projection (null: the width of the features that are gated;
+    published: 512, which is ResNet-18's). pool: how a sequence becomes a vector, by the mean over
+    its real steps or by its first step.
     """
 
     name: Literal["gated"] = "gated"
@@ -64,10 +68,14 @@ class GatedFusion(ModulatedFusion):
         outputs: int,
         pool: Pool,
     ) -> None:
-        sizes = {m: width if names and width is not None else widths[m] for m, names in sources.items()}
+        sizes = {
+            m: width if names and width is not None else widths[m] for m, names in sources.items()
+        }
         super().__init__(widths, sources, sizes, outputs, pool)
         gated = {m: names for m, names in sources.items() if names}
-        self.gates = nn.ModuleDict({m: nn.Linear(sum(widths[k] for k in gated[m]), sizes[m]) for m in gated})
+        self.gates = nn.ModuleDict(
+            {m: nn.Linear(sum(widths[k] for k in gated[m]), sizes[m]) for m in gated}
+        )
         self.projections = nn.ModuleDict({m: nn.Linear(widths[m], sizes[m]) for m in gated})
 
     @classmethod

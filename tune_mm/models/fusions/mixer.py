@@ -1,33 +1,41 @@
-"""MLP-Mixer fusion (CubeMLP): the features as one tensor, mixed along time, modalities and channels in turn.
+"""MLP-Mixer fusion (CubeMLP): the features as one tensor, mixed along time, modalities and channels
+in turn.
 
     X [B, L, M, D], X[:, :, m] = modality m's features, brought to L steps and D channels
     a block, for each axis in turn (L, M, D):  X <- X + dropout(W_2 gelu(W_1 norm(X) + b_1) + b_2)  along that axis
     hidden = what `readout` makes of X, for one linear head
 
-Source: Sun et al., CubeMLP (ACM MM 2022), the MLP-Mixer of DGL (ICCV 2025), Table 2 (CMU-MOSI, three modalities).
+Source: Sun et al., CubeMLP (ACM MM 2022), the MLP-Mixer of DGL (ICCV 2025), Table 2 (CMU-MOSI,
+three modalities).
 
-Steps. A sequence of T steps is averaged into L bins as by adaptive average pooling: bin l covers the steps from
-floor(l T / L) to ceil((l + 1) T / L), and its mean is over the real ones among them (0 where there is none). T = L is
-therefore the plain alignment, step by step, with zeros for padding, and a vector (T = 1) stands in every bin.
+Steps. A sequence of T steps is averaged into L bins as by adaptive average pooling: bin l covers
+the steps from floor(l T / L) to ceil((l + 1) T / L), and its mean is over the real ones among them
+(0 where there is none). T = L is therefore the plain alignment, step by step, with zeros for
+padding, and a vector (T = 1) stands in every bin.
 
-Zeroing. `zero`: the other modalities' slices of X are 0 (DGL, Sec. 3.2). The blocks fill these with the biases and what
-the modality sends there, so nothing degenerates. `mask`: X has the modality's slice only; the MLPs along M read it by
-its column of W_1, write it by its row of W_2, and the readout does not see the others.
+Zeroing. `zero`: the other modalities' slices of X are 0 (DGL, Sec. 3.2). The blocks fill these with
+the biases and what the modality sends there, so nothing degenerates. `mask`: X has the modality's
+slice only; the MLPs along M read it by its column of W_1, write it by its row of W_2, and the
+readout does not see the others.
 
-Under DGL `zero` can diverge (CMU-MOSI, alpha 1, lr 1e-3, seed 0: the training loss goes from 2.3 to 23 in 8 epochs;
-with `mask` from 2.2 to 1.0). A likely reason: the encoders fit s_m + b to the data, the fusion sum_m s_m + b, where s_m
-is an offset that modality m adds to the logits and b the fusion's own; descent on both has a saddle there for M > 1.
-With `mask` and the readout `mean` the fusion fits mean_m s_m + b, and both agree.
+Under DGL `zero` can diverge (CMU-MOSI, alpha 1, lr 1e-3, seed 0: the training loss goes from 2.3 to
+23 in 8 epochs; with `mask` from 2.2 to 1.0). A likely reason: the encoders fit s_m + b to the data,
+the fusion sum_m s_m + b, where s_m is an offset that modality m adds to the logits and b the
+fusion's own; descent on both has a saddle there for M > 1. With `mask` and the readout `mean` the
+fusion fits mean_m s_m + b, and both agree.
 
 Deviations
-    * CubeMLP normalises along the axis that is mixed next. Over two modalities that leaves signs, over a single
-      step or modality 0. Here it is over the channels, as in MLP-Mixer, and before the MLP, as CubeMLP was run.
-    * CubeMLP narrows the axes from block to block, with linear maps on the residuals (50 x 3 x 128 to 10 x 3 x 32 on
-      MOSI); here a block keeps the tensor's shape.
-    * DGL publishes neither code nor sizes. The defaults are those of CubeMLP's public command on MOSI where they carry
-      over: two blocks, hidden sizes equal to the axes, GELU, dropout 0.1; its readout is `concat`.
+    * CubeMLP normalises along the axis that is mixed next. Over two modalities that leaves signs,
+      over a single step or modality 0. Here it is over the channels, as in MLP-Mixer, and before
+      the MLP, as CubeMLP was run.
+    * CubeMLP narrows the axes from block to block, with linear maps on the residuals (50 x 3 x 128
+      to 10 x 3 x 32 on MOSI); here a block keeps the tensor's shape.
+    * DGL publishes neither code nor sizes. The defaults are those of CubeMLP's public command on
+      MOSI where they carry over: two blocks, hidden sizes equal to the axes, GELU, dropout 0.1; its
+      readout is `concat`.
 
-Shape legend: B batch, T_m steps of modality m, L steps of all, M modalities, W_m feature width, D channels.
+Shape legend: B batch, T_m steps of modality m, L steps of all, M modalities, W_m feature width, D
+channels.
 """
 
 from __future__ import annotations
@@ -50,12 +58,13 @@ TIME, MODALITY, CHANNEL = 1, 2, 3
 
 
 class MixerConfig(Section):
-    """blocks: of three MLPs each. factor: hidden units of an MLP per unit of its axis; hidden: their numbers along
-    time, modalities and channels, instead (null: by `factor`).
+    """blocks: of three MLPs each. factor: hidden units of an MLP per unit of its axis; hidden:
+    their numbers along time, modalities and channels, instead (null: by `factor`).
 
-    length: L (null: that of the shortest sequence, 1 where all are vectors). width: D (null: the features' width; the
-    widest where they differ); features of another width pass a linear map without bias. dropout: after each MLP.
-    readout: the mean over steps and modalities, the mean over steps with modalities side by side, or all of the tensor.
+    length: L (null: that of the shortest sequence, 1 where all are vectors). width: D (null: the
+    features' width; the widest where they differ); features of another width pass a linear map
+    without bias. dropout: after each MLP. readout: the mean over steps and modalities, the mean
+    over steps with modalities side by side, or all of the tensor.
     """
 
     name: Literal["mixer"] = "mixer"
@@ -85,27 +94,41 @@ class Mix(nn.Module):
 
     def forward(self, x: Tensor, only: slice = slice(None)) -> Tensor:
         """only: the places along the axis that x has, out of all that the layers know."""
-        inner = F.gelu(F.linear(self.norm(x).movedim(self.axis, -1), self.up.weight[:, only], self.up.bias))
+        inner = F.gelu(
+            F.linear(self.norm(x).movedim(self.axis, -1), self.up.weight[:, only], self.up.bias)
+        )
         mixed = F.linear(inner, self.down.weight[only], self.down.bias[only]).movedim(-1, self.axis)
         return add_dropped(x, mixed, self.dropout if self.training else 0.0)
 
 
 class MixerFusion(LateFusion):
-    """Features [B, T_m, W_m] or [B, W_m] -> hidden [B, D], [B, M D] (`concat`) or [B, L M D] (`flatten`)."""
+    """Features [B, T_m, W_m] or [B, W_m] -> hidden [B, D], [B, M D] (`concat`) or [B, L M D]
+    (`flatten`).
+    """
 
     Config = MixerConfig
     head: nn.Linear
 
-    def __init__(self, config: MixerConfig, widths: Mapping[str, int], length: int, outputs: int) -> None:
+    def __init__(
+        self, config: MixerConfig, widths: Mapping[str, int], length: int, outputs: int
+    ) -> None:
         super().__init__()
         width = max(widths.values()) if config.width is None else config.width
         self.modalities, self.length, self.readout = tuple(widths), length, config.readout
-        self.project = nn.ModuleDict({m: nn.Linear(w, width, bias=False) for m, w in widths.items() if w != width})
+        self.project = nn.ModuleDict(
+            {m: nn.Linear(w, width, bias=False) for m, w in widths.items() if w != width}
+        )
         sizes = (length, len(widths), width)
         hidden = config.hidden or tuple(max(1, round(config.factor * size)) for size in sizes)
         axes = tuple(zip((TIME, MODALITY, CHANNEL), sizes, hidden, strict=True))
-        self.mixes = nn.ModuleList(Mix(*axis, width, config.dropout) for _ in range(config.blocks) for axis in axes)
-        columns = {"mean": width, "concat": len(widths) * width, "flatten": length * len(widths) * width}
+        self.mixes = nn.ModuleList(
+            Mix(*axis, width, config.dropout) for _ in range(config.blocks) for axis in axes
+        )
+        columns = {
+            "mean": width,
+            "concat": len(widths) * width,
+            "flatten": length * len(widths) * width,
+        }
         self.head = nn.Linear(columns[config.readout], outputs)
 
     @classmethod
@@ -126,10 +149,21 @@ class MixerFusion(LateFusion):
         """See the module docstring. With `zero` all modalities run as one batch."""
         x = self._tensor(features)
         if path == "mask":
-            return {m: self._read(self._mixed(x[:, :, k : k + 1], k), k) for k, m in enumerate(self.modalities)}
-        own = torch.eye(len(self.modalities), dtype=torch.bool, device=x.device)[:, None, None, :, None]
+            return {
+                m: self._read(self._mixed(x[:, :, k : k + 1], k), k)
+                for k, m in enumerate(self.modalities)
+            }
+        own = torch.eye(len(self.modalities), dtype=torch.bool, device=x.device)[
+            :, None, None, :, None
+        ]
         alone = torch.where(own, x, torch.zeros_like(x)).flatten(0, 1)
-        return dict(zip(self.modalities, self._read(self._mixed(alone)).chunk(len(self.modalities)), strict=True))
+        return dict(
+            zip(
+                self.modalities,
+                self._read(self._mixed(alone)).chunk(len(self.modalities)),
+                strict=True,
+            )
+        )
 
     def _tensor(self, features: Features) -> Tensor:
         """[B, L, M, D]."""
@@ -156,7 +190,8 @@ class MixerFusion(LateFusion):
 
 
 def binned(x: Padded, length: int) -> Tensor:
-    """[B, length, W] of a sequence [B, T, W], averaged over the real steps of each bin, or of a vector [B, W].
+    """[B, length, W] of a sequence [B, T, W], averaged over the real steps of each bin, or of a
+    vector [B, W].
 
     What lies behind the mask is not read, whatever it is (NaN included).
     """

@@ -1,6 +1,8 @@
-"""MMTM: the modalities' maps, multiplied by gates that depend on all of them, at several stages of the encoders.
+"""MMTM: the modalities' maps, multiplied by gates that depend on all of them, at several stages of
+the encoders.
 
-Source: Joze et al., Multimodal Transfer Module, CVPR 2020, Eqs. 2-5; used in Greedy (ICML 2022) and DGL (ICCV 2025).
+Source: Joze et al., Multimodal Transfer Module, CVPR 2020, Eqs. 2-5; used in Greedy (ICML 2022) and
+DGL (ICCV 2025).
 
     s_m = mean over frames and positions of the maps A_m          [B, C_m]
     E   = ReLU(W_s [s_1 .. s_M] + b_s)                            [B, int(2 (C_1 + .. + C_M) / ratio)]
@@ -9,17 +11,20 @@ Source: Joze et al., Multimodal Transfer Module, CVPR 2020, Eqs. 2-5; used in Gr
 
 Any number of modalities takes part: W_s reads all squeezes and each modality has gates of its own.
 
-Zeroing takes a modality away from where the encoders first meet: its squeeze is 0 at every exchange, its later stages
-do not run, and its columns of hidden are 0. The modality that is left still passes the gates, which then depend on it
-alone, and its own later stages; all of its encoder gets gradient.
+Zeroing takes a modality away from where the encoders first meet: its squeeze is 0 at every
+exchange, its later stages do not run, and its columns of hidden are 0. The modality that is left
+still passes the gates, which then depend on it alone, and its own later stages; all of its encoder
+gets gradient.
 
 Deviations
-    * The paper multiplies the gates by 2 (`scale: 2`), the public code of Greedy and DGL by 1 (`scale: 1`).
+    * The paper multiplies the gates by 2 (`scale: 2`), the public code of Greedy and DGL by 1
+      (`scale: 1`).
     * `ratio` is 4 in the paper and in Greedy's code, 2 in DGL's.
-    * DGL's code pushes the absent modality's zeros through its later stages and gives both branches the first one's
-      late layers; here an absent modality takes no part, and every modality has layers of its own.
-    * BatchNorm in the stages after the first exchange sees one pass of each modality alone besides the joint one, as in
-      that code; its running statistics hold both.
+    * DGL's code pushes the absent modality's zeros through its later stages and gives both branches
+      the first one's late layers; here an absent modality takes no part, and every modality has
+      layers of its own.
+    * BatchNorm in the stages after the first exchange sees one pass of each modality alone besides
+      the joint one, as in that code; its running statistics hold both.
 """
 
 from __future__ import annotations
@@ -37,17 +42,18 @@ from torch import Tensor, nn
 from tune_mm.config import Section
 from tune_mm.core.types import DataSpec, Features, Padded
 from tune_mm.models.base import Encoder, StagedEncoder, StagedFusion
-from tune_mm.models.encoders._maps import average
+from tune_mm.models.maps import average
 
 FACTOR = 2
 
-# What to use instead of a gate [B, C_m], given the stage's number and the modality: how a method looks at gates, or
-# holds them.
+# What to use instead of a gate [B, C_m], given the stage's number and the modality: how a method
+# looks at gates, or holds them.
 GateHook = Callable[[int, str, Tensor], Tensor]
 
 
 class MmtmConfig(Section):
-    """stages: after which the modalities exchange, in rising order. ratio: how much the squeeze is narrowed.
+    """stages: after which the modalities exchange, in rising order. ratio: how much the squeeze is
+    narrowed.
 
     scale: of the gates; see Deviations.
     """
@@ -65,7 +71,9 @@ class MmtmConfig(Section):
 
 
 class Exchange(nn.Module):
-    """Gates on the maps [B, T, C_m, H, W] of all modalities at one stage. channels: C_m. width: of E."""
+    """Gates on the maps [B, T, C_m, H, W] of all modalities at one stage. channels: C_m. width: of
+    E.
+    """
 
     def __init__(self, channels: Mapping[str, int], width: int, scale: float) -> None:
         super().__init__()
@@ -79,7 +87,8 @@ class Exchange(nn.Module):
         """`maps` gated; a modality without maps has a squeeze of 0. hook: see `GateHook`."""
         like = next(iter(maps.values())).value
         squeezed = [
-            average(maps[m]) if m in maps else like.new_zeros(like.shape[0], c) for m, c in self.channels.items()
+            average(maps[m]) if m in maps else like.new_zeros(like.shape[0], c)
+            for m, c in self.channels.items()
         ]
         excited = F.relu(self.squeeze(torch.cat(squeezed, 1)))
         out = {}
@@ -91,25 +100,35 @@ class Exchange(nn.Module):
 
 
 class MmtmFusion(StagedFusion):
-    """Maps [B, T, C_m, H_m, W_m] after stage `stages[0]` -> hidden [B, sum of the encoders' widths]."""
+    """Maps [B, T, C_m, H_m, W_m] after stage `stages[0]` -> hidden [B, sum of the encoders'
+    widths].
+    """
 
     Config = MmtmConfig
 
-    def __init__(self, config: MmtmConfig, encoders: Mapping[str, StagedEncoder], outputs: int) -> None:
+    def __init__(
+        self, config: MmtmConfig, encoders: Mapping[str, StagedEncoder], outputs: int
+    ) -> None:
         super().__init__()
         self.widths = {m: e.width for m, e in encoders.items()}
         ends = list(accumulate(self.widths.values()))
-        self.blocks = {m: slice(end - w, end) for (m, w), end in zip(self.widths.items(), ends, strict=True)}
+        self.blocks = {
+            m: slice(end - w, end) for (m, w), end in zip(self.widths.items(), ends, strict=True)
+        }
         self.first = config.stages[0]
         self.exchanges = nn.ModuleDict()
         for number in config.stages:
             channels = {m: e.channels[number - 1] for m, e in encoders.items()}
-            self.exchanges[str(number)] = Exchange(channels, _narrow(channels, config.ratio), config.scale)
+            self.exchanges[str(number)] = Exchange(
+                channels, _narrow(channels, config.ratio), config.scale
+            )
         self.head = nn.Linear(ends[-1], outputs)
 
     @classmethod
     def build(cls, config: Any, spec: DataSpec, encoders: Mapping[str, Encoder]) -> MmtmFusion:
-        """See `StagedFusion.build`. Raises ValueError for encoders without such stages and for too high a ratio."""
+        """See `StagedFusion.build`. Raises ValueError for encoders without such stages and for too
+        high a ratio.
+        """
         staged: dict[str, StagedEncoder] = {}
         for m, encoder in encoders.items():
             if not isinstance(encoder, StagedEncoder):
@@ -118,7 +137,9 @@ class MmtmFusion(StagedFusion):
                 )
             last = len(encoder.channels)
             if config.stages[-1] > last:
-                raise ValueError(f"stages: no stage {config.stages[-1]}; the encoder of '{m}' has stages 1 to {last}")
+                raise ValueError(
+                    f"stages: no stage {config.stages[-1]}; the encoder of '{m}' has stages 1 to {last}"
+                )
             staged[m] = encoder
         fusion = cls(config, staged, spec.task.outputs)
         for encoder in staged.values():
@@ -139,9 +160,14 @@ class MmtmFusion(StagedFusion):
         maps = {m: features[m] for m in self.widths if m not in absent}
         for number in range(self.first, max(len(encoders[m].channels) for m in self.widths) + 1):
             if number > self.first:
-                maps = {m: encoders[m].stage(number, x) if _has(encoders[m], number) else x for m, x in maps.items()}
+                maps = {
+                    m: encoders[m].stage(number, x) if _has(encoders[m], number) else x
+                    for m, x in maps.items()
+                }
             if maps and str(number) in self.exchanges:
-                maps = self.exchanges[str(number)](maps, None if hook is None else partial(hook, number))
+                maps = self.exchanges[str(number)](
+                    maps, None if hook is None else partial(hook, number)
+                )
         like = features[next(iter(self.widths))].value
         parts = [
             encoders[m].pool(maps[m]).value if m in maps else like.new_zeros(like.shape[0], width)
@@ -159,7 +185,9 @@ def _narrow(channels: Mapping[str, int], ratio: float) -> int:
     total = sum(channels.values())
     width = int(FACTOR * total / ratio)
     if width < 1:
-        raise ValueError(f"ratio: must be at most {FACTOR * total} with {total} channels at a stage, got {ratio:g}")
+        raise ValueError(
+            f"ratio: must be at most {FACTOR * total} with {total} channels at a stage, got {ratio:g}"
+        )
     return width
 
 

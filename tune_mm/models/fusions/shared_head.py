@@ -1,12 +1,14 @@
-"""Shared head: one linear head for every modality, logits W h_m + b, combined by their mean (MLA, ReconBoost).
+"""Shared head: one linear head for every modality, logits W h_m + b, combined by their mean (MLA,
+ReconBoost).
 
     hidden = (h_1 + .. + h_M) / M,  so that  W hidden + b = the mean over m of (W h_m + b)
 
-Source: MLA (Zhang et al., CVPR 2024) and ReconBoost (Hua et al., ICML 2024). The fusion has no parameters but the head.
+Source: MLA (Zhang et al., CVPR 2024) and ReconBoost (Hua et al., ICML 2024). The fusion has no
+parameters but the head.
 
-Zeroing leaves h_m / M: the same direction with smaller logits, so a sharper or flatter softmax than what the modality
-has of its own. The default is therefore `mask`, which leaves the others out of the mean: hidden is h_m itself, and the
-logits are W h_m + b. `self` is the same.
+Zeroing leaves h_m / M: the same direction with smaller logits, so a sharper or flatter softmax than
+what the modality has of its own. The default is therefore `mask`, which leaves the others out of
+the mean: hidden is h_m itself, and the logits are W h_m + b. `self` is the same.
 """
 
 from __future__ import annotations
@@ -43,7 +45,9 @@ class SharedHeadFusion(VectorFusion):
     def build(cls, config: Any, spec: DataSpec, widths: Mapping[str, int]) -> SharedHeadFusion:
         """See `LateFusion.build`. Raises ValueError unless all widths are equal."""
         if len(set(widths.values())) != 1:
-            raise ValueError(f"the shared_head fusion takes features of one width, but got widths={dict(widths)}")
+            raise ValueError(
+                f"the shared_head fusion takes features of one width, but got widths={dict(widths)}"
+            )
         return cls(widths, spec.task.outputs, config.pool)
 
     def combine(self, vectors: Tensors) -> Tensor:

@@ -1,8 +1,10 @@
-"""Sum: logits = sum_m (W_m h_m + b_m), each modality with its own linear layer (DGL Table 2, OGM's sum fusion).
+"""Sum: logits = sum_m (W_m h_m + b_m), each modality with its own linear layer (DGL Table 2, OGM's
+sum fusion).
 
-The layers are stored as one head: weight [W_1 .. W_M] over the concatenated features and bias b = sum_m b_m, which is
-the same function. Each block is initialised as a layer of its own. A modality alone keeps the whole bias (the others
-are zeroed, DGL Sec. 3.2); DGL's public code adds that modality's own bias only.
+The layers are stored as one head: weight [W_1 .. W_M] over the concatenated features and bias b =
+sum_m b_m, which is the same function. Each block is initialised as a layer of its own. A modality
+alone keeps the whole bias (the others are zeroed, DGL Sec. 3.2); DGL's public code adds that
+modality's own bias only.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ class SumFusion(ConcatFusion):
 
     Config = SumConfig
 
-    def __init__(self, widths: Mapping[str, int], outputs: int, pool: Literal["mean", "first"]) -> None:
+    def __init__(
+        self, widths: Mapping[str, int], outputs: int, pool: Literal["mean", "first"]
+    ) -> None:
         super().__init__(widths, outputs, pool)
         layers = [nn.Linear(width, outputs) for width in widths.values()]
         with torch.no_grad():

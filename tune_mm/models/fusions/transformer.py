@@ -1,8 +1,8 @@
 """Transformer fusion: the modalities' sequences one after the other, read at position 0.
 
-Source: CGGM (NeurIPS 2024), Sec. 4.1 and its public code: positions of its own over the concatenated sequence,
-pre-norm layers, position 0 through a residual two-layer block, a linear head. Position 0 is the first step of the first
-modality, which is real in every sample.
+Source: CGGM (NeurIPS 2024), Sec. 4.1 and its public code: positions of its own over the
+concatenated sequence, pre-norm layers, position 0 through a residual two-layer block, a linear
+head. Position 0 is the first step of the first modality, which is real in every sample.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from tune_mm.models.base import LateFusion
 
 
 class TransformerFusionConfig(Section):
-    """dropout_output: inside the residual block. padding_mask: keep padded steps out of the attention."""
+    """dropout_output: inside the residual block. padding_mask: keep padded steps out of the
+    attention.
+    """
 
     name: Literal["transformer"] = "transformer"
     heads: int = Field(5, ge=1)
@@ -41,11 +43,15 @@ class TransformerFusion(LateFusion):
 
     Config = TransformerFusionConfig
 
-    def __init__(self, config: TransformerFusionConfig, modalities: tuple[str, ...], width: int, outputs: int) -> None:
+    def __init__(
+        self, config: TransformerFusionConfig, modalities: tuple[str, ...], width: int, outputs: int
+    ) -> None:
         super().__init__()
         self.modalities = modalities
         c = config
-        dropouts = Dropouts(c.dropout_attention, c.dropout_relu, c.dropout_embed, c.dropout_residual)
+        dropouts = Dropouts(
+            c.dropout_attention, c.dropout_relu, c.dropout_embed, c.dropout_residual
+        )
         self.padding_mask, self.dropout_output = c.padding_mask, c.dropout_output
         self.body = Transformer(width, c.heads, c.layers, dropouts)
         self.inner, self.outer = linear(width, width), linear(width, width)
@@ -53,9 +59,13 @@ class TransformerFusion(LateFusion):
 
     @classmethod
     def build(cls, config: Any, spec: DataSpec, widths: Mapping[str, int]) -> TransformerFusion:
-        """See `LateFusion.build`. Raises ValueError unless all widths are equal and `heads` divides them."""
+        """See `LateFusion.build`. Raises ValueError unless all widths are equal and `heads` divides
+        them.
+        """
         if len(set(widths.values())) != 1:
-            raise ValueError(f"the transformer fusion takes features of one width, but got widths={dict(widths)}")
+            raise ValueError(
+                f"the transformer fusion takes features of one width, but got widths={dict(widths)}"
+            )
         return cls(config, tuple(widths), next(iter(widths.values())), spec.task.outputs)
 
     def block(self, modality: str) -> slice:
@@ -68,7 +78,9 @@ class TransformerFusion(LateFusion):
         return self._residual(self.body.first(torch.cat([f.value for f in steps], 1), keys))
 
     def unimodal(self, features: Features, path: UnimodalPath) -> dict[str, Tensor]:
-        """See `LateFusion.unimodal`. All modalities run as one batch where that does not mean much padding."""
+        """See `LateFusion.unimodal`. All modalities run as one batch where that does not mean much
+        padding.
+        """
         if path == "zero":
             return self._zeroed(features)
         parts = self._alone(features)
@@ -79,7 +91,9 @@ class TransformerFusion(LateFusion):
         short = [longest - len(positions) for _, positions, _ in parts]
         value, positions, keys = zip(*parts, strict=True)
         stacked = torch.stack([F.pad(v, (0, 0, 0, n)) for v, n in zip(value, short, strict=True)])
-        tables = torch.stack([F.pad(p, (0, 0, 0, n)) for p, n in zip(positions, short, strict=True)])
+        tables = torch.stack(
+            [F.pad(p, (0, 0, 0, n)) for p, n in zip(positions, short, strict=True)]
+        )
         masks = torch.cat([F.pad(k, (0, n)) for k, n in zip(keys, short, strict=True)])
         out = self._embedded(self.body.embed(stacked, tables[:, None]).flatten(0, 1), masks)
         return dict(zip(self.modalities, out.chunk(len(parts)), strict=True))
@@ -93,14 +107,17 @@ class TransformerFusion(LateFusion):
         for m, f in features.items():
             zero = torch.zeros_like(f.value)
             value = torch.cat([f.value if m == kept else zero for kept in self.modalities])
-            stacked[m] = Padded(value, None if f.mask is None else torch.cat([f.mask] * len(features)))
+            stacked[m] = Padded(
+                value, None if f.mask is None else torch.cat([f.mask] * len(features))
+            )
         return dict(zip(self.modalities, self.hidden(stacked).chunk(len(features)), strict=True))
 
     def _alone(self, features: Features) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Steps [B, T, W], their positions [T, W] and keys [B, T] per modality, without the other modalities' steps.
+        """Steps [B, T, W], their positions [T, W] and keys [B, T] per modality, without the other
+        modalities' steps.
 
-        Position 0, which is read, belongs to the first modality. For the others it is a query with a zero feature and
-        no key; the positions are those of the full sequence.
+        Position 0, which is read, belongs to the first modality. For the others it is a query with
+        a zero feature and no key; the positions are those of the full sequence.
         """
         steps = [_steps(features[m]) for m in self.modalities]
         table = sinusoids(sum(f.value.shape[1] for f in steps), self.body.width, steps[0].value)

@@ -1,0 +1,397 @@
+"""Checks of a file's keys and values: Ray's own schema, the RayJob API, sbatch's options."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema  # type: ignore[import-untyped]
+
+from tune_mm.cluster.files import ClusterFile, as_list, as_map
+from tune_mm.cluster.kuberay import CLUSTER
+from tune_mm.cluster.problems import Problem
+from tune_mm.cluster.slurm import directives
+from tune_mm.errors import UserError, nearest
+
+# Fields of ray.io/v1 by their Go types: https://ray-project.github.io/kuberay/reference/api/
+# (KubeRay 1.5), and of the Kubernetes objects around them what a RayJob's pods need.
+FIELDS: dict[str, tuple[str, ...]] = {
+    "RayJob": ("apiVersion", "kind", "metadata", "spec"),
+    "RayJobSpec": (
+        *(
+            "activeDeadlineSeconds",
+            "backoffLimit",
+            "rayClusterSpec",
+            "submitterPodTemplate",
+            "metadata",
+            "jobId",
+        ),
+        *(
+            "clusterSelector",
+            "submitterConfig",
+            "managedBy",
+            "deletionStrategy",
+            "entrypoint",
+            "runtimeEnvYAML",
+        ),
+        *(
+            "submissionMode",
+            "entrypointResources",
+            "entrypointNumCpus",
+            "entrypointNumGpus",
+            "suspend",
+        ),
+        *("ttlSecondsAfterFinished", "shutdownAfterJobFinishes", "preRunningDeadlineSeconds"),
+    ),
+    "RayClusterSpec": (
+        *(
+            "suspend",
+            "managedBy",
+            "authOptions",
+            "autoscalerOptions",
+            "headServiceAnnotations",
+            "rayVersion",
+        ),
+        *(
+            "enableInTreeAutoscaling",
+            "gcsFaultToleranceOptions",
+            "headGroupSpec",
+            "workerGroupSpecs",
+        ),
+        "upgradeStrategy",
+    ),
+    "HeadGroupSpec": (
+        *(
+            "template",
+            "headService",
+            "enableIngress",
+            "rayStartParams",
+            "serviceType",
+            "resources",
+            "labels",
+        ),
+    ),
+    "WorkerGroupSpec": (
+        *(
+            "suspend",
+            "groupName",
+            "replicas",
+            "minReplicas",
+            "maxReplicas",
+            "idleTimeoutSeconds",
+            "rayStartParams",
+        ),
+        *("template", "scaleStrategy", "numOfHosts", "resources", "labels"),
+    ),
+    "AuthOptions": ("mode",),
+    "SubmitterConfig": ("backoffLimit",),
+    "AutoscalerOptions": (
+        *(
+            "resources",
+            "image",
+            "imagePullPolicy",
+            "securityContext",
+            "idleTimeoutSeconds",
+            "upscalingMode",
+        ),
+        *("version", "env", "envFrom", "volumeMounts", "command", "args"),
+    ),
+}
+# Long options of sbatch 23: https://slurm.schedmd.com/sbatch.html
+_SBATCH = (
+    *(
+        "account",
+        "acctg-freq",
+        "array",
+        "batch",
+        "bb",
+        "bbf",
+        "begin",
+        "chdir",
+        "cluster-constraint",
+    ),
+    *("clusters", "comment", "constraint", "container", "container-id", "contiguous", "core-spec"),
+    *("cores-per-socket", "cpu-freq", "cpus-per-gpu", "cpus-per-task", "deadline", "delay-boot"),
+    *(
+        "dependency",
+        "distribution",
+        "error",
+        "exclude",
+        "exclusive",
+        "export",
+        "export-file",
+        "extra",
+    ),
+    *("extra-node-info", "get-user-env", "gid", "gpu-bind", "gpu-freq", "gpus", "gpus-per-node"),
+    *(
+        "gpus-per-socket",
+        "gpus-per-task",
+        "gres",
+        "gres-flags",
+        "hint",
+        "hold",
+        "ignore-pbs",
+        "input",
+    ),
+    *("job-name", "kill-on-invalid-dep", "licenses", "mail-type", "mail-user", "mcs-label", "mem"),
+    *(
+        "mem-bind",
+        "mem-per-cpu",
+        "mem-per-gpu",
+        "mincpus",
+        "network",
+        "nice",
+        "no-kill",
+        "no-requeue",
+    ),
+    *(
+        "nodefile",
+        "nodelist",
+        "nodes",
+        "ntasks",
+        "ntasks-per-core",
+        "ntasks-per-gpu",
+        "ntasks-per-node",
+    ),
+    *(
+        "ntasks-per-socket",
+        "open-mode",
+        "output",
+        "overcommit",
+        "oversubscribe",
+        "parsable",
+        "partition",
+    ),
+    *("power", "prefer", "priority", "profile", "propagate", "qos", "quiet", "reboot", "requeue"),
+    *("reservation", "segment", "signal", "sockets-per-node", "spread-job", "stepmgr", "switches"),
+    *("test-only", "thread-spec", "threads-per-core", "time", "time-min", "tmp", "tres-bind"),
+    *(
+        "tres-per-task",
+        "uid",
+        "use-min-nodes",
+        "verbose",
+        "wait",
+        "wait-all-nodes",
+        "wckey",
+        "wrap",
+    ),
+    "tasks-per-node",
+)
+
+
+def launcher_schema(file: ClusterFile) -> Iterator[Problem]:
+    """The file is what Ray's cluster launcher takes: ray/autoscaler/ray-schema.json of the
+    installed Ray.
+    """
+    if file.kind != "launcher":
+        return
+    document = file.documents[0]
+    data = dict(document.data)
+    if file.provider == "local":
+        data.pop("min_workers", None)  # which Ray moves elsewhere before it validates
+    for error in _validator().iter_errors(data):
+        path = ".".join(str(part) for part in error.absolute_path)
+        if error.validator == "additionalProperties":
+            known = error.schema.get("properties", {})
+            unknown = [key for key in error.instance if key not in known]
+            for key in unknown:
+                yield _unknown_key(
+                    key, known, document.line_of(f"{path}.{key}".lstrip(".")) or 0, path
+                )
+        else:
+            yield Problem(
+                "wrong-value",
+                "error",
+                f"{path or 'the file'}: {error.message[:200]}",
+                document.line_of(path) or 0,
+                "Ray refuses the file",
+                "see https://docs.ray.io/en/latest/cluster/vms/references/ray-cluster-configuration.html",
+            )
+
+
+def _unknown_key(key: str, known: Any, line: int, where: str) -> Problem:
+    what = f"no key '{key}'" + (f" in {where}" if where else "") + nearest(key, known)
+    return Problem(
+        "unknown-key",
+        "error",
+        what,
+        line,
+        "it is refused, or does nothing",
+        f"one of: {', '.join(sorted(known))}",
+    )
+
+
+@functools.cache
+def _validator() -> Any:
+    """Of Ray's schema. Raises UserError where Ray is not installed."""
+    ray = importlib.util.find_spec("ray")  # its files are needed, not its code
+    path = (
+        Path(ray.origin).parent / "autoscaler" / "ray-schema.json" if ray and ray.origin else None
+    )
+    if path is None or not path.is_file():
+        raise UserError("Ray's schema of cluster files is not there: pip install 'ray[default]'")
+    return jsonschema.Draft7Validator(json.loads(path.read_text()))
+
+
+def launcher_needs(file: ClusterFile) -> Iterator[Problem]:
+    """What each provider needs beyond the schema."""
+    if file.kind != "launcher":
+        return
+    document = file.documents[0]
+    provider = as_map(document.data.get("provider"))
+    needed = {
+        "local": () if "coordinator_address" in provider else ("head_ip", "worker_ips"),
+        "aws": ("region",),
+        "gcp": ("region", "availability_zone", "project_id"),
+    }
+    for key in needed.get(file.provider, ()):
+        if provider.get(key) in (None, "", []):
+            yield Problem(
+                "missing-key",
+                "error",
+                f"provider.{key} is missing{nearest(key, provider)}",
+                document.line_of("provider") or 0,
+                f"provider {file.provider} needs it",
+                f"provider: {{{key}: ...}}",
+            )
+    types = as_map(document.data.get("available_node_types"))
+    head = str(document.data.get("head_node_type", ""))
+    if file.provider == "local" and types:
+        yield Problem(
+            "wrong-value",
+            "error",
+            "available_node_types does not go with provider local",
+            document.line_of("available_node_types") or 0,
+            "Ray refuses the file",
+            "leave it out",
+        )
+    elif file.provider != "local" and head not in types:
+        yield Problem(
+            "missing-key",
+            "error",
+            f"head_node_type must be one of {', '.join(types) or 'available_node_types'}, got '{head}'"
+            f"{nearest(head, types)}",
+            document.line_of("head_node_type") or 0,
+            "Ray refuses the file",
+            "name the node type of the head",
+        )
+
+
+def rayjob_fields(file: ClusterFile) -> Iterator[Problem]:
+    """The RayJob has the fields that KubeRay knows, and those that it needs."""
+    if file.kind != "kuberay":
+        return
+    job = file.documents[0]
+    for name, at, value in _typed(job.data):
+        for key in value:
+            if key not in FIELDS[name]:
+                yield _unknown_key(
+                    key, FIELDS[name], job.line_of(f"{at}.{key}".lstrip(".")) or 0, at
+                )
+    spec = as_map(job.data.get("spec"))
+    cluster = as_map(spec.get("rayClusterSpec"))
+    needs = {
+        "metadata.name": bool(as_map(job.data.get("metadata")).get("name")),
+        "spec.entrypoint": bool(spec.get("entrypoint"))
+        or spec.get("submissionMode") == "InteractiveMode",
+        "spec.rayClusterSpec.headGroupSpec": bool(cluster.get("headGroupSpec")),
+    }
+    for node, at in zip(file.nodes, ["headGroupSpec", *_groups(cluster)], strict=True):
+        needs[f"{CLUSTER}.{at}.template.spec.containers.0.image"] = node.image is not None
+    for key, there in needs.items():
+        if not there:
+            yield Problem(
+                "missing-key",
+                "error",
+                f"{key} is missing",
+                job.line_of(key.rpartition(".")[0]) or 0,
+                "KubeRay starts nothing without it",
+                "give it",
+            )
+    if job.data.get("apiVersion") != "ray.io/v1":
+        yield Problem(
+            "wrong-value",
+            "error",
+            f"apiVersion must be ray.io/v1, got '{job.data.get('apiVersion')}'",
+            job.line_of("apiVersion") or 0,
+            "KubeRay 1.0 and later serve ray.io/v1",
+            "apiVersion: ray.io/v1",
+        )
+
+
+def _groups(cluster: dict[str, Any]) -> list[str]:
+    return [f"workerGroupSpecs.{i}" for i in range(len(as_list(cluster.get("workerGroupSpecs"))))]
+
+
+def _typed(data: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Each object of the RayJob whose fields are known: the type, where, the value."""
+    spec = as_map(data.get("spec"))
+    cluster = as_map(spec.get("rayClusterSpec"))
+    yield "RayJob", "", data
+    yield "RayJobSpec", "spec", spec
+    yield "SubmitterConfig", "spec.submitterConfig", as_map(spec.get("submitterConfig"))
+    yield "RayClusterSpec", CLUSTER, cluster
+    yield "AuthOptions", f"{CLUSTER}.authOptions", as_map(cluster.get("authOptions"))
+    yield (
+        "AutoscalerOptions",
+        f"{CLUSTER}.autoscalerOptions",
+        as_map(cluster.get("autoscalerOptions")),
+    )
+    yield "HeadGroupSpec", f"{CLUSTER}.headGroupSpec", as_map(cluster.get("headGroupSpec"))
+    for at, group in zip(_groups(cluster), as_list(cluster.get("workerGroupSpecs")), strict=True):
+        yield "WorkerGroupSpec", f"{CLUSTER}.{at}", as_map(group)
+
+
+def sbatch_options(file: ClusterFile) -> Iterator[Problem]:
+    """Directives are options of sbatch, and stand where Slurm reads them; the script starts a head."""
+    if file.kind != "slurm":
+        return
+    for directive in directives(file.text):
+        if directive.late:
+            yield Problem(
+                "late-directive",
+                "error",
+                f"#SBATCH --{directive.name} comes after a command",
+                directive.line,
+                "Slurm reads directives up to the first command: this one does nothing",
+                "move it up",
+            )
+        elif len(directive.name) > 1 and directive.name not in _SBATCH:
+            yield _unknown_key(directive.name, _SBATCH, directive.line, "#SBATCH")
+    if not re.search(r"\bray\s+(?:start\b.*--head|symmetric-run)\b", file.text):
+        yield Problem(
+            "missing-key",
+            "error",
+            "no `ray start --head`",
+            1,
+            "there is no cluster for the search to join",
+            "srun ... ray start --head --block &",
+        )
+
+
+def placeholders(file: ClusterFile) -> Iterator[Problem]:
+    """What the user has yet to fill in, outside the comments."""
+    seen: dict[str, int] = {}
+    for number, line in enumerate(file.text.splitlines(), 1):
+        if not line.lstrip().startswith("#") or line.startswith("#SBATCH"):
+            for name in re.findall(r"YOUR_[A-Z0-9_]*[A-Z0-9]", line):
+                seen.setdefault(name, number)
+    if seen:
+        names = ", ".join(f"{name} (line {line})" for name, line in seen.items())
+        why = "they stand for what only you know; the commands in the comments name them too"
+        yield Problem(
+            "placeholder",
+            "note",
+            f"to be filled in: {names}",
+            0,
+            why,
+            "replace each throughout the file",
+        )
+
+
+CHECKS = (launcher_schema, launcher_needs, rayjob_fields, sbatch_options, placeholders)

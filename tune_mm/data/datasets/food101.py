@@ -1,0 +1,197 @@
+"""UPMC Food-101: 101 dishes from a photo and the text of its web page, as features of frozen
+models; `<root>/food101/`.
+
+Train, dev and test (62,971, 5,000 and 22,715 in MMBT's lists) in one of four layouts, see
+`_food_lists`:
+
+    layout: cggm        train.json, dev.json, test.json
+    layout: mmbt        train.jsonl, dev.jsonl, test.jsonl
+    layout: balancemm   texts/train_titles.csv, texts/test_titles.csv
+    layout: mla         my_train_food.txt, my_test_food.txt, perhaps my_dev_food.txt
+
+dev is the validation split. Where there is no list of it, `val_fraction` of train is held out,
+stratified by class, under `split_seed`, whatever of train can be read. (CGGM's public code leaves
+dev unused and validates on test.)
+
+Trials train on last hidden states of frozen models (ViT-B/16 and BERT in CGGM), which are extracted
+once:
+
+    python -m tune_mm.data extract food101 --root DIR --image-model VIT --text-model BERT --views 4
+
+The store lies in `features` (below the data's folder, or an absolute path, such as that of a copy
+on a faster disk); where none there fits, one of `<root>/food101/features` is taken. `store` is the
+start of its key where several fit; augment: training batches draw one of the views per image,
+evaluation takes the plain one. Images are prepared by the model's own rules (CGGM's public code
+normalises none, and blurs all of training's). A view is a random resized crop (at least 8 % of the
+area) and a flip; published augmentations beyond these are left out: colour jitter and noise of
+CGGM's paper, colour jitter, grayscale and blur of its public code.
+
+The visual modality comes first because a transformer fusion reads its first position, the class
+token of ViT.
+
+Shapes: visual (197, 768), text (50, 768) with these models, in batches as float32; padded tokens
+are 0 and masked.
+"""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from tune_mm.config import Section
+from tune_mm.core.types import Dataset, DataSpec, Split, Task
+from tune_mm.data.base import DataError
+from tune_mm.data.carve import carve
+from tune_mm.data.features.food_lists import CLASSES, LISTS, Layout, lists, read
+from tune_mm.data.features.store import FeaturePlugin, FeatureStore, Sample, find_store
+from tune_mm.data.synthetic import food
+from tune_mm.data.synthetic.vectors import SyntheticOptions
+
+STORES = "features"
+
+
+class Food101Config(Section):
+    """See the module."""
+
+    name: Literal["food101"] = "food101"
+    layout: Layout = "cggm"
+    features: str = Field(STORES, min_length=1)
+    store: str = Field("", pattern=r"^[0-9a-f]{0,16}$")
+    augment: bool = True
+    val_fraction: float = Field(0.1, gt=0, lt=1)
+    split_seed: int = Field(0, ge=0)
+
+
+class Food101(FeaturePlugin):
+    """UPMC Food-101."""
+
+    Config = Food101Config
+    folder: ClassVar[str] = "food101"
+    aliases = ("Food101", "food-101", "UPMC_Food101", "UPMC-Food-101")
+
+    @classmethod
+    def files(cls, config: Food101Config) -> tuple[str, ...]:
+        return tuple(LISTS[config.layout].format(split) for split in ("train", "test"))
+
+    @classmethod
+    def optional(cls, config: Food101Config) -> tuple[str, ...]:
+        return (LISTS[config.layout].format("dev"),)
+
+    @classmethod
+    def present(cls, config: Food101Config, place: Path) -> bool:
+        """Are the lists there? Raises DataError when those of another layout are there instead."""
+        if super().present(config, place):
+            return True
+        for layout in LISTS:
+            own = lists(layout, place)
+            if own["train"].is_file() and own["test"].is_file():
+                wanted, there = cls.files(config)[0], own["train"].relative_to(place)
+                raise DataError(
+                    f"food101: no {wanted} in {place}, but {there}: use data.layout={layout}"
+                )
+        return False
+
+    @classmethod
+    def samples(cls, config: Food101Config, place: Path) -> dict[str, list[Sample]]:
+        found = read(config.layout, place)
+        for split, own in found.items():
+            if not own:
+                raise DataError(
+                    f"{lists(config.layout, place)[split]}: must list at least one sample, got none"
+                )
+        return found
+
+    @classmethod
+    def stores(cls, config: Food101Config, place: Path) -> tuple[Path, ...]:
+        return tuple(dict.fromkeys((place / Path(config.features).expanduser(), place / STORES)))
+
+    @classmethod
+    def load(cls, config: Food101Config, place: Path) -> Dataset:
+        published = cls.samples(config, place)
+        every = [sample for own in published.values() for sample in own]
+        store = find_store(cls.stores(config, place), every, config.store, _command(config, place))
+        notes = [f"features {store.opened.folder.name}: {store.about}"]
+        dropped = {s.id: store.bad[s.id] for s in every if s.id in store.bad}
+        if dropped:
+            notes.append(
+                f"{len(dropped)} of {len(every)} samples could not be read and are left out"
+            )
+        if "val" not in published:
+            # Before bad samples are dropped, so that what can be read does not decide who is held
+            # out.
+            published, note = _carved(published, config, place)
+            notes.append(note)
+        kept = {
+            split: [s for s in own if s.id not in store.bad] for split, own in published.items()
+        }
+        for split, own in kept.items():
+            if not own:
+                raise DataError(
+                    f"{store.opened.folder}: no sample of {split} could be read; mend the images, then extract"
+                )
+        unseen = sorted(set(CLASSES) - {s.label for s in kept["train"]})
+        if unseen:
+            notes.append(
+                f"no sample in train of {len(unseen)} classes: {', '.join(unseen[:5])} ..."
+            )
+        spec = DataSpec(store.shapes, Task("classification", len(CLASSES), CLASSES))
+        splits = {
+            s: _split(kept[s], store, config.augment and s == "train")
+            for s in ("train", "val", "test")
+        }
+        return Dataset("food101", spec, splits, notes=tuple(notes), dropped=dropped)
+
+    @classmethod
+    def options(cls, config: Food101Config) -> SyntheticOptions:
+        shapes = {"visual": (10, 32), "text": (12, 32)}
+        return SyntheticOptions(shapes, "text", train=240, val=72, test=72, classes=6)
+
+    @classmethod
+    def write(cls, config: Food101Config, place: Path, options: SyntheticOptions) -> None:
+        food.write(config.layout, place, place / STORES, options)
+
+
+def _command(config: Food101Config, place: Path) -> str:
+    """What makes the features, for a shell."""
+    words = ["python", "-m", "tune_mm.data", "extract", "food101", "--root", str(place)]
+    defaults = Food101Config()
+    for key in ("layout", "features"):
+        if getattr(config, key) != getattr(defaults, key):
+            words += ["--set", f"{key}={getattr(config, key)}"]
+    return f"{shlex.join(words)} --image-model PATH --text-model PATH"
+
+
+def _carved(
+    published: dict[str, list[Sample]], config: Food101Config, place: Path
+) -> tuple[dict[str, list[Sample]], str]:
+    """The samples with a validation split out of train, and a note that says so. Raises DataError."""
+    train = published["train"]
+    try:
+        rest, held = carve(
+            np.array([s.label for s in train]), None, config.val_fraction, config.split_seed
+        )
+    except ValueError as error:
+        raise DataError(
+            f"{place}: no dev list, and no validation split can be carved out of train: {error}"
+        ) from error
+    note = f"no published validation split: {len(held)} of {len(train)} train samples held out"
+    splits = {
+        "train": [train[i] for i in rest],
+        "val": [train[i] for i in held],
+        "test": published["test"],
+    }
+    return splits, f"{note} (stratified by label, seed {config.split_seed})"
+
+
+def _split(samples: list[Sample], store: FeatureStore, drawn: bool) -> Split:
+    ids, number = tuple(s.id for s in samples), {name: i for i, name in enumerate(CLASSES)}
+    target = torch.tensor([number[s.label] for s in samples], dtype=torch.int64)
+    return Split({"visual": store.images(ids, drawn), "text": store.said(ids)}, target, ids)
+
+
+plugin = Food101

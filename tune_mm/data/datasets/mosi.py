@@ -1,0 +1,171 @@
+"""CMU-MOSI: sentiment of video utterances from text, audio and visual features;
+`<root>/mosi/<file>`.
+
+Formats, told apart by their keys. Both are pickles `{train, valid, test} -> {...}`, read with an
+unpickler that admits numpy arrays and plain containers only:
+
+* MulT (`mosi_data.pkl`, `mosi_data_noalign.pkl`): text, audio, vision [N, T, D]; labels [N, 1, 1];
+  id [N, ...]
+* MMSA (`aligned_50.pkl`, `unaligned_50.pkl`): text (768-d BERT features), audio, vision [N, T, D];
+  regression_labels [N]; id; raw_text, annotations and classification_labels are ignored. `text:
+  text_bert` reads that key instead, where it holds features; token numbers [N, 3, T] are refused.
+
+Labels are scores in [-3, 3]. task `classification` makes two classes of them: threshold `positive`
+is > 0 against <= 0 (CGGM), `nonnegative` is >= 0 against < 0; for labels in {-1, +1} they agree.
+task `regression` takes the score.
+
+NaN and infinity in audio (COVAREP has -inf) become 0; elsewhere they are errors. padding `zeros`
+takes steps that are all zeros for padding (position 0 is always real); `none` makes no mask. The
+vision of the files is called `visual` here, and text comes first because a transformer fusion reads
+its first position.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from tune_mm.config import Section
+from tune_mm.core.types import Dataset, DataSpec, Task
+from tune_mm.data.arrays import checks, unpickle
+from tune_mm.data.arrays.checks import Float, Mask
+from tune_mm.data.base import DataError, DataPlugin
+from tune_mm.data.synthetic.vectors import SyntheticOptions, generate
+
+_SPLITS = {"train": "train", "val": "valid", "test": "test"}
+_KEYS = {"text": "text", "audio": "audio", "visual": "vision"}
+
+
+class MosiConfig(Section):
+    """See the module. file: name of the pickle."""
+
+    name: Literal["mosi"] = "mosi"
+    file: str = Field("mosi_data.pkl", pattern=r"^[\w.-]+\.pkl$")
+    task: Literal["classification", "regression"] = "classification"
+    threshold: Literal["positive", "nonnegative"] = "positive"
+    text: Literal["text", "text_bert"] = "text"
+    padding: Literal["zeros", "none"] = "zeros"
+
+
+class Mosi(DataPlugin):
+    """CMU-MOSI in the MulT or MMSA layout."""
+
+    Config = MosiConfig
+    folder: ClassVar[str] = "mosi"
+
+    @classmethod
+    def files(cls, config: MosiConfig) -> tuple[str, ...]:
+        return (config.file,)
+
+    @classmethod
+    def load(cls, config: MosiConfig, place: Path) -> Dataset:
+        path = place / config.file
+        raw = unpickle.load(path)
+        if not isinstance(raw, Mapping):
+            raise DataError(f"{path}: must hold a dict of splits, got {type(raw).__name__}")
+        values: dict[str, dict[str, Float]] = {}
+        targets, ids, notes = {}, {}, []
+        for split, key in _SPLITS.items():
+            where = f"{path}: {key}"
+            group = checks.entry(raw, key, str(path))
+            if not isinstance(group, Mapping):
+                raise DataError(f"{where}: must be a dict of arrays, got {type(group).__name__}")
+            values[split], replaced = _features(config, group, where)
+            targets[split] = _target(config, group, where)
+            ids[split] = checks.names(group["id"], f"{where}: id") if "id" in group else ()
+            counts = {m: len(v) for m, v in values[split].items()}
+            checks.same_length({**counts, "labels": len(targets[split])}, where)
+            if replaced:
+                notes.append(f"{key}: {replaced} NaN or infinite audio values set to 0")
+        shapes = {s: {m: v.shape[1:] for m, v in own.items()} for s, own in values.items()}
+        spec = DataSpec(checks.same_shapes(shapes, str(path)), _task(config))
+        masks = checks.without_full({s: _masks(config, own) for s, own in values.items()})
+        splits = {s: checks.split_of(values[s], masks[s], targets[s], ids[s]) for s in _SPLITS}
+        return Dataset("mosi", spec, splits, notes=tuple(notes))
+
+    @classmethod
+    def options(cls, config: MosiConfig) -> SyntheticOptions:
+        return SyntheticOptions(
+            {"text": (12, 64), "audio": (12, 24), "visual": (12, 32)}, "text", classes=2
+        )
+
+    @classmethod
+    def write(cls, config: MosiConfig, place: Path, options: SyntheticOptions) -> None:
+        data = generate(options, scores=True)
+        raw = {}
+        for split, part in options.bounds().items():
+            own: dict[str, Any] = {_KEYS[m]: x.values[part] for m, x in data.modalities.items()}
+            own["labels"] = np.asarray(data.target[part], np.float32).reshape(-1, 1, 1)
+            own["id"] = np.array([[f"synthetic{i:06d}"] for i in range(part.start, part.stop)])
+            raw[_SPLITS[split]] = own
+        (place / config.file).write_bytes(pickle.dumps(raw, protocol=4))
+
+
+def _features(
+    config: MosiConfig, group: Mapping[str, Any], where: str
+) -> tuple[dict[str, Float], int]:
+    """Values by modality, and how many of audio's were replaced."""
+    values, replaced = {}, 0
+    for modality, key in _KEYS.items():
+        if modality == "text":
+            key = config.text  # noqa: PLW2901
+        raw = checks.entry(group, key, where)
+        _refuse_tokens(raw, f"{where}: {key}")
+        values[modality] = checks.features(raw, f"{where}: {key}", dims=(3,))
+        if modality == "audio":
+            bad = ~np.isfinite(values[modality])
+            replaced = int(bad.sum())
+            values[modality][bad] = 0
+        checks.require_finite(values[modality], f"{where}: {key}")
+    return values, replaced
+
+
+def _refuse_tokens(raw: Any, where: str) -> None:
+    """MMSA's text_bert is [N, 3, T]: token numbers, attention mask and segments, which no encoder
+    here embeds.
+    """
+    array = np.asarray(raw)
+    if (
+        array.ndim == 3
+        and array.shape[1] == 3
+        and np.isin(array[:, 1:], (0, 1)).all()
+        and array[:, 0].max() > 1
+    ):
+        raise DataError(
+            f"{where}: holds token numbers {list(array.shape)}, not features; use text: text"
+        )
+
+
+def _target(config: MosiConfig, group: Mapping[str, Any], where: str) -> Any:
+    key = (
+        "regression_labels" if "regression_labels" in group and "labels" not in group else "labels"
+    )
+    score = checks.scores(checks.entry(group, key, where), f"{where}: {key}")
+    if config.task == "regression":
+        return score
+    return (score > 0 if config.threshold == "positive" else score >= 0).astype(np.int64)
+
+
+def _task(config: MosiConfig) -> Task:
+    if config.task == "regression":
+        return Task("regression", 1)
+    names = (
+        ("nonpositive", "positive")
+        if config.threshold == "positive"
+        else ("negative", "nonnegative")
+    )
+    return Task("classification", 2, names)
+
+
+def _masks(config: MosiConfig, values: Mapping[str, Float]) -> dict[str, Mask | None]:
+    return {
+        m: None if config.padding == "none" else checks.nonzero_steps(v) for m, v in values.items()
+    }
+
+
+plugin = Mosi

@@ -1,0 +1,326 @@
+"""A user's own arrays: `<root>/<folder>/{train,val,test}.npz`, one array per modality; no code
+needed.
+
+Keys of each file (N samples, T time steps, D channels):
+
+    <modality>            [N, T, D] sequences or [N, D] vectors; floats, integers, booleans (read as float32, unscaled)
+    <modality>_mask       optional [N, T], 1 where a step is real; or <modality>_length [N], real steps 1..T
+    <label>               [N] classes 0..C-1, or values for `task: regression`
+    <group>, <id>         optional [N]: who or what a sample is from; its name
+
+modalities: keys, in order (a transformer fusion reads the first one's first step); none: all others
+of train.npz. classes: their number; null: as many as train holds. relative: modalities of x, y, z
+joints [N, T, 3 J] that are made relative to the first joint of the same step. standardize `train`:
+z-scores each channel over the real steps of train. Steps that are padding become 0.
+
+Without val.npz, `val_fraction` of train is held out under `split_seed`: by class (or by tenths of a
+value), or whole groups when `group` is named, chosen so that the classes are spread alike. Test is
+never touched.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import keyword
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import AfterValidator, Field, model_validator
+
+from tune_mm.config import Section
+from tune_mm.core.types import Dataset, DataSpec, Task
+from tune_mm.data.arrays import archive, checks
+from tune_mm.data.arrays.checks import SPLITS, Float, Mask
+from tune_mm.data.base import DataError, DataPlugin
+from tune_mm.data.carve import carve
+from tune_mm.data.synthetic.vectors import SyntheticOptions, generate
+
+
+def _modality(name: str) -> str:
+    """Names become parts of parameter names and metrics."""
+    if not name.isidentifier() or keyword.iskeyword(name) or name.endswith(("_mask", "_length")):
+        raise ValueError(
+            "must be a plain name (letters, digits, _) that does not end in _mask or _length"
+        )
+    return name
+
+
+Modality = Annotated[str, AfterValidator(_modality)]
+
+
+class NpzConfig(Section):
+    """See the module."""
+
+    name: Literal["npz"] = "npz"
+    folder: str = Field("npz", pattern=r"^[\w-][\w.-]*$")
+    modalities: tuple[Modality, ...] = ()
+    label: str = Field("label", min_length=1)
+    group: str | None = Field(None, min_length=1)
+    id: str | None = Field(None, min_length=1)
+    task: Literal["classification", "regression"] = "classification"
+    classes: int | None = Field(None, ge=2)
+    standardize: Literal["none", "train"] = "none"
+    relative: tuple[str, ...] = ()
+    val_fraction: float = Field(0.1, gt=0, lt=1)
+    split_seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> NpzConfig:
+        if len(set(self.modalities)) < len(self.modalities):
+            raise ValueError(
+                f"modalities must differ from each other, got {', '.join(self.modalities)}"
+            )
+        unknown = [m for m in self.relative if self.modalities and m not in self.modalities]
+        if unknown:
+            raise ValueError(
+                f"relative: no modality '{unknown[0]}'; available: {', '.join(self.modalities)}"
+            )
+        return self
+
+
+@dataclasses.dataclass
+class _Part:
+    """One split as arrays."""
+
+    values: dict[str, Float]
+    masks: dict[str, Mask | None]
+    target: NDArray[Any]
+    group: NDArray[Any] | None
+    ids: tuple[str, ...]
+
+    def take(self, index: NDArray[np.int64]) -> _Part:
+        return _Part(
+            {m: v[index] for m, v in self.values.items()},
+            {m: None if v is None else v[index] for m, v in self.masks.items()},
+            self.target[index],
+            None if self.group is None else self.group[index],
+            tuple(self.ids[i] for i in index) if self.ids else (),
+        )
+
+
+class Npz(DataPlugin):
+    """Arrays in three .npz files."""
+
+    Config = NpzConfig
+    folder: ClassVar[str] = "npz"
+    axes: ClassVar[tuple[int, ...]] = (1, 2)
+
+    @classmethod
+    def folder_of(cls, config: NpzConfig) -> str:
+        return config.folder
+
+    @classmethod
+    def files(cls, config: NpzConfig) -> tuple[str, ...]:
+        return ("train.npz", "test.npz")
+
+    @classmethod
+    def optional(cls, config: NpzConfig) -> tuple[str, ...]:
+        return ("val.npz",)
+
+    @classmethod
+    def load(cls, config: NpzConfig, place: Path) -> Dataset:
+        modalities = config.modalities or _all_arrays(config, place / "train.npz")
+        found = [s for s in SPLITS if (place / f"{s}.npz").is_file()]
+        parts = {s: _part(config, modalities, place / f"{s}.npz") for s in found}
+        shapes = {s: {m: v.shape[1:] for m, v in p.values.items()} for s, p in parts.items()}
+        spec = DataSpec(checks.same_shapes(shapes, str(place)), _task(config, parts))
+        notes: tuple[str, ...] = ()
+        if "val" not in parts:
+            parts, notes = _with_val(config, parts, place)
+        _prepare(config, parts)
+        masks = checks.without_full({s: parts[s].masks for s in SPLITS})
+        splits = {
+            s: checks.split_of(parts[s].values, masks[s], parts[s].target, parts[s].ids)
+            for s in SPLITS
+        }
+        return Dataset(config.folder, spec, splits, notes=notes)
+
+    @classmethod
+    def options(cls, config: NpzConfig) -> SyntheticOptions:
+        modalities = config.modalities or ("audio", "visual")
+        classes = 2 if config.task == "regression" else min(config.classes or 6, 8)
+        # Widths that hold joints of x, y, z, so that `relative` applies to any of them.
+        shapes = {m: (16 - 4 * (i % 3), 18 + 6 * (i % 3)) for i, m in enumerate(modalities)}
+        return SyntheticOptions(shapes, modalities[0], classes=classes)
+
+    @classmethod
+    def write(cls, config: NpzConfig, place: Path, options: SyntheticOptions) -> None:
+        data = generate(options, scores=config.task == "regression")
+        for split, part in options.bounds().items():
+            own: dict[str, Any] = {config.label: data.target[part]}
+            for modality, x in data.modalities.items():
+                own[modality] = x.values[part]
+                if x.values.ndim == 3:
+                    own[f"{modality}_length"] = x.lengths[part]
+            number = np.arange(part.start, part.stop)
+            if config.group:
+                # Eight groups in train and others in val and test, as with people.
+                own[config.group] = 8 * SPLITS.index(split) + number % 8
+            if config.id:
+                own[config.id] = np.array([f"synthetic{i:06d}" for i in number])
+            np.savez_compressed(place / f"{split}.npz", **own)
+
+
+def _all_arrays(config: NpzConfig, path: Path) -> tuple[str, ...]:
+    """Keys that are modalities when none is named."""
+    other = {config.label, config.group, config.id}
+    keys = [
+        k
+        for k, v in archive.read(path).items()
+        if k not in other and not k.endswith(("_mask", "_length")) and v.ndim > 1
+    ]
+    for key in keys:
+        try:
+            _modality(key)
+        except ValueError as error:
+            raise DataError(f"{path}: '{key}' {error}; name the modalities to read") from None
+    if not keys:
+        raise DataError(f"{path}: no array [N, T, D] or [N, D] besides {config.label}")
+    return tuple(keys)
+
+
+def _part(config: NpzConfig, modalities: tuple[str, ...], path: Path) -> _Part:
+    raw = archive.read(path)
+    label = checks.entry(raw, config.label, str(path))
+    to_target = checks.class_labels if config.task == "classification" else checks.scores
+    target = to_target(label, f"{path}: {config.label}")
+    values, masks = {}, {}
+    for m in modalities:
+        values[m] = checks.features(checks.entry(raw, m, str(path)), f"{path}: {m}")
+        masks[m] = mask = _mask(raw, m, values[m], path)
+        if mask is not None:
+            values[m][~mask] = 0
+        checks.require_finite(values[m], f"{path}: {m}")
+    group = None if config.group is None else checks.entry(raw, config.group, str(path)).reshape(-1)
+    ids = (
+        ()
+        if config.id is None
+        else checks.names(checks.entry(raw, config.id, str(path)), f"{path}: {config.id}")
+    )
+    counts = {config.label: len(target), **{m: len(v) for m, v in values.items()}}
+    if group is not None:
+        counts[str(config.group)] = len(group)
+    checks.same_length(counts, str(path))
+    return _Part(values, masks, target, group, ids)
+
+
+def _mask(raw: dict[str, NDArray[Any]], modality: str, values: Float, path: Path) -> Mask | None:
+    """[N, T] from <modality>_mask or <modality>_length; None when the file has neither."""
+    keys = [k for k in (f"{modality}_mask", f"{modality}_length") if k in raw]
+    if not keys:
+        return None
+    where = f"{path}: {keys[0]}"
+    if values.ndim == 2 or len(keys) == 2:
+        problem = f"'{modality}' is a vector" if values.ndim == 2 else f"there is '{keys[1]}' too"
+        raise DataError(f"{where}: {problem}; keep one of them, for sequences only")
+    array = raw[keys[0]]
+    if keys[0].endswith("_length"):
+        mask = checks.length_mask(array, values.shape[1], where)
+    else:
+        if array.dtype.kind not in "biuf" or not np.isin(array, (0, 1)).all():
+            raise DataError(f"{where}: must hold 0 and 1 only, got {array.dtype}")
+        mask = array.astype(bool)
+    if mask.shape != values.shape[:2]:
+        raise DataError(
+            f"{where}: must be {list(values.shape[:2])} like '{modality}', got {list(mask.shape)}"
+        )
+    empty = np.flatnonzero(~mask.any(axis=1))
+    if len(empty):
+        raise DataError(
+            f"{where}: every sample must have a real step, {len(empty)} have none, first {empty[0]}"
+        )
+    return mask
+
+
+def _task(config: NpzConfig, parts: dict[str, _Part]) -> Task:
+    if config.task == "regression":
+        return Task("regression", 1)
+    classes = config.classes or int(parts["train"].target.max()) + 1
+    for split, part in parts.items():
+        if part.target.max() >= classes:
+            hint = (
+                ""
+                if config.classes
+                else " (as many as train holds; set `classes` if train lacks some)"
+            )
+            got = int(part.target.max())
+            raise DataError(
+                f"{config.folder}: {split} classes must be between 0 and {classes - 1}{hint}, got {got}"
+            )
+    if classes < 2:
+        raise DataError(f"{config.folder}: train must hold at least 2 classes, got {classes}")
+    return Task("classification", classes)
+
+
+def _with_val(
+    config: NpzConfig, parts: dict[str, _Part], place: Path
+) -> tuple[dict[str, _Part], tuple[str, ...]]:
+    """The parts with a validation split carved out of train, and a note that says so."""
+    train = parts["train"]
+    strata = train.target if config.task == "classification" else _tenths(train.target)
+    try:
+        kept, held = carve(strata, train.group, config.val_fraction, config.split_seed)
+    except ValueError as error:
+        raise DataError(
+            f"{place}: no val.npz, and none can be carved out of train: {error}"
+        ) from error
+    how = f"whole '{config.group}' groups" if config.group else "stratified"
+    note = f"no val.npz: {len(held)} of {len(train.target)} train samples held out ({how}, seed {config.split_seed})"
+    return {"train": train.take(kept), "val": train.take(held), "test": parts["test"]}, (note,)
+
+
+def _tenths(values: NDArray[Any]) -> NDArray[np.int64]:
+    """Which tenth of the values each is in."""
+    bins: NDArray[np.int64] = np.digitize(
+        values, np.quantile(values, np.linspace(0.1, 0.9, 9))
+    ).astype(np.int64)
+    return bins
+
+
+def _prepare(config: NpzConfig, parts: dict[str, _Part]) -> None:
+    """Relative joints, then statistics of train, in place; padding stays 0."""
+    for modality in parts["train"].values:
+        if modality in config.relative:
+            for part in parts.values():
+                _relative(part.values[modality], f"{config.folder}: {modality}")
+        if config.standardize == "train":
+            train = parts["train"]
+            mean, std = _statistics(train.values[modality], train.masks[modality])
+            for part in parts.values():
+                part.values[modality] -= mean
+                part.values[modality] /= std
+        for part in parts.values():
+            mask = part.masks[modality]
+            if mask is not None:
+                part.values[modality][~mask] = 0
+    unknown = [m for m in config.relative if m not in parts["train"].values]
+    if unknown:
+        raise DataError(f"{config.folder}: relative: no modality '{unknown[0]}'")
+
+
+def _relative(values: Float, where: str) -> None:
+    """Joints [N, T, 3 J] (x, y, z of each) minus the first joint of the same step, in place."""
+    if values.ndim != 3 or values.shape[2] % 3:
+        raise DataError(
+            f"{where}: relative needs joints of x, y, z [N, T, 3 J], got {list(values.shape)}"
+        )
+    joints = values.reshape(*values.shape[:2], -1, 3)
+    joints -= joints[:, :, :1].copy()
+
+
+def _statistics(values: Float, mask: Mask | None) -> tuple[Float, Float]:
+    """Mean and standard deviation [D] over all real steps; a channel that never changes gets
+    deviation 1.
+    """
+    steps = values.reshape(-1, values.shape[-1]) if mask is None else values[mask]
+    mean = steps.mean(axis=0, dtype=np.float64)
+    std = np.sqrt(np.square(steps - mean).mean(axis=0, dtype=np.float64))
+    # float32 rounding leaves a constant channel with a tiny deviation, which would blow it up.
+    std[std <= 1e-6 * np.abs(mean)] = 1
+    std[std == 0] = 1
+    return mean.astype(np.float32), std.astype(np.float32)
+
+
+plugin = Npz

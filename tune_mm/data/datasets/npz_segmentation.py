@@ -1,0 +1,330 @@
+"""A user's own images and masks: `<root>/<folder>/{train,val,test}.npz`, one array per modality; no
+code needed.
+
+Keys of each file (N samples, C channels, H x W pixels, all of one H x W):
+
+    <modality>    [N, C, H, W] or [N, H, W]; integers, floats
+    <mask>        [N, H, W] classes 0..C-1 of the pixels; `void` where nothing is known
+    <id>          optional [N]: the sample's name
+
+modalities: keys, in order; none: all others of train.npz. classes: their number; null: as many as
+train holds. scale `unit`: integers divided by the largest value of their type (uint8: 255);
+`train`: each channel z-scored over all pixels of train; `none`: as they are. crop, flip, turn: see
+`_images.Geometry`; the target is changed alike. weights: of the classes in the cross-entropy, or
+`median`: median-frequency balancing (Eigen & Fergus, ICCV 2015) over train. dice: weight of the
+soft Dice loss. regions: sets of classes by name, whose Dice score is reported.
+
+Without val.npz, `val_fraction` of train is held out under `split_seed`, stratified by the most
+frequent class other than 0. Test is never touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import AfterValidator, Field, model_validator
+
+from tune_mm.config import Section
+from tune_mm.core.types import VOID, Dataset, DataSpec, Padded, Split, Task, Transform
+from tune_mm.data.arrays import archive, checks
+from tune_mm.data.arrays.checks import SPLITS
+from tune_mm.data.base import DataError, DataPlugin
+from tune_mm.data.carve import carve
+from tune_mm.data.datasets.npz import _modality
+from tune_mm.data.images.frequency import class_counts, median_frequency
+from tune_mm.data.images.geometry import Geometry
+from tune_mm.data.synthetic.images import images
+from tune_mm.data.synthetic.vectors import SyntheticOptions
+
+Pixels = NDArray[Any]
+
+BLOCK = 2**21  # values that are scaled at once: 16 MiB in float64
+
+
+class NpzSegmentationConfig(Section):
+    """See the module."""
+
+    name: Literal["npz_segmentation"] = "npz_segmentation"
+    folder: str = Field("npz_segmentation", pattern=r"^[\w-][\w.-]*$")
+    modalities: tuple[Annotated[str, AfterValidator(_modality)], ...] = ()
+    mask: str = Field("mask", min_length=1)
+    id: str | None = Field(None, min_length=1)
+    void: int | None = Field(None, ge=0)
+    classes: int | None = Field(None, ge=2, lt=VOID)
+    class_names: tuple[Annotated[str, AfterValidator(_modality)], ...] = ()
+    regions: dict[Annotated[str, AfterValidator(_modality)], tuple[int, ...]] = Field(
+        default_factory=dict
+    )
+    scale: Literal["none", "unit", "train"] = "train"
+    crop: int | None = Field(None, ge=8)
+    flip: bool = True
+    turn: bool = False
+    weights: Literal["none", "median"] | tuple[Annotated[float, Field(gt=0)], ...] = "none"
+    dice: float = Field(0.0, ge=0)
+    val_fraction: float = Field(0.1, gt=0, lt=1)
+    split_seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _fit(self) -> NpzSegmentationConfig:
+        if len(set(self.modalities)) < len(self.modalities):
+            raise ValueError(
+                f"modalities must differ from each other, got {', '.join(self.modalities)}"
+            )
+        for name, given in (("class_names", self.class_names), ("weights", self.weights)):
+            if self.classes and given and not isinstance(given, str) and len(given) != self.classes:
+                raise ValueError(
+                    f"{name} must have one entry for each of the {self.classes} classes, got {len(given)}"
+                )
+        return self
+
+
+class NpzSegmentation(DataPlugin):
+    """Images and masks in three .npz files."""
+
+    Config = NpzSegmentationConfig
+    folder: ClassVar[str] = "npz_segmentation"
+    axes: ClassVar[tuple[int, ...]] = (3,)
+
+    @classmethod
+    def folder_of(cls, config: NpzSegmentationConfig) -> str:
+        return config.folder
+
+    @classmethod
+    def files(cls, config: NpzSegmentationConfig) -> tuple[str, ...]:
+        return ("train.npz", "test.npz")
+
+    @classmethod
+    def optional(cls, config: NpzSegmentationConfig) -> tuple[str, ...]:
+        return ("val.npz",)
+
+    @classmethod
+    def transforms(cls, config: NpzSegmentationConfig) -> Mapping[str, Transform]:
+        cut = Geometry(config.crop)
+        return {"train": Geometry(config.crop, config.flip, config.turn), "val": cut, "test": cut}
+
+    @classmethod
+    def load(cls, config: NpzSegmentationConfig, place: Path) -> Dataset:
+        found = [s for s in SPLITS if (place / f"{s}.npz").is_file()]
+        modalities, parts = config.modalities, dict[str, _Part]()
+        for s in found:
+            parts[s] = _part(config, modalities, place / f"{s}.npz")
+            modalities = tuple(parts["train"].inputs)  # the first
+        shapes = {
+            s: {m: tuple(v.shape[1:]) for m, v in part.inputs.items()} for s, part in parts.items()
+        }
+        whole = checks.same_shapes(shapes, str(place))
+        task = _task(config, {s: part.target for s, part in parts.items()})
+        notes: tuple[str, ...] = ()
+        if "val" not in parts:
+            parts, notes = _with_val(config, parts, place)
+        _scale(config, [parts[s].inputs for s in SPLITS])
+        try:
+            sizes = {
+                m: (shape[0], *Geometry(config.crop, turn=config.turn).shape(*shape[1:]))
+                for m, shape in whole.items()
+            }
+        except ValueError as error:
+            raise DataError(f"{config.folder}: {error}") from None
+        return Dataset(
+            config.folder, DataSpec(sizes, task), {s: parts[s].split() for s in SPLITS}, notes=notes
+        )
+
+    @classmethod
+    def options(cls, config: NpzSegmentationConfig) -> SyntheticOptions:
+        modalities = config.modalities or ("before", "after")
+        side = max(32, config.crop or 0)
+        shapes = {m: (1 + i % 3, side, side) for i, m in enumerate(modalities)}
+        return SyntheticOptions(
+            shapes, modalities[0], 64, 24, 24, classes=min(config.classes or 3, 6), per_class=0
+        )
+
+    @classmethod
+    def write(cls, config: NpzSegmentationConfig, place: Path, options: SyntheticOptions) -> None:
+        made = images(options)
+        for split, part in options.bounds().items():
+            own: dict[str, Any] = {m: v[part] for m, v in made.modalities.items()}
+            own[config.mask] = made.mask[part]
+            if config.id:
+                own[config.id] = np.array(
+                    [f"synthetic{i:06d}" for i in range(part.start, part.stop)]
+                )
+            np.savez_compressed(place / f"{split}.npz", **own)
+
+
+class _Part:
+    """One split as arrays: inputs float32 [N, C, H, W], target uint8 [N, H, W] with VOID."""
+
+    def __init__(self, inputs: dict[str, Pixels], target: Pixels, ids: tuple[str, ...]) -> None:
+        self.inputs, self.target, self.ids = inputs, target, ids
+
+    def take(self, index: NDArray[np.int64]) -> _Part:
+        ids = tuple(self.ids[i] for i in index) if self.ids else ()
+        return _Part({m: v[index] for m, v in self.inputs.items()}, self.target[index], ids)
+
+    def split(self) -> Split:
+        values = {
+            m: Padded(torch.from_numpy(np.ascontiguousarray(v))) for m, v in self.inputs.items()
+        }
+        return Split(values, torch.from_numpy(self.target), self.ids)
+
+
+def _all_images(
+    config: NpzSegmentationConfig, raw: Mapping[str, Pixels], path: Path
+) -> tuple[str, ...]:
+    keys = [k for k, v in raw.items() if k not in {config.mask, config.id} and v.ndim in (3, 4)]
+    for key in keys:
+        try:
+            _modality(key)
+        except ValueError as error:
+            raise DataError(f"{path}: '{key}' {error}; name the modalities to read") from None
+    if not keys:
+        raise DataError(f"{path}: no array [N, C, H, W] or [N, H, W] besides {config.mask}")
+    return tuple(keys)
+
+
+def _part(config: NpzSegmentationConfig, modalities: tuple[str, ...], path: Path) -> _Part:
+    """What a file holds; modalities: () for all."""
+    raw = archive.read(path)
+    modalities = modalities or _all_images(config, raw, path)
+    target = _mask(config, checks.entry(raw, config.mask, str(path)), f"{path}: {config.mask}")
+    ids = (
+        ()
+        if config.id is None
+        else checks.names(checks.entry(raw, config.id, str(path)), f"{path}: {config.id}")
+    )
+    images, inputs = {m: checks.entry(raw, m, str(path)) for m in modalities}, {}
+    raw.clear()  # with `pop`: what is converted is let go before the next is
+    for m in modalities:
+        inputs[m] = _image(config, images.pop(m), f"{path}: {m}")
+        if inputs[m].shape[2:] != target.shape[1:]:
+            sizes = f"{list(inputs[m].shape[2:])} and {list(target.shape[1:])}"
+            raise DataError(f"{path}: {m} and {config.mask} must have one size, got {sizes}")
+    checks.same_length(
+        {config.mask: len(target), **{m: len(v) for m, v in inputs.items()}}, str(path)
+    )
+    return _Part(inputs, target, ids)
+
+
+def _image(config: NpzSegmentationConfig, raw: Pixels, where: str) -> Pixels:
+    """float32 [N, C, H, W] that may be written to: `raw` itself where it is that already."""
+    if raw.dtype.kind not in "fiu" or raw.ndim not in (3, 4) or 0 in raw.shape:
+        got = f"{raw.dtype} {list(raw.shape)}"
+        raise DataError(
+            f"{where}: must be numbers [N, C, H, W] or [N, H, W] with no empty axis, got {got}"
+        )
+    values = np.require(raw if raw.ndim == 4 else raw[:, None], np.float32, ("C", "W"))
+    checks.require_finite(values, where)
+    if config.scale == "unit" and raw.dtype.kind in "iu":
+        values /= np.iinfo(raw.dtype).max
+    return values
+
+
+def _mask(config: NpzSegmentationConfig, raw: Pixels, where: str) -> Pixels:
+    if raw.dtype.kind not in "iub" or raw.ndim != 3 or 0 in raw.shape:
+        raise DataError(f"{where}: must be integers [N, H, W], got {raw.dtype} {list(raw.shape)}")
+    known = raw != config.void if config.void is not None else np.ones(raw.shape, bool)
+    classes = raw[known]
+    if len(classes) and not 0 <= int(classes.min()) <= int(classes.max()) < VOID:
+        got = f"{int(classes.min())} to {int(classes.max())}"
+        hint = "`void` names the value of pixels that are not known"
+        raise DataError(f"{where}: classes must be between 0 and {VOID - 1}, got {got}; {hint}")
+    out: Pixels = np.where(known, raw, VOID).astype(np.uint8)
+    return out
+
+
+def _task(config: NpzSegmentationConfig, targets: Mapping[str, Pixels]) -> Task:
+    """Raises DataError for classes that train's masks, or the settings, do not have."""
+    where, train = config.folder, targets["train"]
+    known = train[train != VOID]
+    if not len(known):
+        raise DataError(f"{where}: train has no known pixel")
+    classes = config.classes or int(known.max()) + 1
+    for split, target in targets.items():
+        top = int(np.where(target == VOID, 0, target).max())
+        if top >= classes:
+            hint = (
+                ""
+                if config.classes
+                else " (as many as train holds; set `classes` if train lacks some)"
+            )
+            raise DataError(
+                f"{where}: {split} classes must be between 0 and {classes - 1}{hint}, got {top}"
+            )
+    if classes < 2:
+        raise DataError(f"{where}: train must hold at least 2 classes, got {classes}")
+    for name, given in (("class_names", config.class_names), ("weights", config.weights)):
+        if given and not isinstance(given, str) and len(given) != classes:
+            raise DataError(
+                f"{where}: {name} must have one entry for each of the {classes} classes, got {len(given)}"
+            )
+    for name, region in config.regions.items():
+        if not region or not 0 <= min(region) <= max(region) < classes:
+            got = ", ".join(map(str, region)) or "none"
+            raise DataError(
+                f"{where}: regions.{name} must be classes between 0 and {classes - 1}, got {got}"
+            )
+    weights = config.weights if not isinstance(config.weights, str) else ()
+    if config.weights == "median":
+        weights = median_frequency(class_counts(train, classes), train[0].size)
+    return Task(
+        "segmentation",
+        classes,
+        config.class_names,
+        weights,
+        config.dice,
+        tuple(config.regions.items()),
+    )
+
+
+def _with_val(
+    config: NpzSegmentationConfig, parts: dict[str, _Part], place: Path
+) -> tuple[dict[str, _Part], tuple[str, ...]]:
+    train = parts["train"]
+    strata = np.array([_main(mask) for mask in train.target])
+    try:
+        kept, held = carve(strata, None, config.val_fraction, config.split_seed)
+    except ValueError as error:
+        raise DataError(
+            f"{place}: no val.npz, and none can be carved out of train: {error}"
+        ) from error
+    how = f"stratified by main class, seed {config.split_seed}"
+    note = f"no val.npz: {len(held)} of {len(train.target)} train samples held out ({how})"
+    return {"train": train.take(kept), "val": train.take(held), "test": parts["test"]}, (note,)
+
+
+def _main(mask: Pixels) -> int:
+    """The most frequent class other than 0 (0: there is none)."""
+    counts = np.bincount(mask[(mask != VOID) & (mask != 0)].ravel(), minlength=1)
+    return int(counts.argmax())
+
+
+def _scale(config: NpzSegmentationConfig, splits: list[dict[str, Pixels]]) -> None:
+    """z-scores by train, in place."""
+    if config.scale != "train":
+        return
+    for m, train in splits[0].items():
+        axes, pixels = (0, 2, 3), train.size // train.shape[1]
+        mean = sum(block.sum(axes, np.float64, keepdims=True) for block in _blocks(train)) / pixels
+        square = (
+            sum(np.square(block - mean).sum(axes, keepdims=True) for block in _blocks(train))
+            / pixels
+        )
+        std = np.sqrt(square)
+        std[std <= 1e-6 * np.maximum(np.abs(mean), 1)] = 1
+        for own in splits:
+            for block in _blocks(own[m]):
+                block[:] = (block - mean) / std  # in float64, as `mean` is
+
+
+def _blocks(values: Pixels) -> Iterator[Pixels]:
+    """Views of some samples each, so that what is computed of them is small beside all."""
+    step = max(1, BLOCK // values[0].size)
+    return (values[i : i + step] for i in range(0, len(values), step))
+
+
+plugin = NpzSegmentation

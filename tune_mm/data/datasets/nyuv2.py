@@ -1,0 +1,228 @@
+"""NYUv2: 1,449 indoor scenes in colour and depth, pixels of 40 classes (Silberman et al., ECCV
+2012); `<root>/nyuv2/`.
+
+The layout that ESANet's preparation writes:
+
+    train.txt, test.txt                    names, one a line: 795 and 654
+    {train,test}/rgb/<name>.png            8-bit colour, 480 x 640
+    {train,test}/depth/<name>.png          16-bit grey, millimetres, holes filled
+    {train,test}/labels_40/<name>.png      8-bit grey: 0 void, 1..40 the classes of NYU40 in their published order
+
+There is no validation list: `val_fraction` of train is held out, drawn under `split_seed`. (Which
+pictures show one room is not in these files.) Test is never touched.
+
+size: H x W of what a batch holds; null: as the files are, which must then have one size. Pictures
+are decoded once into a store. Training batches: enlarged by a factor within `scale` and cut back,
+mirrored (`flip`), the same for colours, depth and labels; `hue`, `saturation` and `value`: see
+`_colour.Jitter`, for colours alone. rgb is normalised by ImageNet's mean and standard deviation,
+depth by those of train as published, 2841.95 and 1417.26 mm. weights: of the classes in the
+cross-entropy, `median`: median-frequency balancing over train (all 795 pictures in ESANet's code,
+here those that are not held out), void pixels counted in the pictures' sizes as there.
+
+Shapes: rgb (3, 480, 640), depth (1, 480, 640).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import Field, model_validator
+
+from tune_mm.config import Section
+from tune_mm.core.types import Dataset, DataSpec, Split, Task, Transform
+from tune_mm.data import listing
+from tune_mm.data.base import DataError, DataPlugin
+from tune_mm.data.carve import carve
+from tune_mm.data.images import augment, pictures
+from tune_mm.data.images.colour import Jitter
+from tune_mm.data.images.frequency import median_frequency
+from tune_mm.data.images.pictures import Look
+from tune_mm.data.images.zoom import Zoom
+from tune_mm.data.synthetic.images import images
+from tune_mm.data.synthetic.vectors import SyntheticOptions
+
+LISTS = ("train", "test")
+FOLDERS = {"rgb": "rgb", "depth": "depth", "labels": "labels_40"}
+CHANNELS = {"rgb": 3, "depth": 1}
+DEPTH = Look((2841.95,), (1417.26,))  # millimetres
+CLASSES = (
+    "wall", "floor", "cabinet", "bed", "chair", "sofa", "table", "door", "window", "bookshelf", "picture", "counter",
+    "blinds", "desk", "shelves", "curtain", "dresser", "pillow", "mirror", "floor mat", "clothes", "ceiling", "books",
+    "refrigerator", "television", "paper", "towel", "shower curtain", "box", "whiteboard", "person", "night stand",
+    "toilet", "sink", "lamp", "bathtub", "bag", "other structure", "other furniture", "other prop",
+)  # fmt: skip
+# Synthetic files: this many millimetres per grey level, from the nearest on; pixels without a class
+# at the top.
+STEP, NEAREST, BORDER = 16, 800, 2
+
+Side = Annotated[int, Field(ge=8)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Pictures = dict[str, dict[str, Path]]
+
+
+class Nyuv2Config(Section):
+    """See the module."""
+
+    name: Literal["nyuv2"] = "nyuv2"
+    size: tuple[Side, Side] | None = None
+    scale: tuple[Annotated[float, Field(ge=1)], Annotated[float, Field(ge=1, le=4)]] = (1.0, 1.4)
+    flip: bool = True
+    hue: Share = 0.1
+    saturation: Share = 0.1
+    value: Share = 0.1
+    weights: Literal["median", "none"] = "median"
+    val_fraction: float = Field(0.1, gt=0, lt=1)
+    split_seed: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _scale_rises(self) -> Nyuv2Config:
+        if self.scale[0] > self.scale[1]:
+            raise ValueError(
+                f"scale must be the least and the greatest factor, got {list(self.scale)}"
+            )
+        return self
+
+
+class Nyuv2(DataPlugin):
+    """NYUv2."""
+
+    Config = Nyuv2Config
+    folder: ClassVar[str] = "nyuv2"
+    aliases = ("NYUv2", "nyu_v2")
+    axes: ClassVar[tuple[int, ...]] = (3,)
+    stored: ClassVar[bool] = True
+
+    @classmethod
+    def files(cls, config: Nyuv2Config) -> tuple[str, ...]:
+        return tuple(f"{name}.txt" for name in LISTS)
+
+    @classmethod
+    def transforms(cls, config: Nyuv2Config) -> Mapping[str, Transform]:
+        return {"train": Zoom(config.scale, config.flip, frozenset({"depth"}))}
+
+    @classmethod
+    def load(cls, config: Nyuv2Config, place: Path) -> Dataset:
+        found = {name: _pictures_of(place, name) for name in LISTS}
+        _no_name_twice(place, {name: tuple(own["rgb"]) for name, own in found.items()})
+        parts, note = _parts(config, found, place)
+        size = config.size or pictures.picture_size(next(iter(found["train"]["rgb"].values())))
+        jitter = Jitter(config.hue, config.saturation, config.value)
+        looks = {"rgb": Look(augment.IMAGENET_MEAN, augment.IMAGENET_STD, jitter), "depth": DEPTH}
+        resize = config.size is not None
+        stores = {}
+        for m, look in looks.items():
+            files = {i: path for own in found.values() for i, path in own[m].items()}
+            stores[m] = pictures.open_pictures("nyuv2", m, files, size, resize, look=look)  # type: ignore[arg-type]
+        splits: dict[str, Split] = {}
+        weights: tuple[float, ...] = ()
+        for split, (name, ids) in parts.items():
+            # A store of each split's own: its labels then lie together, and are mapped, not copied.
+            masks = {i: found[name]["labels"][i] for i in ids}
+            labels = pictures.open_pictures("nyuv2", "labels", masks, size, resize, len(CLASSES))
+            if split == "train" and config.weights == "median":
+                weights = median_frequency(labels.counts, size[0] * size[1])
+            splits[split] = Split(
+                {m: s.stored(ids) for m, s in stores.items()}, torch.from_numpy(labels.values), ids
+            )
+        task = Task("segmentation", len(CLASSES), CLASSES, weights)
+        shapes = {m: (channels, *size) for m, channels in CHANNELS.items()}
+        return Dataset("nyuv2", DataSpec(shapes, task), splits, notes=(note,))
+
+    @classmethod
+    def options(cls, config: Nyuv2Config) -> SyntheticOptions:
+        size = config.size or (48, 64)
+        return SyntheticOptions(
+            {m: (c, *size) for m, c in CHANNELS.items()}, "rgb", 64, 16, 24, classes=5, per_class=0
+        )
+
+    @classmethod
+    def write(cls, config: Nyuv2Config, place: Path, options: SyntheticOptions) -> None:
+        if {
+            m: shape[0] for m, shape in options.shapes.items()
+        } != CHANNELS or options.classes > len(CLASSES):
+            raise DataError(
+                f"nyuv2: must be rgb of 3 channels and depth of 1, of at most {len(CLASSES)} classes, "
+                f"got {dict(options.shapes)} and {options.classes} classes"
+            )
+        made = images(options)
+        for split, name in (("train", "train"), ("val", "train"), ("test", "test")):
+            part = options.bounds()[split]
+            names = [f"{i + 1:04d}" for i in range(part.start, part.stop)]
+            for i, picture in zip(range(part.start, part.stop), names, strict=True):
+                depth = NEAREST + STEP * made.modalities["depth"][i, 0].astype(np.uint16)
+                labels = made.mask[i] + np.uint8(1)
+                labels[:BORDER] = 0
+                arrays = {
+                    "rgb": made.modalities["rgb"][i].transpose(1, 2, 0),
+                    "depth": depth,
+                    "labels": labels,
+                }
+                for kind, array in arrays.items():
+                    _write(place / name / FOLDERS[kind] / f"{picture}.png", array)
+            with (place / f"{name}.txt").open("a", encoding="utf-8") as file:
+                file.writelines(f"{picture}\n" for picture in names)
+
+
+def _pictures_of(place: Path, name: str) -> Pictures:
+    """Files of a list by kind and id `<list>/<name>`. Raises DataError for a name that has none."""
+    path = place / f"{name}.txt"
+    out: Pictures = {kind: {} for kind in FOLDERS}
+    for row in listing.rows(path, ("name",)):
+        picture = row.fields[0]
+        for kind, folder in FOLDERS.items():
+            file = place / name / folder / f"{picture}.png"
+            if not file.is_file():
+                raise DataError(f"{row.where}: no file {file}")
+            out[kind][f"{name}/{picture}"] = file
+    if not out["rgb"]:
+        raise DataError(f"{path}: must name at least one picture, got none")
+    return out
+
+
+def _no_name_twice(place: Path, ids: Mapping[str, tuple[str, ...]]) -> None:
+    """Names are those of all 1,449: one that both lists have is one picture, in train and in test."""
+    train, test = ({i.partition("/")[2] for i in ids[name]} for name in LISTS)
+    if train & test:
+        raise DataError(
+            f"{place / 'test.txt'}: must share no picture with train.txt, got {min(train & test)} in both"
+        )
+
+
+def _parts(
+    config: Nyuv2Config, found: Mapping[str, Pictures], place: Path
+) -> tuple[dict[str, tuple[str, tuple[str, ...]]], str]:
+    """Of each split: the list that it comes from, and its ids in the order of the stores (sorted);
+    a note.
+    """
+    train = sorted(found["train"]["rgb"])
+    try:
+        kept, held = carve(
+            np.zeros(len(train), np.int64), None, config.val_fraction, config.split_seed
+        )
+    except ValueError as error:
+        raise DataError(f"{place / 'train.txt'}: {error}") from error
+
+    def ids(index: NDArray[Any]) -> tuple[str, ...]:
+        return tuple(train[i] for i in index)
+
+    test = tuple(sorted(found["test"]["rgb"]))
+    note = f"no validation list: {len(held)} of {len(train)} train samples held out (seed {config.split_seed})"
+    return {
+        "train": ("train", ids(kept)),
+        "val": ("train", ids(held)),
+        "test": ("test", test),
+    }, note
+
+
+def _write(path: Path, array: NDArray[Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path)
+
+
+plugin = Nyuv2

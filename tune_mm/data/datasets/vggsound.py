@@ -1,0 +1,133 @@
+"""VGGSound: 309 classes of sounding things in YouTube clips of ten seconds (Chen et al., 2020);
+`<root>/vggsound/`.
+
+Layout, that of DGL's public code or, in brackets, of OGM-GE's:
+
+    vggsound.csv                                       rows `youtube id,start second,label,split` (train or test)
+    audio/train-audios/train-set/<clip>.wav            [train-audios/train-set/]
+    audio/test-audios/test-set/<clip>.wav              [test-audios/test-set/]
+    video/train-set-img/Image-01-FPS/<clip>/*.jpg      [train-videos/train-set-img/Image-01-FPS/]
+    video/test-set-img/Image-01-FPS/<clip>/*.jpg       [test-videos/test-set-img/Image-01-FPS/]
+
+<clip> is `<youtube id>_<start>` with the start padded to six digits or not, for frames with or
+without `.mp4` at the end. The split is that of the csv, in whichever of the folders a clip lies.
+
+The classes are the sorted names in the csv. (The public codes number them by first appearance among
+the clips that exist, which depends on the disk.) Clips that are no longer on YouTube are listed as
+left out.
+
+Shapes: audio (1, 129, 626) with the default front-end, visual (3, 3, 224, 224).
+"""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from tune_mm.config.sections import AudioFrontend
+from tune_mm.data.audio.frontends.stft_16k import Stft16kConfig
+from tune_mm.data.base import DataError
+from tune_mm.data.listing import Row, folders, rows, wavs
+from tune_mm.data.synthetic.clips import clips, names
+from tune_mm.data.synthetic.vectors import SyntheticOptions
+from tune_mm.data.video.audio_visual import AudioVisual, AudioVisualConfig, Clip, Listing
+from tune_mm.data.video.frames import FramesConfig
+
+LIST = "vggsound.csv"
+COLUMNS = ("youtube id", "start second", "label", "split")
+AUDIO = {
+    "train": ("audio/train-audios/train-set", "train-audios/train-set"),
+    "test": ("audio/test-audios/test-set", "test-audios/test-set"),
+}
+FRAMES = {
+    "train": ("video/train-set-img/Image-01-FPS", "train-videos/train-set-img/Image-01-FPS"),
+    "test": ("video/test-set-img/Image-01-FPS", "test-videos/test-set-img/Image-01-FPS"),
+}
+# Some of the published names, for synthetic files.
+_NAMES = (
+    "people marching", "duck quacking", "airplane flyby", "dog barking", "playing cello", "cat meowing",
+    "skateboarding", "car engine knocking", "playing harp", "wind chime", "sheep bleating",
+    "female speech, woman speaking",
+)  # fmt: skip
+
+
+class VggsoundConfig(AudioVisualConfig):
+    """See the module."""
+
+    name: Literal["vggsound"] = "vggsound"
+    audio: AudioFrontend = Stft16kConfig()
+    visual: FramesConfig = FramesConfig(frames=3)
+    min_frames: int = Field(3, ge=1)
+
+
+class Vggsound(AudioVisual):
+    """VGGSound."""
+
+    Config = VggsoundConfig
+    folder: ClassVar[str] = "vggsound"
+    aliases = ("VGGSound", "VGGsound")
+
+    @classmethod
+    def files(cls, config: VggsoundConfig) -> tuple[str, ...]:
+        return (LIST,)
+
+    @classmethod
+    def folders(cls, config: VggsoundConfig) -> tuple[tuple[str, ...], ...]:
+        return (*AUDIO.values(), *FRAMES.values())
+
+    @classmethod
+    def listing(cls, config: VggsoundConfig, place: Path) -> Listing:
+        read = rows(place / LIST, COLUMNS)
+        labels = tuple(sorted({row.fields[2] for row in read}))
+        if len(labels) < 2:
+            raise DataError(
+                f"{place / LIST}: must hold at least 2 classes, got {', '.join(labels) or 'none'}"
+            )
+        sounds = wavs((place / name for spellings in AUDIO.values() for name in spellings), _padded)
+        pictures = folders(
+            (place / name for spellings in FRAMES.values() for name in spellings), _padded
+        )
+        found: dict[str, list[Clip]] = {"train": [], "test": []}
+        for row in read:
+            split = row.fields[3]
+            if split not in found:
+                raise DataError(f"{row.where}: split must be train or test, got '{split}'")
+            name = _name(row)
+            found[split].append(Clip(name, row.fields[2], sounds.get(name), pictures.get(name)))
+        return Listing(found, labels)
+
+    @classmethod
+    def write(cls, config: VggsoundConfig, place: Path, options: SyntheticOptions) -> None:
+        labels = names(_NAMES, options)
+        with (place / LIST).open("w", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            for clip in clips(options, config.min_frames):
+                split, video, start = (
+                    "test" if clip.split == "test" else "train",
+                    f"synth{clip.number:06d}",
+                    30,
+                )
+                name = f"{video}_{start:06d}"
+                audio, frames = place / AUDIO[split][0], place / FRAMES[split][0]
+                clip.write(audio / f"{name}.wav", frames / f"{name}.mp4")
+                writer.writerow((video, start, labels[clip.label], split))
+
+
+def _padded(name: str) -> str:
+    """`<youtube id>_<start>` with the start padded to six digits; another name stays as it is."""
+    video, _, start = name.rpartition("_")
+    return f"{video}_{int(start):06d}" if start.isdecimal() and start.isascii() else name
+
+
+def _name(row: Row) -> str:
+    """The id of the row's clip. Raises DataError when the start is no whole number of seconds."""
+    video, start = row.fields[:2]
+    if not (start.isdecimal() and start.isascii()):
+        raise DataError(f"{row.where}: start must be a whole number of seconds, got '{start}'")
+    return f"{video}_{int(start):06d}"
+
+
+plugin = Vggsound

@@ -1,0 +1,90 @@
+"""The files of samples whose features are extracted: digests of their content, and what is in them.
+
+A file that is not there, or holds no image, is bad until someone changes it, and its reason is
+given back. One that cannot be read now (no memory, too many open files, a failing disk) says
+nothing of the sample: that is a MachineError.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import tokenize
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from tune_mm.data.features.store import Sample, text_digest
+from tune_mm.data.store import failures
+from tune_mm.data.store.threads import each
+from tune_mm.data.video.frames import FAILURES
+
+GOES_ON = "what is done is kept, and the same command goes on"
+
+
+def digests(name: str, samples: Sequence[Sample]) -> tuple[list[str], dict[str, str]]:
+    """Digest of each sample's content, and the samples whose files are not there, with the reason.
+
+    name: of the data set, for the bar. Raises MachineError for a file that is there and cannot be
+    read now.
+    """
+
+    def digest(number: int) -> tuple[str, str]:
+        sample, total = samples[number], hashlib.blake2b(digest_size=16)
+        total.update(text_digest(sample).to_bytes(8, "big"))
+        for path in (sample.image, *([sample.text] if isinstance(sample.text, Path) else [])):
+            try:
+                total.update(hashlib.blake2b(path.read_bytes(), digest_size=16).digest())
+            except (OSError, MemoryError) as error:
+                failures.refuse(path, error, GOES_ON)
+                return "unreadable", f"{path}: {getattr(error, 'strerror', None) or error}"
+        return total.hexdigest(), ""
+
+    found = each(digest, len(samples), f"{name}: reading files")
+    return [d for d, _ in found], {
+        s.id: why for s, (_, why) in zip(samples, found, strict=True) if why
+    }
+
+
+def _bytes(path: Path) -> io.BytesIO:
+    """A file read as a whole: what a decoder then raises is about its bytes, not the disk. Raises
+    MachineError.
+    """
+    try:
+        return io.BytesIO(path.read_bytes())
+    except (OSError, MemoryError) as error:
+        raise failures.failed(path, error, GOES_ON) from error
+
+
+def picture(path: Path) -> Image.Image | str:
+    """The RGB image in a file, or why it holds none. Raises MachineError when it cannot be read
+    now.
+    """
+    content = _bytes(path)
+    try:
+        with Image.open(content) as image:
+            return image.convert("RGB")
+    except FAILURES as error:
+        failures.refuse(path, error, GOES_ON)
+        reason = "of no known kind" if isinstance(error, UnidentifiedImageError) else error
+        return f"{path}: is not a readable image: {reason}"
+
+
+def token_numbers(path: Path) -> NDArray[np.int64] | str:
+    """The token numbers [n] in a .npy file, or why it holds none. Raises MachineError when it
+    cannot be read now.
+    """
+    content = _bytes(path)
+    try:
+        raw = np.lib.format.read_array(content, allow_pickle=False)
+        if raw.dtype.kind not in "iu":
+            raise ValueError(f"must hold integers, got {raw.dtype}")
+        numbers: NDArray[np.int64] = raw.reshape(-1).astype(np.int64)
+    except (ValueError, tokenize.TokenError) as error:
+        return str(error)
+    except MemoryError as error:
+        raise failures.failed(path, error, GOES_ON) from error
+    return numbers

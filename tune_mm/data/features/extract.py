@@ -1,0 +1,299 @@
+"""Features of a data set's images and texts by frozen models, computed once, in steps that a kill
+cannot undo.
+
+    python -m tune_mm.data extract food101 --root DIR --image-model VIT --text-model BERT --views 4
+
+The store (see `_features`) is made in a hidden folder beside it, `.<key>.part`. After every batch
+its values and then the number of finished rows, `progress.json`, are put on disk: what is killed
+goes on where it was, by the same command, and does at most one batch twice. When all is there the
+folder gets its name.
+
+A file that is no image is bad; one that cannot be read now stops the extraction (see `_contents`).
+
+The key is a digest of the content of all images and texts, of both models' files and of the
+settings. When a few files are replaced before all is there, what was made of the others is taken
+over under the new key; a finished store is left as it is, and another one is made. View k of an
+image is drawn from a stream of its own, so that neither the batch size nor a kill changes it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import Timeout
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from tune_mm.data.arrays.checks import DataError
+from tune_mm.data.features import contents, pretrained, store
+from tune_mm.data.features.store import FORMAT, Sample
+from tune_mm.data.store.part import Part, Sources, adopt, lock_of, place_of
+
+# Raise it when the same files and settings would give other values.
+VERSION = 1
+DECODERS = 8
+
+
+@dataclass(frozen=True)
+class Models:
+    """Folders of the two models, and where they compute."""
+
+    image: Path
+    text: Path
+    device: torch.device
+
+
+@dataclass(frozen=True)
+class Settings:
+    """views: K, of train's images; seed: of the views; text_tokens: L; batch: samples at a time;
+    skip_bad: leave out what cannot be read.
+    """
+
+    views: int = 1
+    seed: int = 0
+    text_tokens: int = 50
+    batch: int = 64
+    skip_bad: bool = False
+
+
+def extract(
+    name: str,
+    splits: Mapping[str, Sequence[Sample]],
+    folder: Path,
+    models: Models,
+    settings: Settings,
+) -> tuple[Path, Mapping[str, str]]:
+    """The store of all samples in `folder`, made or finished if need be, and what was left out,
+    with the reason.
+
+    splits: train first. Raises DataError when a model or, without `skip_bad`, an image cannot be
+    read, when another process makes the same store, when the folder cannot be written and when
+    memory does not suffice.
+    """
+    samples = [sample for own in splits.values() for sample in own]
+    train = len(next(iter(splits.values())))
+    try:
+        digests, missing = contents.digests(name, samples)
+        _refuse(missing, settings, len(samples), "")
+        chosen = _chosen(models, settings)
+        ids = [sample.id for sample in samples]
+        final = folder / _key([FORMAT, chosen, train, list(zip(ids, digests, strict=True))])
+        sources = Sources(_key([FORMAT, chosen, train, ids]), ids, digests)
+        folder.mkdir(parents=True, exist_ok=True)
+        with lock_of(final):
+            if not final.is_dir():
+                adopt(final, sources)
+                _Extraction(name, samples, train, models, settings, missing).run(final, sources)
+    except Timeout:
+        raise DataError(
+            f"{final}: another process is extracting these features; wait for it"
+        ) from None
+    except OSError as error:
+        raise DataError(
+            f"{folder}: cannot be written: {error.strerror or error}; what is done is kept"
+        ) from error
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        advice = f"a smaller --batch than {settings.batch} needs less"
+        raise DataError(
+            f"{name}: too little memory for extracting features ({advice}); {contents.GOES_ON}"
+        ) from error
+    return final, store.open_features(final).bad
+
+
+def _key(values: Any) -> str:
+    """16 hexadecimal digits of JSON values."""
+    return hashlib.blake2b(json.dumps(values).encode(), digest_size=8).hexdigest()
+
+
+def _chosen(models: Models, settings: Settings) -> dict[str, Any]:
+    """What decides the values beside the samples. Raises DataError."""
+    views = {"seed": settings.seed, "scale_min": pretrained.SCALE_MIN} if settings.views > 1 else {}
+    try:
+        libraries = {name: version(name).partition(".")[0] for name in ("transformers", "pillow")}
+    except PackageNotFoundError:
+        pretrained.transformers()  # which says how it is installed
+        raise
+    return {
+        "version": VERSION,
+        "image": pretrained.digest(models.image, pretrained.ImageModel.option),
+        "text": pretrained.digest(models.text, pretrained.TextModel.option),
+        "text_tokens": settings.text_tokens,
+        "views": settings.views,
+        **views,
+        "libraries": libraries,
+    }
+
+
+def _refuse(bad: Mapping[str, str], settings: Settings, count: int, kept: str) -> None:
+    """Raises DataError naming the first of what cannot be read, unless it is to be left out."""
+    if bad and not settings.skip_bad:
+        few = "; ".join(list(bad.values())[:3]) + (
+            f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+        )
+        raise DataError(
+            f"{len(bad)} of {count} samples cannot be read: {few}; --skip-bad leaves them out{kept}"
+        )
+
+
+class _Extraction:
+    """One store in the making. missing: samples whose files are not there, with the reason."""
+
+    def __init__(
+        self,
+        name: str,
+        samples: Sequence[Sample],
+        train: int,
+        models: Models,
+        settings: Settings,
+        missing: Mapping[str, str],
+    ) -> None:
+        self.name, self.samples, self.train = name, samples, train
+        self.settings, self.missing = settings, missing
+        self.about = f"{models.image.resolve().name} and {models.text.resolve().name}, {_views(settings.views)}"
+        self.image = pretrained.ImageModel(models.image, models.device)
+        self.text = pretrained.TextModel(models.text, settings.text_tokens, models.device)
+
+    def run(self, final: Path, sources: Sources) -> None:
+        """Makes the store `final`, or what an earlier call left to do. Raises DataError and
+        OSError.
+        """
+        count, views = len(self.samples), self.settings.views
+        arrays: dict[str, tuple[Any, tuple[int, ...]]] = {
+            store.VISUAL: (np.float16, (count, *self.image.shape)),
+            store.TEXT: (np.float16, (count, *self.text.shape)),
+            store.MASK: (np.bool_, (count, self.settings.text_tokens)),
+            store.TEXTS: (np.uint64, (count,)),
+        }
+        if views > 1:
+            arrays[store.VIEWS] = (np.float16, (views - 1, self.train, *self.image.shape))
+        with Part(place_of(final), arrays, sources, self.missing) as part:
+            self._fill(part)
+            _refuse(
+                part.bad,
+                self.settings,
+                count,
+                "; all others are done and kept, also when these are mended",
+            )
+            part.finish(final, store.meta(sources.ids, self.train, views, part.bad, self.about))
+
+    def _fill(self, part: Part) -> None:
+        """All stages from where an earlier call was: texts, plain views of all images, other views
+        of train's.
+        """
+        sizes = {"texts": len(self.samples), "images": len(self.samples)}
+        sizes |= {
+            f"view {k} of {self.settings.views - 1}": self.train
+            for k in range(1, self.settings.views)
+        }
+        console = Console(stderr=True)
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
+        with (
+            ThreadPoolExecutor(DECODERS) as pool,
+            Progress(*columns, console=console, disable=not console.is_terminal) as progress,
+        ):
+            for stage, (title, size) in enumerate(sizes.items()):
+                left = part.left(stage, size, self.settings.batch)
+                task = progress.add_task(
+                    f"{self.name}: {title}",
+                    total=size,
+                    completed=size - sum(len(rows) for rows in left),
+                )
+                for rows in (
+                    self._texts(part, left) if stage == 0 else self._images(part, stage, left, pool)
+                ):
+                    part.commit(stage, rows)
+                    progress.advance(task, len(rows))
+
+    def _texts(self, part: Part, left: list[list[int]]) -> Iterator[list[int]]:
+        """Yields the rows of each batch when their values have been written."""
+        for rows in left:
+            texts = [self._tokens(part, self.samples[row]) for row in rows]
+            values, mask = self.text.features(*self.text.tokens(texts))
+            part.put(store.TEXT, rows, values)
+            part.put(store.MASK, rows, mask)
+            said = [store.text_digest(self.samples[row]) for row in rows]
+            part.put(store.TEXTS, rows, np.array(said, dtype=np.uint64))
+            yield rows
+
+    def _tokens(self, part: Part, sample: Sample) -> str | NDArray[np.int64]:
+        """The text, or its token numbers [n]; "" where they cannot be read, which is written down.
+
+        JSON can hold half characters (a lone surrogate, "\\ud83d"), which no tokenizer takes: they
+        become "?".
+        """
+        if isinstance(sample.text, str):
+            return sample.text.encode("utf-8", "replace").decode()
+        if sample.id in self.missing:
+            return ""
+        numbers = contents.token_numbers(sample.text)
+        try:
+            if isinstance(numbers, str):
+                raise ValueError(numbers)
+            self.text.tokens([numbers])
+        except ValueError as error:
+            part.bad.setdefault(sample.id, f"{sample.text}: are no readable token numbers: {error}")
+            return ""
+        return numbers
+
+    def _images(
+        self, part: Part, view: int, left: list[list[int]], pool: ThreadPoolExecutor
+    ) -> Iterator[list[int]]:
+        """View `view` - 1 of the images; the next batch is decoded while the model has this one."""
+
+        def decoded(rows: list[int]) -> list[Future[NDArray[np.float32] | str]]:
+            return [pool.submit(self._pixels, self.samples[row], view - 1) for row in rows]
+
+        coming = decoded(left[0]) if left else []
+        for number, rows in enumerate(left):
+            found = [future.result() for future in coming]
+            coming = decoded(left[number + 1]) if number + 1 < len(left) else []
+            good = [place for place, own in enumerate(found) if not isinstance(own, str)]
+            values = np.zeros((len(rows), *self.image.shape), np.float16)
+            if good:
+                values[good] = self.image.features(
+                    np.stack([own for own in found if not isinstance(own, str)])
+                )
+            for row, own in zip(rows, found, strict=True):
+                if isinstance(own, str):
+                    part.bad.setdefault(self.samples[row].id, own)
+            file, place = (store.VISUAL, 0) if view == 1 else (store.VIEWS, (view - 2) * self.train)
+            part.put(file, [place + row for row in rows], values)
+            yield rows
+
+    def _pixels(self, sample: Sample, view: int) -> NDArray[np.float32] | str:
+        """[3, H, W] of view `view` of an image, or why it cannot be read."""
+        if sample.id in self.missing:
+            return self.missing[sample.id]
+        plain = contents.picture(sample.image)
+        if isinstance(plain, str):
+            return plain
+        return (
+            self.image.plain(plain)
+            if view == 0
+            else self.image.view(plain, stream(self.settings.seed, view, sample.id))
+        )
+
+
+def _views(count: int) -> str:
+    return "1 view" if count == 1 else f"{count} views"
+
+
+def stream(seed: int, view: int, sample: str) -> torch.Generator:
+    """The random stream of a view of an image."""
+    digest = hashlib.blake2b(json.dumps([seed, view, sample]).encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)

@@ -1,0 +1,114 @@
+"""Data sets that lie in memory, kept as one memory-mapped file: read and checked once, shared by
+all trials of a node.
+
+A pickle that is read by every worker of a node is there as often as there are workers. Here the
+first one writes what it has read into the store (see `_cache`, whose lock and key it gets), and all
+of them map that file: its pages are in memory once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import logging
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import tune_mm.data
+from tune_mm.core.types import Dataset, DataSpec, Padded, Split, Task
+from tune_mm.data.arrays.checks import DataError
+from tune_mm.data.store import cache
+
+log = logging.getLogger("tune_mm.data")
+
+FILE = "dataset.pt"
+SMALL = (
+    4 * 2**20
+)  # bytes of files below which every process reads them itself: that costs less than it saves
+
+
+def once(name: str, settings: Any, files: Sequence[Path], read: Callable[[], Dataset]) -> Dataset:
+    """What `read` returns, from the store where it is there.
+
+    settings: the JSON values of the `data:` section; files: what `read` reads, as far as it is
+    there. Where the store cannot be written or is damaged, the data set is read as if there were
+    none. Raises what `read` raises.
+    """
+    there = [path for path in files if path.is_file()]
+    if sum(path.stat().st_size for path in there) < SMALL:
+        return read()
+    top = os.path.commonpath([path.parent for path in there])
+    sources = {os.path.relpath(path, top): (path,) for path in there}
+    began, found = list[bool](), list[Dataset]()
+
+    def build(folder: Path, ids: list[str]) -> dict[str, str]:
+        began.append(True)
+        found.append(read())
+        torch.save(_plain(found[0]), folder / FILE)
+        return {}
+
+    recipe = cache.Recipe(name, "files", {"config": settings, "code": _code()}, sources)
+    try:
+        return _open(cache.open_store(recipe, build).folder)
+    except DataError as error:
+        if began and not found:  # the data set itself cannot be read
+            raise
+        dataset = found[0] if found else read()
+        log.warning("%s: every trial keeps a copy of its own: %s", name, error)
+        return dataset
+
+
+def _plain(dataset: Dataset) -> dict[str, Any]:
+    """Tensors, texts and numbers alone, which can be read without running anything."""
+    task = dataset.spec.task
+    splits = {
+        name: {
+            "inputs": {
+                m: (x.value, x.mask) for m, x in split.inputs.items() if isinstance(x, Padded)
+            },
+            "target": split.target,
+            "ids": list(split.ids),
+        }
+        for name, split in dataset.splits.items()
+    }
+    return {
+        "name": dataset.name,
+        "shapes": {m: list(shape) for m, shape in dataset.spec.shapes.items()},
+        "task": dataclasses.asdict(task),
+        "splits": splits,
+        "notes": list(dataset.notes),
+        "dropped": dict(dataset.dropped),
+    }
+
+
+def _open(folder: Path) -> Dataset:
+    """The data set in a store. Raises DataError where it is damaged."""
+    try:
+        raw = torch.load(folder / FILE, mmap=True, weights_only=True)
+        spec = DataSpec(
+            {m: tuple(shape) for m, shape in raw["shapes"].items()}, Task(**raw["task"])
+        )
+        splits = {name: _split(own) for name, own in raw["splits"].items()}
+    except Exception as error:  # whatever torch raises for a file that is not what was written
+        raise cache.damaged(folder, FILE) from error
+    dataset = Dataset(raw["name"], spec, splits, notes=tuple(raw["notes"]))
+    return dataclasses.replace(dataset, dropped=raw["dropped"])
+
+
+def _split(raw: dict[str, Any]) -> Split:
+    inputs = {m: Padded(value, mask) for m, (value, mask) in raw["inputs"].items()}
+    return Split(inputs, raw["target"], tuple(raw["ids"]))
+
+
+@functools.cache
+def _code() -> str:
+    """A digest of the modules that read data: what other code has stored is not read."""
+    total = hashlib.blake2b(digest_size=8)
+    for path in sorted(Path(tune_mm.data.__file__).parent.rglob("*.py")):
+        total.update(path.read_bytes())
+    return total.hexdigest()

@@ -1,0 +1,133 @@
+"""Ray's `Searcher` over a ledger: it hands out the ledger's trials and tells it what became of
+them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+from ray.tune.search import Searcher
+
+from tune_mm.tune.keys import DIVERGED_KEY, FAILURE_KEY, FINISHED_KEY, OBJECTIVE_KEY, SPENT_KEY
+from tune_mm.tune.propose.ledger import Assignment, Ledger
+
+
+class Unkept:
+    """Left empty in the file that Ray writes to restore a Tuner, which is not used: the ledger is
+    what is restored.
+    """
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class AskTell(Unkept, Searcher):
+    """Ray's view of a ledger: unfinished trials first, from their checkpoints, then new ones up to
+    `target`.
+
+    Why not ray's OptunaSearch: it tells Optuna that a trial stopped by ASHA is complete, with the
+    value of its partial budget. Here every epoch's running best is reported and a stopped trial is
+    told PRUNED.
+
+    capacity() is how many trials may be alive at once. A trial whose worker died for good is told
+    by the driver's callback, which knows why (`lost`).
+    """
+
+    def __init__(self, ledger: Ledger, target: int, capacity: Callable[[], int]) -> None:
+        super().__init__(metric=OBJECTIVE_KEY, mode=ledger.mode)
+        self.ledger, self.target, self._capacity = ledger, target, capacity
+        self._again, self._asked = ledger.unfinished(), ledger.handed_out()
+        self.numbers: dict[str, int] = {}  # ray's trial id -> ledger's number, of live trials
+        self.lost: set[str] = set()
+        self.resumed: dict[int, Assignment] = {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        """The next trial's config, None for "not now", Ray's word FINISHED when the stage has all
+        its trials.
+        """
+        if not self._again and self._asked >= self.target:
+            return cast(
+                "dict[str, Any]", Searcher.FINISHED
+            )  # a str, which Ray's own annotation leaves out
+        if len(self.numbers) >= self._capacity():
+            return None
+        if self._again:
+            assignment = self.ledger.again(self._again.pop(0))
+        else:
+            assignment, self._asked = self.ledger.ask(), self._asked + 1
+        if assignment.reported:
+            self.resumed[assignment.number] = assignment
+        self.numbers[trial_id] = assignment.number
+        return {
+            "number": assignment.number,
+            "values": assignment.values,
+            "checkpoint": assignment.checkpoint,
+        }
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Report the objective so far."""
+        if OBJECTIVE_KEY in result:
+            self.ledger.report(
+                self.numbers[trial_id], result["training_iteration"], result[OBJECTIVE_KEY]
+            )
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Tell COMPLETE, PRUNED or FAIL."""
+        if error:
+            self.lost.add(trial_id)
+            return
+        if not result:  # stopped while it waited: it stays unfinished
+            self.numbers.pop(trial_id)
+            return
+        self.on_trial_result(trial_id, result)
+        number, facts = self.numbers.pop(trial_id), facts_of(result)
+        if FAILURE_KEY in result:
+            self.ledger.fail(number, result[FAILURE_KEY], **facts)
+        elif result.get(DIVERGED_KEY):
+            epoch = result["training_iteration"]
+            self.ledger.fail(
+                number,
+                f"diverged: the loss was not finite in epoch {epoch}",
+                diverged=True,
+                **facts,
+            )
+        elif result.get(FINISHED_KEY) and math.isfinite(result[OBJECTIVE_KEY]):
+            self.ledger.complete(number, result[OBJECTIVE_KEY], **facts)
+        elif result.get(FINISHED_KEY):
+            self.ledger.fail(number, "no epoch had a finite objective", diverged=True, **facts)
+        else:
+            self.ledger.prune(number, **facts)
+
+    def tell_lost(self, trial_id: str, reason: str) -> None:
+        """The trial's worker died more often than is allowed."""
+        self.lost.discard(trial_id)
+        if trial_id in self.numbers:
+            self.ledger.fail(self.numbers.pop(trial_id), reason)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the ledger is on disk already."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: the ledger is on disk already."""
+
+
+def facts_of(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What the ledger keeps of a trial's last result (flattened by ray: a/b/c)."""
+    facts: dict[str, Any] = {
+        "epochs": result.get("training_iteration", 0),
+        "best_epoch": result.get("best_epoch", 0),
+    }
+    facts["seconds"] = round(float(result.get("seconds", 0.0)), 3)
+    if SPENT_KEY in result:
+        facts["passes"] = result[SPENT_KEY]
+    for group in ("best_metrics", "test"):
+        found = {
+            k.removeprefix(f"{group}/"): v for k, v in result.items() if k.startswith(f"{group}/")
+        }
+        if found:
+            facts[group] = found
+    return facts

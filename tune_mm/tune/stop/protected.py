@@ -1,0 +1,76 @@
+"""Epochs in which no trial is stopped, because what it reports there says little about what it will
+reach.
+
+They are what the method declares (`Method.dips`: after a re-initialisation, when a new stage
+begins) and, under a step schedule, all epochs up to a little past the learning rate's last drop.
+Ranges of epochs count from 1 and hold both ends.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tune_mm.config import Config, with_overrides
+from tune_mm.core.build import method_of
+from tune_mm.tune.space import space as S
+from tune_mm.tune.space.space import Space
+
+Ranges = tuple[tuple[int, int], ...]
+
+
+def within(epoch: int, ranges: Ranges) -> bool:
+    """Whether an epoch lies in any of the ranges."""
+    return any(first <= epoch <= last for first, last in ranges)
+
+
+def behind(epoch: int, ranges: Ranges) -> int:
+    """The first epoch from `epoch` on that lies in none of the ranges."""
+    while within(epoch, ranges):
+        epoch = max(last for first, last in ranges if first <= epoch <= last) + 1
+    return epoch
+
+
+def text(ranges: Ranges) -> str:
+    """ "7-9, 20" """
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in ranges)
+
+
+def of(config: Config) -> Ranges:
+    """What the method of a config declares."""
+    return method_of(config).dips(config.train.epochs)
+
+
+def shared(space: Space, base: Config) -> Ranges:
+    """Dips of every method setting that the space lists: all its trials keep to them, so that rungs
+    compare like with like. What a trial's own numbers add, it keeps to alone. base: the config of
+    the stage.
+    """
+    found = {r for changes in S.variants(space) for r in of(with_overrides(base, changes))}
+    merged: list[tuple[int, int]] = []
+    for first, last in sorted(found):
+        if merged and first <= merged[-1][1] + 1:
+            merged[-1] = merged[-1][0], max(last, merged[-1][1])
+        else:
+            merged.append((first, last))
+    return tuple(merged)
+
+
+@dataclass(frozen=True)
+class Quiet:
+    """By a trial's values: the ranges of epochs in which it is not stopped. base: the config before
+    its values; always: ranges that hold for all trials.
+    """
+
+    base: Config
+    always: Ranges = ()
+    _known: dict[str, Ranges] = field(default_factory=dict)
+
+    def __call__(self, values: Mapping[str, Any]) -> Ranges:
+        own = {k: v for k, v in values.items() if k.partition(".")[0] == "method"}
+        key = json.dumps(own, sort_keys=True)
+        if key not in self._known:
+            self._known[key] = (*self.always, *of(with_overrides(self.base, own)))
+        return self._known[key]
