@@ -28,8 +28,8 @@ from mlflow.tracking import MlflowClient
 
 from tune_mm.cli import run_cli
 from tune_mm.errors import UserError
-from tune_mm.reports.records import Record
-from tune_mm.reports.store import Reader
+from tune_mm.reports.runs.records import Record
+from tune_mm.reports.runs.store import Reader
 from tune_mm.track import views
 
 IMAGES = Path(__file__).resolve().parent / "images"

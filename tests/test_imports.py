@@ -95,8 +95,8 @@ def test_heavy_packages_stay_in_their_part(file: Path) -> None:
 
 
 @pytest.mark.parametrize("file", [f for f in FILES if part(f) == "core"], ids=name)
-def test_core_is_torch_and_the_standard_library_only(file: Path) -> None:
-    known = {"torch", PACKAGE.name, *sys.stdlib_module_names}
+def test_core_is_tensors_and_the_standard_library_only(file: Path) -> None:
+    known = {"torch", "numpy", PACKAGE.name, *sys.stdlib_module_names}
     assert {module.split(".")[0] for module, _ in imported(file)} <= known
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from docs import screenshots
 from tune_mm.errors import UserError
-from tune_mm.reports.store import Reader
+from tune_mm.reports.runs.store import Reader
 from tune_mm.track import Store, Writer, views
 
 LAMS = ("0.1", "0.2", "0.4", "0.4")

@@ -25,12 +25,12 @@ from tune_mm.cli import run_cli
 from tune_mm.errors import UserError, nearest
 
 if TYPE_CHECKING:  # mlflow and matplotlib take seconds to import, and --help does without
-    from tune_mm.reports.figures import Figure
-    from tune_mm.reports.records import Record
-    from tune_mm.reports.select import Choice
+    from tune_mm.reports.figures.figures import Figure
+    from tune_mm.reports.runs.records import Record
+    from tune_mm.reports.runs.select import Choice
+    from tune_mm.reports.runs.store import Reader
     from tune_mm.reports.spec import Report
-    from tune_mm.reports.store import Reader
-    from tune_mm.reports.tables import Table
+    from tune_mm.reports.tables.tables import Table
 
 EPILOG = """Files go to --out and, as artifacts below reports/, to the runs of the searches that were used. A table or a
 figure with cells or lines missing is no mistake: it says what is missing, and the command that makes it.
@@ -111,14 +111,16 @@ class Job:
     @property
     def choice(self) -> Choice:
         """What the reports are narrowed down to."""
-        from tune_mm.reports.select import Choice
+        from tune_mm.reports.runs.select import Choice
 
         return Choice(data=self.given.data, since=self.given.since, run=self.given.run)
 
     def make(self, report: Report, name: str) -> tuple[Table | Figure, tuple[str, ...]]:
         """A table or a figure, and the runs of the searches that it is made of."""
-        from tune_mm.reports import _catalogue, figures, tables
+        from tune_mm.reports import catalogue
+        from tune_mm.reports.figures import figures
         from tune_mm.reports.spec import CurvesReport, SweepReport, TableReport
+        from tune_mm.reports.tables import tables
 
         if isinstance(report, TableReport):
             table = tables.build(report, self.records, self.choice, name)
@@ -127,7 +129,7 @@ class Job:
         if isinstance(report, (CurvesReport, SweepReport)):
             draw = figures.curves if isinstance(report, CurvesReport) else figures.sweep
         figure: Figure = draw(report, self.records, self.reader, self.choice, name)
-        return figure, tuple(sorted(_catalogue.parents(report, self.records, self.choice)))
+        return figure, tuple(sorted(catalogue.parents(report, self.records, self.choice)))
 
     def write(self, name: str, text: str) -> Path:
         """A file in --out. Raises UserError when it cannot be written."""
@@ -163,7 +165,7 @@ def opened(given: argparse.Namespace) -> Job:
     """The job, with the store's runs read. Raises UserError for a store or a choice that does not
     exist.
     """
-    from tune_mm.reports.store import Reader
+    from tune_mm.reports.runs.store import Reader
 
     job = Job(given, reader := Reader.open(given.tracking_uri, Path.cwd()), reader.records())
     job.choice.check(job.records)
@@ -174,8 +176,8 @@ def opened(given: argparse.Namespace) -> Job:
 
 def reports(job: Job, found: dict[str, Report]) -> None:
     """Write tables and figures, and print what they say."""
-    from tune_mm.reports import figures
-    from tune_mm.reports.tables import Table, render_csv, render_latex, render_markdown
+    from tune_mm.reports.figures import figures
+    from tune_mm.reports.tables.tables import Table, render_csv, render_latex, render_markdown
 
     for name, report in found.items():
         made, parents = job.make(report, name)
@@ -196,10 +198,10 @@ def listing(given: argparse.Namespace) -> None:
     """Print all reports: what they are, the runs they have by data set, and the commands that make
     these.
     """
-    from tune_mm.reports import _catalogue
-    from tune_mm.reports._canvas import PAPERS
+    from tune_mm.reports import catalogue
+    from tune_mm.reports.figures.canvas import PAPERS
 
-    found = _load(_catalogue.names())
+    found = _load(catalogue.names())
     records: list[Record] = []
     try:
         records = opened(given).records
@@ -209,7 +211,7 @@ def listing(given: argparse.Namespace) -> None:
         say(f"{error}\n")
     width = max(map(len, found), default=0)
     for name, report in found.items():
-        counts = _catalogue.runs(
+        counts = catalogue.runs(
             report, [r for r in records if given.since is None or r.started >= _zoned(given)]
         )
         runs = ", ".join(f"{data} {n}" for data, n in counts.most_common()) or "none"
@@ -229,7 +231,7 @@ def _zoned(given: argparse.Namespace) -> datetime:
 
 def search(given: argparse.Namespace, name: str) -> None:
     """Write the page of a search."""
-    from tune_mm.reports.search_page import search_page
+    from tune_mm.reports.pages.search_page import search_page
 
     job = opened(given)
     plain = re.sub(r"[^-.\w]", "_", name)
@@ -240,17 +242,17 @@ def search(given: argparse.Namespace, name: str) -> None:
 
 def paper(given: argparse.Namespace, name: str) -> None:
     """Write the page of a paper."""
-    from tune_mm.reports import _catalogue
-    from tune_mm.reports._canvas import PAPERS
-    from tune_mm.reports.figures import Figure
-    from tune_mm.reports.paper_page import paper_page
-    from tune_mm.reports.tables import Table
+    from tune_mm.reports import catalogue
+    from tune_mm.reports.figures.canvas import PAPERS
+    from tune_mm.reports.figures.figures import Figure
+    from tune_mm.reports.pages.paper_page import paper_page
+    from tune_mm.reports.tables.tables import Table
 
     if name not in PAPERS:
         raise UserError(
             f"paper: no '{name}'{nearest(name, PAPERS)}; available: {', '.join(PAPERS)}"
         )
-    found = {n: r for n, r in _load(_catalogue.names()).items() if r.paper == name}
+    found = {n: r for n, r in _load(catalogue.names()).items() if r.paper == name}
     job = opened(given)
     made = [job.make(report, n) for n, report in found.items()]
     tables = [m for m, _ in made if isinstance(m, Table)]
@@ -261,10 +263,10 @@ def paper(given: argparse.Namespace, name: str) -> None:
 
 def _load(names: Iterable[str]) -> dict[str, Report]:
     """Reports by name. Raises ConfigError."""
-    from tune_mm.reports import _catalogue
+    from tune_mm.reports import catalogue
 
-    paths = dict(map(_catalogue.resolve, names))
-    return {name: _catalogue.load(path) for name, path in paths.items()}
+    paths = dict(map(catalogue.resolve, names))
+    return {name: catalogue.load(path) for name, path in paths.items()}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -286,9 +288,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise UserError(
             "tune_mm.report: give names of reports, or --all; `python -m tune_mm.report list` shows them"
         )
-    from tune_mm.reports import _catalogue
+    from tune_mm.reports import catalogue
 
-    found = _load(_catalogue.names() if given.all else given.what)
+    found = _load(catalogue.names() if given.all else given.what)
     reports(opened(given), found)
     return 0
 

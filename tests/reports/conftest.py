@@ -1,4 +1,4 @@
-"""A real store for all tests of reports, made once; `tests/reports/runs.py` says what is in it, by
+"""A real store for all tests of reports, made once; `tests/reports/sample_runs.py` says what is in it, by
 formula.
 """
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.reports import runs
+from tests.reports import sample_runs
 from tune_mm.track import Store
 
 
@@ -16,7 +16,7 @@ def store_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tests.
     """
     root = tmp_path_factory.mktemp("reports")
-    runs.make(root)
+    sample_runs.make(root)
     return root
 
 

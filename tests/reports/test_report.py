@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.reports import runs
+from tests.reports import sample_runs
 from tune_mm import report
 from tune_mm.cli import run_cli
-from tune_mm.reports.records import Record
-from tune_mm.reports.store import Reader
+from tune_mm.reports.runs.records import Record
+from tune_mm.reports.runs.store import Reader
 from tune_mm.track import Store
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -43,7 +43,7 @@ def written(folder: Path) -> set[str]:
     return {p.name for p in folder.iterdir()}
 
 
-def parent(reader: Reader, search: runs.Search) -> Record:
+def parent(reader: Reader, search: sample_runs.Search) -> Record:
     (found,) = [r for r in reader.records() if r.search == search.uid and r.parent is None]
     return found
 
@@ -61,11 +61,13 @@ def test_a_table_is_printed_written_and_attached(
         float(r["mean"])
         for r in csv.DictReader((here / "out/dgl_table3.csv").open(encoding="utf-8"))
     ]
-    assert means[::3] == pytest.approx([100 * (cell.base + 0.022) for cell in runs.TRUNCATION])
+    assert means[::3] == pytest.approx(
+        [100 * (cell.base + 0.022) for cell in sample_runs.TRUNCATION]
+    )
     reader = Reader.open(None, here)
-    file = reader.artifact(parent(reader, runs.NEWER), "reports/dgl_table3.md")
+    file = reader.artifact(parent(reader, sample_runs.NEWER), "reports/dgl_table3.md")
     assert file is not None and file.read_text(encoding="utf-8") == text
-    assert reader.artifact(parent(reader, runs.ALPHAS), "reports/dgl_table3.md") is None
+    assert reader.artifact(parent(reader, sample_runs.ALPHAS), "reports/dgl_table3.md") is None
 
 
 def test_a_figure_is_a_picture_with_its_caption(
@@ -85,7 +87,7 @@ def test_a_figure_is_a_picture_with_its_caption(
 def test_a_figure_is_attached_to_the_search_that_it_is_drawn_from(here: Path) -> None:
     assert run("cggm_fig5a", "--data", "utd_mhad") == 0
     reader = Reader.open(None, here)
-    assert reader.artifact(parent(reader, runs.RHOS), "reports/cggm_fig5a.svg") is not None
+    assert reader.artifact(parent(reader, sample_runs.RHOS), "reports/cggm_fig5a.svg") is not None
 
 
 def test_missing_runs_are_no_mistake(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -134,7 +136,7 @@ def test_what_is_not_there_is_named(
 
 
 def test_since_and_run_narrow_down(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("table3", "--data", "avdigits", "--no-attach", "--run", runs.OLDER.name) == 0
+    assert run("table3", "--data", "avdigits", "--no-attach", "--run", sample_runs.OLDER.name) == 0
     assert "| Baseline | 57.20 ± " in capsys.readouterr().out
     assert run("table3", "--data", "avdigits", "--no-attach", "--since", "2100-01-01") == 0
     assert "Missing: 12 of 12 cells." in capsys.readouterr().out
@@ -154,7 +156,7 @@ def test_the_list_counts_runs_by_data_set(here: Path, capsys: pytest.CaptureFixt
 
 
 def test_pages_are_written_and_attached(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("search", runs.ALPHAS.name) == 0
+    assert run("search", sample_runs.ALPHAS.name) == 0
     assert run("paper", "dgl", "--data", "avdigits") == 0
     # DGL's rows are of the truncations, of the weights and, in the tables of methods, of the search
     # that goes on.
@@ -166,11 +168,13 @@ def test_pages_are_written_and_attached(here: Path, capsys: pytest.CaptureFixtur
     )
     assert "cggm_fig5a" not in page
     reader = Reader.open(None, here)
-    found = reader.artifact(parent(reader, runs.ALPHAS), "reports/search_ablation_alpha-1.html")
-    assert found is not None and runs.ALPHAS.name in found.read_text(encoding="utf-8")
-    having = [s for s in (runs.OLDER, runs.NEWER, runs.ALPHAS, runs.RHOS, runs.UNFINISHED)
+    found = reader.artifact(
+        parent(reader, sample_runs.ALPHAS), "reports/search_ablation_alpha-1.html"
+    )
+    assert found is not None and sample_runs.ALPHAS.name in found.read_text(encoding="utf-8")
+    having = [s for s in (sample_runs.OLDER, sample_runs.NEWER, sample_runs.ALPHAS, sample_runs.RHOS, sample_runs.UNFINISHED)
               if reader.artifact(parent(reader, s), "reports/paper_dgl.html") is not None]  # fmt: skip
-    assert having == [runs.NEWER, runs.ALPHAS, runs.UNFINISHED]
+    assert having == [sample_runs.NEWER, sample_runs.ALPHAS, sample_runs.UNFINISHED]
 
 
 def elsewhere(
@@ -187,7 +191,7 @@ def elsewhere(
 
 
 def test_a_store_for_reading_only_still_gives_reports(here: Path) -> None:
-    newer = parent(Reader.open(None, here), runs.NEWER)
+    newer = parent(Reader.open(None, here), sample_runs.NEWER)
     (here / "blocked").touch()  # no folder of artifacts can be made where a file has its name
     uri = f"{(here / 'blocked').as_uri()}/artifacts"
     with sqlite3.connect(here / "mlruns/mlflow.db") as connection:

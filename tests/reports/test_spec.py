@@ -11,15 +11,16 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.reports import runs
+from tests.reports import sample_runs
 from tune_mm import plugins
 from tune_mm.config import file_names, find_file, load_config, read_yaml
 from tune_mm.errors import ConfigError
-from tune_mm.reports import _catalogue, _layout
-from tune_mm.reports.records import Record
-from tune_mm.reports.select import Choice
+from tune_mm.reports import catalogue
+from tune_mm.reports.runs.records import Record
+from tune_mm.reports.runs.select import Choice
+from tune_mm.reports.runs.store import Reader
 from tune_mm.reports.spec import TableReport
-from tune_mm.reports.store import Reader
+from tune_mm.reports.tables import layout
 
 # As the papers print them (DGL, ICCV 2025).
 TABLE_1 = """
@@ -41,7 +42,7 @@ TABLE_2 = """
     56.79 63.21 69.88 42.92 53.08 76.87 78.15
     58.67 66.32 72.28 43.65 53.81 77.01 78.81
     60.30 69.50 75.00 44.78 55.11 77.39 79.78"""
-TABLES = [name for name in _catalogue.names() if "table" in name]
+TABLES = [name for name in catalogue.names() if "table" in name]
 MINE = """\
 kind: table
 title: Mine
@@ -59,7 +60,7 @@ rows:
 
 
 def shipped(name: str) -> TableReport:
-    report = _catalogue.load(_catalogue.resolve(name)[1])
+    report = catalogue.load(catalogue.resolve(name)[1])
     assert isinstance(report, TableReport)
     return report
 
@@ -67,7 +68,7 @@ def shipped(name: str) -> TableReport:
 def published(report: TableReport) -> list[list[float | None]]:
     """The paper's values, row by row, of the rows that are no modality alone."""
     choice = Choice(None, None, None)
-    names = [head.name for head in _layout.heads(report, [], choice)]
+    names = [head.name for head in layout.heads(report, [], choice)]
     return [
         [row.published.get(n) for n in names]
         for row in report.rows
@@ -104,10 +105,10 @@ def numbers(text: str) -> list[list[float]]:
     return [list(map(float, line.split())) for line in text.strip().splitlines()]
 
 
-@pytest.mark.parametrize("name", _catalogue.names())
+@pytest.mark.parametrize("name", catalogue.names())
 def test_a_shipped_report_loads_and_opens_with_its_command(name: str) -> None:
     path = find_file("configs", f"paper/{name}")
-    report = _catalogue.load(path)
+    report = catalogue.load(path)
     lines = path.read_text(encoding="utf-8").splitlines()
     assert lines[0].startswith(f"# {'DGL' if report.paper == 'dgl' else 'CGGM'} {report.source}")
     assert f"#   python -m tune_mm.report {name}" in lines
@@ -117,12 +118,12 @@ def test_a_shipped_report_loads_and_opens_with_its_command(name: str) -> None:
 @pytest.mark.parametrize("name", TABLES)
 def test_commands_of_a_shipped_table_name_spaces_and_configs_that_exist(name: str) -> None:
     report, choice = shipped(name), Choice(None, None, None)
-    rows = _layout.rows(report, [], choice)
-    for row, head in itertools.product(rows, _layout.heads(report, [], choice)):
-        wanted = {**report.where, **_layout.where(row, head)}
-        if _layout.unbuilt(wanted, head.data) or not _layout.applies(row, head):
+    rows = layout.rows(report, [], choice)
+    for row, head in itertools.product(rows, layout.heads(report, [], choice)):
+        wanted = {**report.where, **layout.where(row, head)}
+        if layout.unbuilt(wanted, head.data) or not layout.applies(row, head):
             continue
-        for command in _layout.commands(report, row, head, wanted):
+        for command in layout.commands(report, row, head, wanted):
             words = command.split()
             assert "{" not in command
             for word, following in itertools.pairwise(words):
@@ -214,36 +215,36 @@ def test_commands_of_a_row_are_its_own_below_a_group_then_everywhere(written: An
         "method: dgl}}",
         'method: dgl}, fill: [row], fill_below: {Sound: ["below {method} {data}"]}}',
     )
-    report = _catalogue.load(written(text))
+    report = catalogue.load(written(text))
     assert isinstance(report, TableReport)
-    below, elsewhere = _layout.heads(report, [], Choice(None, None, None))
-    assert _layout.commands(report, report.rows[1], below, {"method": "dgl"}) == (
+    below, elsewhere = layout.heads(report, [], Choice(None, None, None))
+    assert layout.commands(report, report.rows[1], below, {"method": "dgl"}) == (
         "below dgl avdigits",
     )
-    assert _layout.commands(report, report.rows[1], elsewhere, {"method": "dgl"}) == ("row",)
-    assert _layout.commands(report, report.rows[0], below, {"method": "joint"}) == ("make it",)
+    assert layout.commands(report, report.rows[1], elsewhere, {"method": "dgl"}) == ("row",)
+    assert layout.commands(report, report.rows[0], below, {"method": "joint"}) == ("make it",)
     with pytest.raises(
         ConfigError,
         match="fill_below of row 'B' must name groups of columns, got 'Soud'; nearest 'Sound'",
     ):
-        _catalogue.load(written(text.replace("fill_below: {Sound", "fill_below: {Soud")))
+        catalogue.load(written(text.replace("fill_below: {Sound", "fill_below: {Soud")))
 
 
 def test_reports_are_found_by_name_by_the_end_of_one_and_by_path(written: Any) -> None:
-    assert _catalogue.resolve("dgl_table3")[0] == _catalogue.resolve("table3")[0] == "dgl_table3"
-    assert _catalogue.resolve(str(written(MINE))) == ("mine", Path("mine.yaml"))
+    assert catalogue.resolve("dgl_table3")[0] == catalogue.resolve("table3")[0] == "dgl_table3"
+    assert catalogue.resolve(str(written(MINE))) == ("mine", Path("mine.yaml"))
     with pytest.raises(ConfigError, match=r"^report: no 'dgl_tabel3'; nearest 'dgl_table3'; "):
-        _catalogue.resolve("dgl_tabel3")
+        catalogue.resolve("dgl_tabel3")
     with pytest.raises(ConfigError, match=r"mine.yml"):
-        _catalogue.resolve("nowhere/mine.yml")
+        catalogue.resolve("nowhere/mine.yml")
 
 
 def test_a_folder_of_ones_own_adds_reports(written: Any, tmp_path: Path) -> None:
     (tmp_path / "configs/paper").mkdir(parents=True)
     (tmp_path / "configs/paper/my_table.yaml").write_text(MINE, encoding="utf-8")
-    assert {"my_table", "dgl_table3"} <= set(_catalogue.names())
-    name, path = _catalogue.resolve("my_table")
-    assert (name, _catalogue.load(path).title) == ("my_table", "Mine")
+    assert {"my_table", "dgl_table3"} <= set(catalogue.names())
+    name, path = catalogue.resolve("my_table")
+    assert (name, catalogue.load(path).title) == ("my_table", "Mine")
 
 
 @pytest.mark.parametrize(
@@ -267,9 +268,9 @@ def test_a_folder_of_ones_own_adds_reports(written: Any, tmp_path: Path) -> None
 def test_mistakes_are_named_with_their_place(
     written: Any, old: str, new: str, messages: list[str]
 ) -> None:
-    assert old in MINE and _catalogue.load(written(MINE)).title == "Mine"
+    assert old in MINE and catalogue.load(written(MINE)).title == "Mine"
     with pytest.raises(ConfigError) as caught:
-        _catalogue.load(written(MINE.replace(old, new)))
+        catalogue.load(written(MINE.replace(old, new)))
     problems = sorted(caught.value.problems)
     assert len(problems) == len(messages)
     for problem, message in zip(problems, sorted(messages), strict=True):
@@ -278,7 +279,7 @@ def test_mistakes_are_named_with_their_place(
 
 def test_values_of_where_keep_their_types(written: Any) -> None:
     where = "where: {method: joint, method.alpha: 4, method.truncate: true, role: [tuned, null], x: 0.5}"
-    report = _catalogue.load(written(MINE.replace("where: {method: joint}", where)))
+    report = catalogue.load(written(MINE.replace("where: {method: joint}", where)))
     assert isinstance(report, TableReport)
     expected = {**yaml.safe_load(f"{{{where}}}")["where"], "role": ("tuned", None)}
     assert report.rows[0].where == expected
@@ -288,23 +289,23 @@ def test_values_of_where_keep_their_types(written: Any) -> None:
 def test_runs_of_a_report_are_counted_by_data_set(store_root: Path) -> None:
     reader = Reader.open(f"sqlite:///{store_root}/mlruns/mlflow.db", store_root)
     records = reader.records()
-    seeds = len(runs.SEEDS)
+    seeds = len(sample_runs.SEEDS)
     # Table 3: the four cells of two searches, and alpha 4 with both truncations of the third.
-    assert _catalogue.runs(shipped("dgl_table3"), records) == {"avdigits": (4 + 4 + 1) * seeds}
-    assert _catalogue.runs(shipped("dgl_table5"), records) == {}
+    assert catalogue.runs(shipped("dgl_table3"), records) == {"avdigits": (4 + 4 + 1) * seeds}
+    assert catalogue.runs(shipped("dgl_table5"), records) == {}
 
 
 def test_a_figures_searches_are_known(store_root: Path) -> None:
     records = Reader.open(f"sqlite:///{store_root}/mlruns/mlflow.db", store_root).records()
 
     def searches(name: str, data: str) -> set[str]:
-        report = _catalogue.load(_catalogue.resolve(name)[1])
-        ids = _catalogue.parents(report, records, Choice(data, None, None))
+        report = catalogue.load(catalogue.resolve(name)[1])
+        ids = catalogue.parents(report, records, Choice(data, None, None))
         return {parent(records, run).search for run in ids}
 
-    assert searches("dgl_fig1", "avdigits") == {runs.NEWER.uid}
-    assert searches("dgl_alpha", "avdigits") == {runs.ALPHAS.uid}
-    assert searches("cggm_fig5a", "utd_mhad") == {runs.RHOS.uid}
+    assert searches("dgl_fig1", "avdigits") == {sample_runs.NEWER.uid}
+    assert searches("dgl_alpha", "avdigits") == {sample_runs.ALPHAS.uid}
+    assert searches("cggm_fig5a", "utd_mhad") == {sample_runs.RHOS.uid}
     assert searches("cggm_fig5a", "iemocap") == set()
 
 

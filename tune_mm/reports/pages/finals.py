@@ -1,0 +1,181 @@
+"""The final runs of a search: groups of one setting over seeds, which of them won, and the gain
+over the baseline.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tune_mm.reports.pages import search as S
+from tune_mm.reports.pages.cells import finite, soft, spread, words
+from tune_mm.reports.pages.html import Cell, Grid, Html, plot, section, tag
+from tune_mm.reports.pages.points import points
+from tune_mm.reports.pages.search import Search
+from tune_mm.reports.pages.surface import heat
+from tune_mm.reports.runs.records import Record
+
+
+@dataclass(frozen=True)
+class Group:
+    """The final runs of one setting. val, test: the objective's by seed."""
+
+    source: str
+    role: str
+    settings: Mapping[str, Any]
+    val: Mapping[int, float]
+    test: Mapping[int, Mapping[str, float]]
+
+    @property
+    def title(self) -> str:
+        """Its role and settings in a few words."""
+        return f"{self.role} ({self.source.replace('/', ' ')}): {words(self.settings)}"
+
+
+def final_groups(search: Search) -> list[Group]:
+    """As summary.json has them; from the runs while there is none that can be read."""
+    stated = search.summary.get("finals")
+    try:
+        groups = [_stated(g) for g in stated["groups"]] if isinstance(stated, dict) else []
+    except (KeyError, TypeError, ValueError, AttributeError):
+        groups = []
+    return groups or _from_runs(search)
+
+
+def _stated(group: Mapping[str, Any]) -> Group:
+    val = {int(seed): float(value) for seed, value in group["val"].items()}
+    test = {
+        int(seed): {k: float(v) for k, v in found.items()} for seed, found in group["test"].items()
+    }
+    return Group(str(group["source"]), str(group["role"]), dict(group["settings"]), val, test)
+
+
+def _from_runs(search: Search) -> list[Group]:
+    sources: dict[str, list[Record]] = {}
+    for record in search.finals:
+        sources.setdefault(record.tags.get("source", "?"), []).append(record)
+    groups = []
+    for source, runs in sources.items():
+        role = runs[0].tags.get("role", "?")
+        domains = search.domains.get("baseline" if role == "baseline" else "search", {})
+        done = [r for r in runs if r.status == "completed"]
+        val = {r.seed: r.metrics.get(f"best/{search.objective}", math.nan) for r in done}
+        test = {r.seed: {k: v for k, v in r.metrics.items() if k.startswith("test/")} for r in done}
+        groups.append(Group(source, role, S.settings(runs[0], domains), val, test))
+    return groups
+
+
+def winner(search: Search, groups: Sequence[Group]) -> Group | None:
+    """The best by mean validation objective, the baseline aside: how the search itself chooses.
+    Never by test.
+    """
+    sign = -1 if search.mode == "min" else 1
+    own = [(g, finite(g.val.values())) for g in groups if g.role != "baseline"]
+    return max(
+        ((g, v) for g, v in own if v),
+        key=lambda p: sign * statistics.fmean(p[1]),
+        default=(None, []),
+    )[0]
+
+
+def finals(search: Search, groups: Sequence[Group]) -> Html:
+    """The part of the page: gain, and the table of groups."""
+    title = "Final runs"
+    if not groups:
+        why = "The search has not come to its final runs." if search.open else "No final runs."
+        return section(title, tag("p", why))
+    names = sorted(
+        {
+            k
+            for g in groups
+            for found in g.test.values()
+            for k in found
+            if k.startswith(f"{search.test}/")
+        }
+    )
+    shown = (search.test, *names)
+    modalities = [n.rpartition("/")[2] for n in names]
+    heads = ["from", "role", "settings", "runs", search.objective, search.test, *modalities]
+    best = winner(search, groups)
+    rows = []
+    for group in groups:
+        test = [spread(found.get(n, math.nan) for found in group.test.values()) for n in shown]
+        text = [
+            Cell(group.source.replace("/", " ")),
+            Cell(group.role),
+            Cell(words(group.settings), wide=True),
+        ]
+        rows.append(
+            [*text, Cell(str(len(group.val)), len(group.val)), spread(group.val.values()), *test]
+        )
+    marked = frozenset(i for i, g in enumerate(groups) if g is best)
+    told = "Mean ± standard deviation over seeds; marked: best by validation, which is how settings are chosen. "
+    unfinished = [r for r in search.finals if r.status != "completed"]
+    if unfinished:
+        few = len(unfinished) == 1
+        told += (
+            f"{len(unfinished)} final run{' is' if few else 's are'} not completed and left out. "
+        )
+    table = Grid(heads, rows, marked, sortable=True).html()
+    if modalities:
+        told += f"Columns {', '.join(modalities)}: {search.test} of a modality alone through the fusion. "
+    return section(
+        title, tag("p", _gain(search)), table, soft(told), *_drawn(search, groups, shown, best)
+    )
+
+
+def _drawn(
+    search: Search, groups: Sequence[Group], shown: Sequence[str], best: Group | None
+) -> list[Html]:
+    """Means by setting, and over a grid of two settings as a heat map."""
+    if len(groups) < 3:
+        return []
+    settings = [g.settings for g in groups]
+    lines = {
+        n: [[found.get(n, math.nan) for found in g.test.values()] for g in groups] for n in shown
+    }
+    names = ("all together", *(n.rpartition("/")[2] for n in shown[1:]))
+    over = points(settings, dict(zip(names, lines.values(), strict=True)), search.test)
+    told = f"Mean and standard deviation of {search.test} over seeds. Data: {search.data}."
+    parts = [plot(over, told, least=600)]
+    at = next((i for i, g in enumerate(groups) if g is best), None)
+    cells = (
+        heat(settings, lines[search.test], search.test, search.mode == "min", at)
+        if search.exhaustive
+        else None
+    )
+    if cells is not None:
+        framed = (
+            f"Mean ± standard deviation of {search.test} over n seeds; framed: best by validation."
+        )
+        parts.append(plot(cells, f"{framed} Data: {search.data}.", least=600))
+    return parts
+
+
+def _gain(search: Search) -> str:
+    stated = search.summary.get("finals")
+    gain = stated.get("gain") if isinstance(stated, dict) else None
+    if search.exhaustive:
+        ran = (
+            "The points of the grid are still being run"
+            if search.open
+            else "Every point of the grid was run"
+        )
+        return f"{ran}; nothing was tuned, so there is no gain to state."
+    if not isinstance(gain, dict) or not isinstance(gain.get("mean"), (int, float)):
+        return "No gain over a tuned baseline is stated" + (
+            ": the search has not ended." if search.open else "."
+        )
+    interval = gain.get("interval95")
+    inside = isinstance(interval, list) and len(interval) == 2 and interval[0] <= 0 <= interval[1]
+    sure = "; zero lies within: no difference is shown" if inside else ""
+    ends = (
+        f"95 % interval {interval[0]:+.4f} to {interval[1]:+.4f}{sure}"
+        if isinstance(interval, list)
+        else "no interval"
+    )
+    size = f"{gain['mean']:+.4f} ± {gain.get('std', 0.0):.4f} {gain.get('metric', search.test)}"
+    return f"Gain over the tuned baseline: {size}, {gain.get('n')} paired seeds, {ends}."

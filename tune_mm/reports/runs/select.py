@@ -1,0 +1,317 @@
+"""Which runs a cell, a point or a line of a report stands for: one per seed, of one configuration,
+of one search.
+
+Final runs of searches come before runs of `tune_mm.train`, real data before synthetic, the latest
+search before others. Whatever was left out on the way is said in a note. Test metrics decide
+nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import groupby
+from statistics import fmean
+
+import tune_mm
+from tune_mm.errors import UserError, nearest
+from tune_mm.reports.runs.records import Record
+from tune_mm.reports.spec import ANY, Report, Scalar, Where
+
+ATTRIBUTES = frozenset({"space", "stage", "status"})
+KINDS = ("real", "synthetic", "")  # by preference; "": a run that does not say
+OBSERVED = (
+    "device",
+    "eval_batch_size",
+    "gradient_statistics",
+    "gradient_vectors",
+    "probe_size",
+)  # change no training
+NOT_THE_SETTING = frozenset({"seed", "name", *(f"train.{key}" for key in OBSERVED)})
+LOWER_IS_BETTER = frozenset({"loss", "mae"})
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the user narrows a report down to. data: a data set; since: runs that began then or
+    later (a time without a zone is local); run: a search's name or unique id, or the name of a run
+    of `tune_mm.train`.
+    """
+
+    data: str | None = None
+    since: datetime | None = None
+    run: str | None = None
+
+    def admits(self, record: Record) -> bool:
+        """Whether `since` and `run` take the run."""
+        recent = self.since is None or record.started.timestamp() >= self.since.timestamp()
+        return recent and (self.run is None or self.run in _names(record))
+
+    def check(self, records: Iterable[Record]) -> None:
+        """Raise UserError, with the nearest name, when no run at all is of `run` or of `data`."""
+        found = list(records)
+        searches = {_title(record) or record.name for record in found}
+        if self.run is not None and not any(self.run in _names(record) for record in found):
+            raise _unknown("--run", "search or run", self.run, searches)
+        sets = {record.tags["dataset"] for record in found if "dataset" in record.tags}
+        if self.data is not None and self.data not in sets:
+            raise _unknown("--data", "runs on", self.data, sets)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Runs, by seed. data, kind: the data set, and whether it is real or synthetic ("" without
+    runs); searches: the names of the searches they are of (none: single runs); notes: what a reader
+    of the numbers should know.
+    """
+
+    records: list[Record]
+    data: str
+    kind: str
+    searches: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def matches(record: Record, where: Where) -> bool:
+    """Whether a run has all the values: as text, number or boolean; of a list, any of them.
+
+    A key is a tag, a parameter, or one of `space`, `stage` and `status`. null stands for None and
+    for a key that the run does not have, "*" for all other values.
+    """
+    return all(
+        any(
+            _equal(_value(record, key), one)
+            for one in (wanted if isinstance(wanted, tuple) else (wanted,))
+        )
+        for key, wanted in where.items()
+    )
+
+
+def select(
+    records: Sequence[Record], report: Report, where: Where, choice: Choice, data: str | None = None
+) -> Selection:
+    """The completed runs that match the report's `where` and this one on top of it, on `data` (a
+    column's own), else on the chosen data set, else on the report's: final runs, or where there are
+    none those of `tune_mm.train`.
+
+    One per seed, the latest; of the latest search; of one configuration: that of most seeds, then
+    of the best mean objective on validation.
+    """
+    name, wanted = data or choice.data or report.data, {**report.where, **where}
+    fitting = [
+        r
+        for r in records
+        if r.tags.get("dataset") == name and choice.admits(r) and matches(r, wanted)
+    ]
+    notes: list[str] = []
+    for stage in ("final", "train"):
+        pool, kind = _kind([r for r in fitting if r.stage == stage], notes)
+        done = [r for r in pool if r.status == "completed"]
+        if done:
+            kept, search = _latest_search(done, records, notes)
+            kept = _one_setting(kept, records, notes)
+            kept = _by_seed(kept, notes)
+            passed_over = {r.search for r in done} - {search}
+            _incomplete([r for r in pool if r.search not in passed_over], notes)
+            _unfinished(search, records, notes)
+            _versions(kept, notes)
+            return Selection(kept, name, kind, _searches(kept), tuple(notes))
+        _incomplete(pool, notes)
+    for search in sorted({r.search for r in fitting}):
+        _unfinished(search, records, notes)
+    return Selection([], name, "", (), tuple(notes))
+
+
+def by_seed(records: Iterable[Record], metric: str) -> dict[int, float]:
+    """The last value of a metric by seed; seeds without a finite one are left out, and `lacking`
+    names them.
+    """
+    found = {r.seed: r.metrics.get(metric, math.nan) for r in records}
+    return {seed: value for seed, value in sorted(found.items()) if math.isfinite(value)}
+
+
+def lacking(records: Iterable[Record], metric: str) -> str:
+    """What is to be said of runs whose `metric` is missing or not finite; "" when there are none."""
+    runs = list(records)
+    have = by_seed(runs, metric)
+    absent = sorted({r.seed for r in runs if metric not in r.metrics})
+    broken = sorted({r.seed for r in runs} - set(have) - set(absent))
+    said = [f"{metric} is not finite for {_seeds(broken)}"] if broken else []
+    said += [f"{metric} is not logged for {_seeds(absent)}"] if absent else []
+    return "; ".join(said)
+
+
+# ---- values
+
+
+def _names(record: Record) -> set[str]:
+    """What --run may call a run's search, or the run itself where it has none."""
+    return {record.search, _title(record)} if record.search else {record.name}
+
+
+def _title(record: Record) -> str:
+    """The name of a run's search; "" for a single run, whose tag `search` names an experiment."""
+    return record.tags.get("search", record.search) if record.search else ""
+
+
+def _unknown(option: str, what: str, got: str, known: Collection[str]) -> UserError:
+    names = sorted(known)
+    return UserError(
+        f"{option}: no {what} '{got}'{nearest(got, names)}; available: {', '.join(names) or 'none'}"
+    )
+
+
+def _value(record: Record, key: str) -> str | None:
+    return str(getattr(record, key)) if key in ATTRIBUTES else record.value(key)
+
+
+def _equal(stored: str | None, wanted: Scalar) -> bool:
+    """Whether a stored text is the wanted value: "4.0" is 4, "True" is true, "None" and nothing are
+    null.
+    """
+    if wanted is None or stored is None:
+        return wanted is None and stored in {None, "None"}
+    if wanted == ANY:
+        return stored != "None"
+    if isinstance(wanted, bool):
+        return stored.lower() == str(wanted).lower()
+    if isinstance(wanted, str):
+        return stored == wanted
+    try:
+        return math.isclose(float(stored), wanted, rel_tol=1e-9)
+    except ValueError:
+        return False
+
+
+# ---- choosing
+
+
+def _kind(pool: list[Record], notes: list[str]) -> tuple[list[Record], str]:
+    """The runs on real data, else those on synthetic data; completed ones count first."""
+    kinds = {kind: [r for r in pool if r.tags.get("data_kind", "") == kind] for kind in KINDS}
+    having = [kind for kind in KINDS if kinds[kind]]
+    done = [kind for kind in having if any(r.status == "completed" for r in kinds[kind])]
+    chosen = next(iter(done or having), "")
+    for kind in having:
+        if kind != chosen:
+            notes.append(
+                f"{_count(kinds[kind])} on {kind or 'unstated'} data left out ({_states(kinds[kind])})"
+            )
+    return kinds[chosen], chosen
+
+
+def _latest_search(
+    done: list[Record], records: Sequence[Record], notes: list[str]
+) -> tuple[list[Record], str]:
+    """The runs of the search that began last, and its unique id. A search begins with its first run
+    of all.
+    """
+    own = {r.search for r in done}
+    began: dict[str, datetime] = {}
+    for record in records:
+        if record.search in own:
+            began[record.search] = min(record.started, began.get(record.search, record.started))
+    latest = max(own, key=lambda search: (began[search], search))
+    kept = [r for r in done if r.search == latest]
+    if len(own) > 1:
+        shown = f"{_title(kept[0])} of {began[latest]:%Y-%m-%d}"
+        notes.append(f"{len(own)} searches have such runs; shown: {shown} (--run chooses)")
+    return kept, latest
+
+
+def _one_setting(done: list[Record], records: Sequence[Record], notes: list[str]) -> list[Record]:
+    """The runs of one configuration."""
+    groups: dict[frozenset[tuple[str, str]], list[Record]] = {}
+    for record in done:
+        setting = frozenset((k, v) for k, v in record.params.items() if k not in NOT_THE_SETTING)
+        groups.setdefault(setting, []).append(record)
+    if len(groups) == 1:
+        return done
+    objectives = {r.id: r.tags["objective"] for r in records if "objective" in r.tags}
+    kept = max(
+        groups.values(),
+        key=lambda g: (len({r.seed for r in g}), _validation(g, objectives), g[-1].started),
+    )
+    which = kept[0].tags.get("source", kept[0].name)
+    notes.append(
+        f"{len(groups)} configurations match; shown: {which}, the best on validation of those with most seeds"
+    )
+    return kept
+
+
+def _validation(runs: list[Record], objectives: Mapping[str, str]) -> float:
+    """The mean validation objective, higher is better; -inf where it is not known or not finite."""
+    values = []
+    for run in runs:
+        name = (
+            objectives.get(run.id)
+            or objectives.get(run.parent or "")
+            or run.params.get("train.monitor", "")
+        )
+        sign = -1 if LOWER_IS_BETTER & set(name.split("/")) else 1
+        values.append(sign * run.metrics.get(f"best/{name}", math.nan))
+    mean = fmean(values)
+    return mean if math.isfinite(mean) else -math.inf
+
+
+def _by_seed(done: list[Record], notes: list[str]) -> list[Record]:
+    """The latest run of each seed."""
+    ordered = sorted(done, key=lambda r: (r.seed, r.started, r.id))
+    groups = [list(group) for _, group in groupby(ordered, key=lambda r: r.seed)]
+    again = [group[-1].seed for group in groups if len(group) > 1]
+    if again:
+        notes.append(f"{_seeds(again)} run more than once: the latest counts")
+    return [group[-1] for group in groups]
+
+
+# ---- notes
+
+
+def _incomplete(pool: Iterable[Record], notes: list[str]) -> None:
+    """Say which runs did not come to their end, by search."""
+    by_search: dict[str, list[Record]] = {}
+    for run in pool:
+        if run.status != "completed":
+            by_search.setdefault(_title(run), []).append(run)
+    for search, runs in sorted(by_search.items()):
+        of = f" of search {search}" if search else ""
+        notes.append(f"{_count(runs)}{of} not completed ({_states(runs)})")
+
+
+def _unfinished(search: str, records: Iterable[Record], notes: list[str]) -> None:
+    """Say that a search goes on, or was stopped."""
+    parent = next((r for r in records if search and r.search == search and r.parent is None), None)
+    if parent is not None and parent.status != "completed":
+        notes.append(f"search {_title(parent)} is not finished ({parent.status})")
+
+
+def _versions(kept: list[Record], notes: list[str]) -> None:
+    """Say when runs were made with another version than this one."""
+    found = sorted(
+        {r.tags["version.tune_mm"] for r in kept if "version.tune_mm" in r.tags}
+        - {tune_mm.__version__}
+    )
+    if found:
+        notes.append(f"made with tune_mm {', '.join(found)}; this is {tune_mm.__version__}")
+
+
+def _searches(records: Iterable[Record]) -> tuple[str, ...]:
+    return tuple(sorted({_title(r) for r in records} - {""}))
+
+
+def _count(runs: Collection[Record]) -> str:
+    return "1 run" if len(runs) == 1 else f"{len(runs)} runs"
+
+
+def _states(runs: Iterable[Record]) -> str:
+    """How many runs ended how: `1 failed, 2 running`."""
+    return ", ".join(
+        f"{n} {status}" for status, n in sorted(Counter(r.status for r in runs).items())
+    )
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"

@@ -1,0 +1,234 @@
+"""Tables as Markdown, CSV and LaTeX. Whatever comes from a run or a file is escaped."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Callable
+
+from tune_mm.reports.paired import Comparison
+from tune_mm.reports.tables.cells import Cell, Line, Table
+from tune_mm.reports.tables.layout import Head
+
+MISSING, DASH = "missing", "–"
+Body = dict[str, list[str]]  # cells by the row's label
+# What Markdown would read as markup where it stands; names such as a_b and brackets around numbers
+# it leaves alone.
+_SIGNS = re.compile(r"[\\`*|]|<(?=[a-zA-Z/!?])|](?=[(\[:])|(?<!\w)_|_(?!\w)|^[#>]")
+FIELDS = (
+    "report", "paper", "source", "row", "column", "data", "metric", "scale", "status", "mean", "std", "n", "published",
+    "published_on", "best", "second", "reference", "difference", "low", "high", "p", "n_paired", "why", "fill",
+)  # fmt: skip
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    "–": "--",
+    "±": r"$\pm$",
+    "−": r"$-$",
+    "α": r"$\alpha$",
+    "λ": r"$\lambda$",
+    "ρ": r"$\rho$",
+    **{c: f"\\{c}" for c in "&%$#_{}"},
+}
+
+
+def number(cell: Cell, head: Head, several: bool) -> str:
+    """Our mean ± standard deviation as plain text, with n when `several`: cells of the table differ
+    in it.
+    """
+    if cell.ours is None:
+        return MISSING if cell.applies else DASH
+    std = "" if cell.ours.std is None else f" ± {cell.ours.std:.{head.digits}f}"
+    return f"{cell.ours.mean:.{head.digits}f}{std}" + (f" (n = {cell.ours.n})" if several else "")
+
+
+def published(cell: Cell, head: Head) -> str:
+    """The paper's value in brackets; "" without one."""
+    return "" if cell.published is None else f"[{cell.published:.{head.digits}f}]"
+
+
+def compared(found: Comparison | None, head: Head) -> str:
+    """A difference in words: "+1.20 [0.40, 2.00], p = 0.25"; "" without one."""
+    if found is None:
+        return ""
+    text = f"{found.difference:+.{head.digits}f}"
+    if found.low is None or found.high is None or found.p is None:
+        return f"{text} (n = {found.n}: too few for a claim)"
+    return f"{text} [{found.low:.{head.digits}f}, {found.high:.{head.digits}f}], p = {found.p:.2g}"
+
+
+# ---- Markdown
+
+
+def render_markdown(table: Table) -> str:
+    """Title, the table, differences to the reference row, caption, and what is missing with its
+    commands.
+    """
+    several = len(table.counts) > 1
+    names = [_markdown(head.title) for head in table.columns]
+    body = {
+        row.label: [_cell(c, head, several, _marked) for head, c in _row(table, row)]
+        for row in table.rows
+    }
+    parts = [f"# {_markdown(table.title)}", _grid(names, body)]
+    if table.compared:
+        parts.append(f"Difference to {_markdown(str(table.reference))}:")
+        parts.append(_grid(names, _differences(table, _markdown)))
+    parts.append(_markdown(table.caption))
+    absent = [
+        f"- {_markdown(what)}: {_markdown(why)}" + "".join(f"\n\n      {line}" for line in fill)
+        for what, why, fill in table.absent()
+    ]
+    if absent:
+        parts += ["Missing:", "\n".join(absent)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _grid(names: list[str], body: Body) -> str:
+    lines = [
+        ["", *names],
+        ["---", *["---:"] * len(names)],
+        *([_markdown(a), *cells] for a, cells in body.items()),
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _marked(text: str, cell: Cell) -> str:
+    text = _markdown(text)
+    return f"**{text}**" if cell.best else f"<u>{text}</u>" if cell.second else text
+
+
+def _markdown(text: str) -> str:
+    return _SIGNS.sub(r"\\\g<0>", " ".join(text.split()))
+
+
+# ---- CSV
+
+
+def render_csv(table: Table) -> str:
+    """A line per cell, numbers unrounded. status: measured, missing or none (a cell that does not
+    apply).
+    """
+    out = io.StringIO()
+    writer = csv.DictWriter(out, FIELDS, lineterminator="\n")
+    writer.writeheader()
+    for row in table.rows:
+        for head, cell in zip(table.columns, row.cells, strict=True):
+            writer.writerow(_fields(table, row.label, head, cell))
+    return out.getvalue()
+
+
+def _fields(table: Table, label: str, head: Head, cell: Cell) -> dict[str, object]:
+    ours, found = cell.ours, cell.comparison
+    status = "measured" if ours is not None else "missing" if cell.applies else "none"
+    values: dict[str, object] = {
+        "report": table.name, "paper": table.paper, "source": table.source, "row": label, "column": head.title,
+        "data": head.data, "metric": head.metric, "scale": head.scale, "status": status,
+        "published": cell.published, "best": int(cell.best), "second": int(cell.second),
+        "why": cell.why, "fill": "; ".join(cell.fill),
+    }  # fmt: skip
+    if cell.published is not None:
+        values["published_on"] = head.paper_data
+    if ours is not None:
+        values |= {"mean": ours.mean, "std": ours.std, "n": ours.n}
+    if found is not None:
+        values |= {
+            "reference": table.reference,
+            "difference": found.difference,
+            "n_paired": found.n,
+        }
+        values |= {"low": found.low, "high": found.high, "p": found.p}
+    return values
+
+
+# ---- LaTeX
+
+
+def render_latex(table: Table) -> str:
+    """A table environment for booktabs, which its preamble must load; what is missing follows as
+    comments.
+    """
+    several = len(table.counts) > 1
+    body = {
+        row.label: [_cell(c, head, several, _typeset) for head, c in _row(table, row)]
+        for row in table.rows
+    }
+    lines = [
+        "% \\usepackage{booktabs}",
+        "\\begin{table}",
+        "\\centering",
+        f"\\caption{{{_latex(table.caption)}}}",
+    ]
+    lines += [f"\\label{{tab:{re.sub('[^a-zA-Z0-9]+', '-', table.name)}}}"]
+    lines += _tabular(table, body)
+    if table.compared:
+        lines += [
+            "",
+            "\\medskip",
+            f"Difference to {_latex(str(table.reference))}",
+            "",
+            "\\smallskip",
+        ]
+        lines += _tabular(table, _differences(table, _latex))
+    lines += ["\\end{table}"]
+    for what, why, fill in table.absent():
+        lines += [
+            f"% missing: {' '.join(what.split())}: {' '.join(why.split())}",
+            *(f"%   {line}" for line in fill),
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _tabular(table: Table, body: Body) -> list[str]:
+    lines = [f"\\begin{{tabular}}{{l{'r' * len(table.columns)}}}", "\\toprule"]
+    if any(name for name, _ in table.groups):
+        spans, rules, at = [], [], 2
+        for name, width in table.groups:
+            spans.append(f"\\multicolumn{{{width}}}{{c}}{{{_latex(name)}}}")
+            rules += [f"\\cmidrule(lr){{{at}-{at + width - 1}}}"] if name else []
+            at += width
+        lines += [f" & {' & '.join(spans)} \\\\", " ".join(rules)]
+    lines += [f" & {' & '.join(_latex(head.label) for head in table.columns)} \\\\", "\\midrule"]
+    # The braces keep a bracket that opens a row from being read as the option of the line break
+    # before it.
+    lines += [f"{{{_latex(label)}}} & {' & '.join(cells)} \\\\" for label, cells in body.items()]
+    return [*lines, "\\bottomrule", "\\end{tabular}"]
+
+
+def _typeset(text: str, cell: Cell) -> str:
+    text = _latex(text)
+    return f"\\textbf{{{text}}}" if cell.best else f"\\underline{{{text}}}" if cell.second else text
+
+
+def _latex(text: str) -> str:
+    return "".join(_LATEX.get(c, c) for c in " ".join(text.split()))
+
+
+# ---- both
+
+
+def _row(table: Table, row: Line) -> list[tuple[Head, Cell]]:
+    return list(zip(table.columns, row.cells, strict=True))
+
+
+def _differences(table: Table, escaped: Callable[[str], str]) -> Body:
+    """The differences to the reference row, of the rows that have any."""
+    return {
+        row.label: [escaped(compared(cell.comparison, head)) for head, cell in _row(table, row)]
+        for row in table.compared
+    }
+
+
+def _cell(cell: Cell, head: Head, several: bool, marked: Callable[[str, Cell], str]) -> str:
+    """Ours, marked, and the paper's."""
+    beside = published(cell, head)
+    escape = Cell()
+    return " ".join(
+        filter(None, [marked(number(cell, head, several), cell), beside and marked(beside, escape)])
+    )
