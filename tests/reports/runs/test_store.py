@@ -350,7 +350,7 @@ def test_reading_prints_nothing_and_loads_neither_torch_nor_ray(store: Store) ->
 import sys
 from pathlib import Path
 from tune_mm.reports.runs.store import Reader
-import tune_mm.reports.select
+import tune_mm.reports.runs.select
 reader = Reader.open(sys.argv[1], Path.cwd())
 runs = reader.records()
 assert reader.artifact(runs[0], "config.yaml") is not None
