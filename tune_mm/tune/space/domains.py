@@ -31,112 +31,126 @@ ARGUMENTS = {
     "grid": "a list of one or more different values (numbers, strings, true, false, null)",
 }
 LISTS = ("choice", "grid")
+REAL = ("uniform", "loguniform", "quniform")
 
 
 @dataclass(frozen=True)
 class Domain:
-    """One searched setting. args as in the module's docstring; when: key -> the values under which
-    it is drawn.
-    """
+    """One searched setting."""
 
     kind: str
-    args: tuple[Scalar, ...]
+    args: tuple[Scalar, ...]  # as in the module's docstring
+    # Under which values of other keys it is drawn.
     when: Mapping[str, tuple[Scalar, ...]] = field(default_factory=dict)
 
     def values(self) -> tuple[Scalar, ...] | None:
         """All values, in order; None for a continuous domain."""
         if self.kind in LISTS:
             return self.args
-        numbers = self._numbers()
+        numbers: tuple[Any, ...] = self.args
         if self.kind == "randint":
-            return tuple(range(numbers[0], numbers[1] + 1))
+            low, high = numbers
+            return tuple(range(low, high + 1))
         if self.kind == "quniform":
             low, high, step = numbers
-            return tuple(
-                round(low + i * step, 12) for i in range(math.floor((high - low) / step + 1e-9) + 1)
-            )
+            steps = math.floor((high - low) / step + 1e-9)
+            return tuple(round(low + i * step, 12) for i in range(steps + 1))
         return None
 
     def bounds(self) -> tuple[Scalar, ...]:
-        """The values a config field must accept for the whole domain to be acceptable: the ends, or
-        every choice.
-        """
-        return self.args if self.kind in LISTS else self.args[:2]
+        """The values that stand for the domain in checks: every choice, or both ends."""
+        if self.kind in LISTS:
+            return self.args
+        return self.args[:2]
 
     def contains(self, value: Scalar) -> bool:
         """Whether `value` could be drawn; an integer may stand for a float, a bool for no number."""
         if self.kind in LISTS:
-            return any(
-                value == a and isinstance(value, bool) == isinstance(a, bool) for a in self.args
-            )
+            return any(_same(value, choice) for choice in self.args)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             return False
-        if self.kind == "randint" and value != int(value):
+        numbers: tuple[Any, ...] = self.args
+        low, high = numbers[:2]
+        if not low <= value <= high:
             return False
-        low, high, *step = self._numbers()
-        if step:
-            steps = (value - low) / step[0]
-            return low <= value <= high and math.isclose(steps, round(steps), abs_tol=1e-6)
-        return bool(low <= value <= high)
-
-    def _numbers(self) -> list[Any]:
-        return list(self.args)
+        if self.kind == "randint":
+            return value == int(value)
+        if self.kind == "quniform":
+            steps = (value - low) / numbers[2]
+            return math.isclose(steps, round(steps), abs_tol=1e-6)
+        return True
 
     def text(self) -> str:
         """One line for tables and messages."""
-        inner = ", ".join(_scalar(a) for a in self.args)
-        where = ", ".join(
-            f"{k} = {' | '.join(_scalar(v) for v in vs)}" for k, vs in self.when.items()
-        )
-        return f"{self.kind} [{inner}]" + (f" when {where}" if where else "")
+        inner = ", ".join(_scalar(value) for value in self.args)
+        text = f"{self.kind} [{inner}]"
+        if not self.when:
+            return text
+        conditions = []
+        for key, allowed in self.when.items():
+            conditions.append(f"{key} = {' | '.join(_scalar(value) for value in allowed)}")
+        return f"{text} when {', '.join(conditions)}"
 
 
 Domains = Mapping[str, Domain]
-
-
-def _scalar(value: Scalar) -> str:
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def parse(raw: Any) -> Domain | str:
     """A Domain from its YAML mapping, or one message that says what is wrong (got, allowed)."""
     if not isinstance(raw, Mapping):
         return f"must be a mapping such as {{uniform: [0, 1]}}, got {raw!r}"
-    kinds = [k for k in raw if k != "when"]
+    kinds = [str(key) for key in raw if key != "when"]
     if len(kinds) != 1 or kinds[0] not in ARGUMENTS:
-        return (
-            f"must name one of {', '.join(ARGUMENTS)}, got {', '.join(map(str, kinds)) or 'none'}"
-        )
-    kind, args = kinds[0], raw[kinds[0]]
+        got = ", ".join(kinds) or "none"
+        return f"must name one of {', '.join(ARGUMENTS)}, got {got}"
+    kind = kinds[0]
+    args = raw[kind]
     if not isinstance(args, list) or not _fits(kind, args):
         return f"{kind} takes {ARGUMENTS[kind]}, got {args!r}"
     when = raw.get("when", {})
     if not isinstance(when, Mapping):
         return f"when must be a mapping such as {{optim.name: sgd}}, got {when!r}"
-    conditions = {k: tuple(v) if isinstance(v, list) else (v,) for k, v in when.items()}
-    numbers = (
-        tuple(float(a) for a in args)
-        if kind in ("uniform", "loguniform", "quniform")
-        else tuple(args)
-    )
-    return Domain(kind, numbers, conditions)
+    conditions: dict[str, tuple[Scalar, ...]] = {}
+    for key, allowed in when.items():
+        conditions[key] = tuple(allowed) if isinstance(allowed, list) else (allowed,)
+    if kind in REAL:
+        args = [float(number) for number in args]
+    return Domain(kind, tuple(args), conditions)
 
 
 def _fits(kind: str, args: list[Any]) -> bool:
     if kind in LISTS:
-        plain = all(a is None or isinstance(a, (bool, int, float, str)) for a in args)
+        plain = all(value is None or isinstance(value, (bool, int, float, str)) for value in args)
         return plain and len(args) > 0 and len(set(args)) == len(args)
-    if not all(
-        isinstance(a, (int, float)) and not isinstance(a, bool) and math.isfinite(a) for a in args
-    ):
+    if not all(_is_finite(number) for number in args):
         return False
     if len(args) != (3 if kind == "quniform" else 2):
         return False
-    low, high = args[0], args[1]
+    low, high = args[:2]
     if kind == "randint":
         return isinstance(low, int) and isinstance(high, int) and low <= high
     if kind == "quniform" and not 0 < args[2] <= high - low:
         return False
-    return bool(low < high and (kind != "loguniform" or low > 0))
+    if kind == "loguniform" and low <= 0:
+        return False
+    return bool(low < high)
+
+
+def _is_finite(value: Any) -> bool:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return number and math.isfinite(value)
+
+
+def _same(value: Scalar, choice: Scalar) -> bool:
+    """Equal, and not one a bool and the other a number."""
+    return value == choice and isinstance(value, bool) == isinstance(choice, bool)
+
+
+def _scalar(value: Scalar) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value)
