@@ -38,7 +38,8 @@ from tune_mm.tune.keys import DIVERGED_KEY, FINISHED_KEY, NOTES_KEY, OBJECTIVE_K
 from tune_mm.tune.output.display import Board
 from tune_mm.tune.plan import plan
 from tune_mm.tune.plan.plan import Options
-from tune_mm.tune.propose.ledger import Ledger, open_storage
+from tune_mm.tune.propose.journal import open_storage
+from tune_mm.tune.propose.ledger import Ledger
 from tune_mm.tune.propose.samplers import make_sampler
 from tune_mm.tune.propose.searcher import AskTell
 from tune_mm.tune.space.domains import Values

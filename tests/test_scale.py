@@ -40,7 +40,7 @@ def test_every_report_is_in_journal_and_store(
     bench: Any, found: tuple[dict[str, Any], Path]
 ) -> None:
     figures, root = found
-    from tune_mm.tune.propose.ledger import open_storage
+    from tune_mm.tune.propose.journal import open_storage
 
     (study,) = open_storage(root / "journal").get_all_studies()
     trials = open_storage(root / "journal").get_all_trials(study._study_id)

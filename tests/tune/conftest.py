@@ -16,7 +16,8 @@ from tests.tune.toy import Toy
 from tune_mm.tune import search
 from tune_mm.tune.execute import ray_session
 from tune_mm.tune.plan.plan import Options
-from tune_mm.tune.propose.ledger import Ledger, open_storage
+from tune_mm.tune.propose.journal import open_storage
+from tune_mm.tune.propose.ledger import Ledger
 
 TOY = """config: iemocap
 method: joint

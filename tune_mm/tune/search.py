@@ -33,7 +33,8 @@ from tune_mm.tune.plan import plan as P
 from tune_mm.tune.plan import preview
 from tune_mm.tune.plan.plan import Options, Plan
 from tune_mm.tune.plan.search_file import RECORD
-from tune_mm.tune.propose.ledger import Busy, Ledger, Lock, open_storage
+from tune_mm.tune.propose.journal import open_storage
+from tune_mm.tune.propose.ledger import Busy, Ledger, Lock
 from tune_mm.tune.space import space as S
 from tune_mm.tune.space import suite as U
 from tune_mm.tune.space.domains import Values

@@ -19,7 +19,8 @@ from tune_mm.tune.output import results
 from tune_mm.tune.output.results import Spread
 from tune_mm.tune.plan import plan as P
 from tune_mm.tune.plan.plan import Options, Plan
-from tune_mm.tune.propose.ledger import Ledger, Point, open_storage
+from tune_mm.tune.propose.journal import open_storage
+from tune_mm.tune.propose.ledger import Ledger, Point
 
 
 @pytest.mark.parametrize("values", [[0.5], [0.1, 0.4], [0.7, 0.72, 0.69, 0.75]])

@@ -10,7 +10,8 @@ import pytest
 from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 
-from tune_mm.tune.propose.ledger import Busy, Ledger, Lock, Point, open_storage
+from tune_mm.tune.propose.journal import open_storage
+from tune_mm.tune.propose.ledger import Busy, Ledger, Lock, Point
 
 
 def ledger(path: Path, points: tuple[Point, ...] = (), name: str = "s/search") -> Ledger:

@@ -17,7 +17,8 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from tune_mm.tune.propose import tpe
-from tune_mm.tune.propose.ledger import Ledger, Point, open_storage
+from tune_mm.tune.propose.journal import open_storage
+from tune_mm.tune.propose.ledger import Ledger, Point
 from tune_mm.tune.propose.samplers import make_sampler
 from tune_mm.tune.propose.searcher import AskTell
 from tune_mm.tune.space.domains import Domain, SearcherName, parse
