@@ -31,7 +31,7 @@ from tune_mm.tune.space.domains import SearcherName, Values
 from tune_mm.tune.space.drawing import draw, grid
 from tune_mm.tune.space.space import Space
 from tune_mm.tune.stop import protected, schedulers
-from tune_mm.tune.stop.protected import Quiet
+from tune_mm.tune.stop.protected import ProtectedEpochs
 
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 MAX_FAILURES = 2  # deaths of its worker that a trial survives
@@ -185,7 +185,7 @@ def run(context: Context, stage: StagePlan) -> Ledger:
         *protected.shared(stage.space, stage.base),
     )
     scheduler = schedulers.make(name, stage.space.mode, stage.epochs, grace, spec.reduction, stage.space.domains,
-                                book.past(*ENDED), searcher.resumed, Quiet(stage.base, always))  # fmt: skip
+                                book.past(*ENDED), searcher.resumed, ProtectedEpochs(stage.base, always))  # fmt: skip
     context.board.begin(stage.stage, stage.target - left, stage.target, _best(book), stage.epochs)
     where = context.plan.storage
     scheme = where.split("://")[0] + "://" if "://" in where else ""

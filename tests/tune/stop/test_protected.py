@@ -17,7 +17,7 @@ from tune_mm.tune import search
 from tune_mm.tune.plan.plan import Options
 from tune_mm.tune.space import space as S
 from tune_mm.tune.stop import protected, schedulers
-from tune_mm.tune.stop.protected import Quiet
+from tune_mm.tune.stop.protected import ProtectedEpochs
 
 
 def relearn(**settings: Any) -> Config:
@@ -54,11 +54,11 @@ def test_a_trial_s_quiet_epochs_are_its_own_method_s_and_those_of_all() -> None:
     """Resets after 6 and 12 of 30 epochs, a dip of two epochs behind each; another period, another
     dip.
     """
-    quiet = Quiet(relearn(period=0.2, times=2), ((1, 3),))
+    quiet = ProtectedEpochs(relearn(period=0.2, times=2), ((1, 3),))
     assert quiet({}) == ((1, 3), (6, 8), (12, 14))
     assert quiet({"optim.lr": 0.1}) == quiet({})
     assert quiet({"method.period": 0.3, "method.times": 1}) == ((1, 3), (9, 11))
-    assert Quiet(load_config("avdigits"))({}) == ()
+    assert ProtectedEpochs(load_config("avdigits"))({}) == ()
 
 
 def test_all_trials_keep_to_the_dips_of_any_setting_that_is_listed() -> None:

@@ -20,9 +20,11 @@ def seed_of(seed: int, number: int) -> int:
 def make_sampler(
     name: SearcherName, seed: int, number: int, startup: int, conditional: bool
 ) -> BaseSampler:
-    """The sampler for one trial. startup: trials drawn at random before a model is trusted
-    (tpe, cmaes), or the     population (nsgaii). A grid needs none: its trials are decided
-    beforehand.
+    """The sampler for trial `number` of a search with `seed`.
+
+    startup: trials drawn at random before a model is trusted (tpe, cmaes), or the population
+        (nsgaii).
+    conditional: trials differ in what is drawn.
     """
     chosen = seed_of(seed, number)
     with warnings.catch_warnings():
@@ -35,4 +37,5 @@ def make_sampler(
             )
         if name == "nsgaii":
             return NSGAIISampler(seed=chosen, population_size=max(startup, 2))
+    # A grid's trials are decided beforehand: it draws nothing.
     return RandomSampler(seed=chosen)

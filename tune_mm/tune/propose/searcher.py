@@ -15,48 +15,47 @@ from tune_mm.tune.propose.ledger import Assignment, Ledger
 
 
 class Unkept:
-    """Left empty in the file that Ray writes to restore a Tuner, which is not used: the ledger is
-    what is restored.
-    """
+    """Has no state of its own in the file that Ray writes for Tuner.restore, which is not used here."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
 
 class AskTell(Unkept, Searcher):
-    """Ray's view of a ledger: unfinished trials first, from their checkpoints, then new ones up to
-    `target`.
+    """Ray's view of a ledger: unfinished trials first, from their checkpoints, then new ones.
 
-    Why not ray's OptunaSearch: it tells Optuna that a trial stopped by ASHA is complete, with the
-    value of its partial budget. Here every epoch's running best is reported and a stopped trial is
+    Why not Ray's OptunaSearch: it tells Optuna that a trial stopped by ASHA is complete, with the
+    value of its partial budget. Here every epoch's running best is reported, and a stopped trial is
     told PRUNED.
-
-    capacity() is how many trials may be alive at once. A trial whose worker died for good is told
-    by the driver's callback, which knows why (`lost`).
     """
 
     def __init__(self, ledger: Ledger, target: int, capacity: Callable[[], int]) -> None:
+        """
+        target: how many trials the stage has.
+        capacity: how many may be alive at once.
+        """
         super().__init__(metric=OBJECTIVE_KEY, mode=ledger.mode)
-        self.ledger, self.target, self._capacity = ledger, target, capacity
-        self._again, self._asked = ledger.unfinished(), ledger.handed_out()
-        self.numbers: dict[str, int] = {}  # ray's trial id -> ledger's number, of live trials
-        self.lost: set[str] = set()
-        self.resumed: dict[int, Assignment] = {}
+        self.ledger = ledger
+        self.target = target
+        self._capacity = capacity
+        self._unfinished = ledger.unfinished()
+        self._asked = ledger.handed_out()
+        self.numbers: dict[str, int] = {}  # of live trials: Ray's id -> the ledger's number
+        self.lost: set[str] = set()  # Ray's ids of trials whose worker died for good
+        self.resumed: dict[int, Assignment] = {}  # trials that go on from a checkpoint
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        """The next trial's config, None for "not now", Ray's word FINISHED when the stage has all
-        its trials.
-        """
-        if not self._again and self._asked >= self.target:
-            return cast(
-                "dict[str, Any]", Searcher.FINISHED
-            )  # a str, which Ray's own annotation leaves out
+        """The next trial's config, None for "not now", Ray's FINISHED when all were handed out."""
+        if not self._unfinished and self._asked >= self.target:
+            # A str, which Ray's own annotation leaves out.
+            return cast("dict[str, Any]", Searcher.FINISHED)
         if len(self.numbers) >= self._capacity():
             return None
-        if self._again:
-            assignment = self.ledger.again(self._again.pop(0))
+        if self._unfinished:
+            assignment = self.ledger.again(self._unfinished.pop(0))
         else:
-            assignment, self._asked = self.ledger.ask(), self._asked + 1
+            assignment = self.ledger.ask()
+            self._asked += 1
         if assignment.reported:
             self.resumed[assignment.number] = assignment
         self.numbers[trial_id] = assignment.number
@@ -69,14 +68,17 @@ class AskTell(Unkept, Searcher):
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Report the objective so far."""
         if OBJECTIVE_KEY in result:
-            self.ledger.report(
-                self.numbers[trial_id], result["training_iteration"], result[OBJECTIVE_KEY]
-            )
+            epoch = result["training_iteration"]
+            self.ledger.report(self.numbers[trial_id], epoch, result[OBJECTIVE_KEY])
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Tell COMPLETE, PRUNED or FAIL."""
+        """Tell COMPLETE, PRUNED or FAIL.
+
+        A trial whose worker died for good is only noted: the driver's callback knows why, and tells
+        it (`tell_lost`).
+        """
         if error:
             self.lost.add(trial_id)
             return
@@ -84,23 +86,20 @@ class AskTell(Unkept, Searcher):
             self.numbers.pop(trial_id)
             return
         self.on_trial_result(trial_id, result)
-        number, facts = self.numbers.pop(trial_id), facts_of(result)
+        number = self.numbers.pop(trial_id)
+        facts = facts_of(result)
         if FAILURE_KEY in result:
             self.ledger.fail(number, result[FAILURE_KEY], **facts)
         elif result.get(DIVERGED_KEY):
             epoch = result["training_iteration"]
-            self.ledger.fail(
-                number,
-                f"diverged: the loss was not finite in epoch {epoch}",
-                diverged=True,
-                **facts,
-            )
-        elif result.get(FINISHED_KEY) and math.isfinite(result[OBJECTIVE_KEY]):
-            self.ledger.complete(number, result[OBJECTIVE_KEY], **facts)
-        elif result.get(FINISHED_KEY):
-            self.ledger.fail(number, "no epoch had a finite objective", diverged=True, **facts)
-        else:
+            reason = f"diverged: the loss was not finite in epoch {epoch}"
+            self.ledger.fail(number, reason, diverged=True, **facts)
+        elif not result.get(FINISHED_KEY):
             self.ledger.prune(number, **facts)
+        elif math.isfinite(result[OBJECTIVE_KEY]):
+            self.ledger.complete(number, result[OBJECTIVE_KEY], **facts)
+        else:
+            self.ledger.fail(number, "no epoch had a finite objective", diverged=True, **facts)
 
     def tell_lost(self, trial_id: str, reason: str) -> None:
         """The trial's worker died more often than is allowed."""
@@ -109,25 +108,24 @@ class AskTell(Unkept, Searcher):
             self.ledger.fail(self.numbers.pop(trial_id), reason)
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the ledger is on disk already."""
+        """Do nothing: the ledger is on disk already."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing: the ledger is on disk already."""
+        """Do nothing: the ledger is on disk already."""
 
 
 def facts_of(result: Mapping[str, Any]) -> dict[str, Any]:
-    """What the ledger keeps of a trial's last result (flattened by ray: a/b/c)."""
+    """What the ledger keeps of a trial's last result (flattened by Ray: a/b/c)."""
     facts: dict[str, Any] = {
         "epochs": result.get("training_iteration", 0),
         "best_epoch": result.get("best_epoch", 0),
+        "seconds": round(float(result.get("seconds", 0.0)), 3),
     }
-    facts["seconds"] = round(float(result.get("seconds", 0.0)), 3)
     if SPENT_KEY in result:
         facts["passes"] = result[SPENT_KEY]
     for group in ("best_metrics", "test"):
-        found = {
-            k.removeprefix(f"{group}/"): v for k, v in result.items() if k.startswith(f"{group}/")
-        }
+        prefix = f"{group}/"
+        found = {k.removeprefix(prefix): v for k, v in result.items() if k.startswith(prefix)}
         if found:
             facts[group] = found
     return facts

@@ -1,5 +1,4 @@
-"""Epochs in which no trial is stopped, because what it reports there says little about what it will
-reach.
+"""Epochs in which no trial is stopped: what it reports there says little about what it will reach.
 
 They are what the method declares (`Method.dips`: after a re-initialisation, when a new stage
 begins) and, under a step schedule, all epochs up to a little past the learning rate's last drop.
@@ -15,8 +14,7 @@ from typing import Any
 
 from tune_mm.config import Config, with_overrides
 from tune_mm.core.build import method_of
-from tune_mm.tune.space import space as S
-from tune_mm.tune.space.space import Space
+from tune_mm.tune.space.space import Space, variants
 
 Ranges = tuple[tuple[int, int], ...]
 
@@ -29,13 +27,14 @@ def within(epoch: int, ranges: Ranges) -> bool:
 def behind(epoch: int, ranges: Ranges) -> int:
     """The first epoch from `epoch` on that lies in none of the ranges."""
     while within(epoch, ranges):
-        epoch = max(last for first, last in ranges if first <= epoch <= last) + 1
+        ends = [last for first, last in ranges if first <= epoch <= last]
+        epoch = max(ends) + 1
     return epoch
 
 
 def text(ranges: Ranges) -> str:
     """ "7-9, 20" """
-    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in ranges)
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)
 
 
 def of(config: Config) -> Ranges:
@@ -44,33 +43,36 @@ def of(config: Config) -> Ranges:
 
 
 def shared(space: Space, base: Config) -> Ranges:
-    """Dips of every method setting that the space lists: all its trials keep to them, so that rungs
-    compare like with like. What a trial's own numbers add, it keeps to alone. base: the config of
-    the stage.
+    """Dips of every method setting that the space lists: all its trials keep to them.
+
+    So rungs compare like with like. What a trial's own numbers add, it keeps to alone.
+    base: the config of the stage.
     """
-    found = {r for changes in S.variants(space) for r in of(with_overrides(base, changes))}
+    found: set[tuple[int, int]] = set()
+    for changes in variants(space):
+        found.update(of(with_overrides(base, changes)))
     merged: list[tuple[int, int]] = []
     for first, last in sorted(found):
         if merged and first <= merged[-1][1] + 1:
-            merged[-1] = merged[-1][0], max(last, merged[-1][1])
+            start, end = merged[-1]
+            merged[-1] = (start, max(last, end))
         else:
             merged.append((first, last))
     return tuple(merged)
 
 
 @dataclass(frozen=True)
-class Quiet:
-    """By a trial's values: the ranges of epochs in which it is not stopped. base: the config before
-    its values; always: ranges that hold for all trials.
-    """
+class ProtectedEpochs:
+    """The ranges of epochs in which a trial is not stopped, by its values."""
 
-    base: Config
-    always: Ranges = ()
+    base: Config  # before the trial's values
+    always: Ranges = ()  # of all trials
     _known: dict[str, Ranges] = field(default_factory=dict)
 
     def __call__(self, values: Mapping[str, Any]) -> Ranges:
-        own = {k: v for k, v in values.items() if k.partition(".")[0] == "method"}
-        key = json.dumps(own, sort_keys=True)
-        if key not in self._known:
-            self._known[key] = (*self.always, *of(with_overrides(self.base, own)))
-        return self._known[key]
+        own = {key: value for key, value in values.items() if key.partition(".")[0] == "method"}
+        setting = json.dumps(own, sort_keys=True)
+        if setting not in self._known:
+            dips = of(with_overrides(self.base, own))
+            self._known[setting] = (*self.always, *dips)
+        return self._known[setting]
