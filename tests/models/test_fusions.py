@@ -1,7 +1,7 @@
 """What every fusion must satisfy: its formula, the ways of a modality alone, DGL's gradients, and
 lanes under vmap.
 
-A new file in tune_mm/models/fusions is covered by an entry in fusion_cases.py.
+A new file in tune_mm/models/fusions is covered by its formula in tests/models/formulas.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from pydantic import ValidationError
 
 from tests.models.fusion_cases import (
     CASES,
-    FORMULAE,
     OUTPUTS,
     SHAPES,
     batch,
     encode,
+    formula,
     fusion_section,
     literal,
     make,
-    mmtm,
     net_of,
     used,
+    without_formula,
 )
 from tests.support import named
 from tune_mm import plugins
@@ -37,12 +37,9 @@ CASE_AND_PATH = pytest.mark.parametrize(("case", "path"), PATHS)
 ALPHA, CLOCK = 1.5, Clock(0, 0, 1, 1)
 
 
-def test_every_fusion_is_covered():
+def test_every_fusion_has_a_formula():
     """But for those that predict pixels, which have tests of their own."""
-    names = {
-        name for name in plugins.available("fusions") if not plugins.load("fusions", name).dense
-    }
-    assert {fusion for fusion, _ in CASES.values()} == names
+    assert without_formula() == [], "write tests/models/formulas/<fusion>.py"
 
 
 @MODALITIES
@@ -71,7 +68,8 @@ def test_without_is_the_formula_of_zeros(case, count):
     features = encode(model, batch(count).inputs)
     found = model.without(features, {"audio"})
     if CASES[case][0] == "mmtm":
-        wanted = mmtm(model, features, fusion_section(case), [m for m in features if m != "audio"])
+        present = [m for m in features if m != "audio"]
+        wanted = formula("mmtm").exchanged(model, features, fusion_section(case), present)
     else:
         wanted = literal(
             model, case, {m: f.zero() if m == "audio" else f for m, f in features.items()}
@@ -243,10 +241,10 @@ def test_sequences_of_unequal_widths(case, pool):
         m: torch.stack([f.value[i, : count[i]].mean(0) for i in range(2)])
         for m, f in features.items()
     }
-    torch.testing.assert_close(fusion.hidden(features), FORMULAE[fusion_name](fusion, h))
+    torch.testing.assert_close(fusion.hidden(features), formula(fusion_name).hidden(fusion, h))
     alone = fusion.unimodal(features, "zero")["audio"]
     only = {m: v if m == "audio" else 0 * v for m, v in h.items()}
-    torch.testing.assert_close(alone, FORMULAE[fusion_name](fusion, only))
+    torch.testing.assert_close(alone, formula(fusion_name).hidden(fusion, only))
     with pytest.raises(
         ValueError, match="'text' takes the place of 'audio', which needs equal widths, got 5 and 4"
     ):
