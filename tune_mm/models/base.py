@@ -44,6 +44,10 @@ class Encoder(nn.Module, ABC):
     """
 
     Config: ClassVar[type]
+    # Ranks of the samples that it takes: 1 vector, 2 sequence, 3 image, 4 frames.
+    ranks: ClassVar[tuple[int, ...]]
+    # Settings of a small one without randomness: what the conformance tests build.
+    small: ClassVar[Mapping[str, Any]] = {}
     width: int
 
     @classmethod

@@ -9,7 +9,8 @@ without BatchNorm.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch.nn.functional as F
 from pydantic import Field
@@ -40,6 +41,8 @@ class CnnEncoder(StagedEncoder):
     """Padded [B, C, H, W] or [B, T, C, H, W] -> Padded [B, W]."""
 
     Config = CnnConfig
+    ranks: ClassVar[tuple[int, ...]] = (3, 4)
+    small: ClassVar[Mapping[str, Any]] = {"channels": (4, 6), "width": 6}
 
     def __init__(
         self, inputs: int, channels: tuple[int, ...], width: int, dropout: float, norm: Norm

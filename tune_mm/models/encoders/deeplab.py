@@ -14,8 +14,9 @@ of a single image.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -54,6 +55,8 @@ class DeepLabEncoder(DenseEncoder):
     """
 
     Config = DeepLabConfig
+    ranks: ClassVar[tuple[int, ...]] = (3,)
+    small: ClassVar[Mapping[str, Any]] = {"depth": 18, "width": 6}
 
     def __init__(
         self, inputs: int, depth: int, width: int, rates: tuple[int, ...], checkpoint: bool = False

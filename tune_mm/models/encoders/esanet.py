@@ -19,9 +19,10 @@ here, or with `encoder.` before them).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 from torch import Tensor, nn
@@ -86,6 +87,8 @@ class EsanetEncoder(StagedEncoder):
     """Padded [B, C, H, W] or [B, T, C, H, W] -> Padded [B, W]."""
 
     Config = EsanetConfig
+    ranks: ClassVar[tuple[int, ...]] = (3, 4)
+    small: ClassVar[Mapping[str, Any]] = {"channels": (4, 4, 6, 6, 8), "blocks": (1, 1, 1, 1)}
 
     def __init__(
         self,

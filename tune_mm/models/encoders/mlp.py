@@ -4,7 +4,8 @@ LayerNorm.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 from torch import nn
@@ -29,6 +30,8 @@ class MlpEncoder(Encoder):
     """Padded [B, D] -> Padded [B, W]."""
 
     Config = MlpConfig
+    ranks: ClassVar[tuple[int, ...]] = (1,)
+    small: ClassVar[Mapping[str, Any]] = {"width": 6, "dropout": 0.0}
 
     def __init__(self, inputs: int, width: int, layers: int, dropout: float) -> None:
         super().__init__()

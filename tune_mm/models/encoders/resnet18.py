@@ -10,7 +10,7 @@ names.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -37,6 +37,7 @@ class ResNet18(StagedEncoder):
     """
 
     Config = ResNet18Config
+    ranks: ClassVar[tuple[int, ...]] = (3, 4)
     width = 512
     channels = (64, 128, 256, 512)
 

@@ -8,7 +8,8 @@ sequence of one step and comes out as [B, W].
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
@@ -39,6 +40,16 @@ class TransformerEncoder(Encoder):
     """Padded [B, T, D] -> Padded [B, T, W] with the same mask; [B, D] -> [B, W]."""
 
     Config = TransformerConfig
+    ranks: ClassVar[tuple[int, ...]] = (1, 2)
+    small: ClassVar[Mapping[str, Any]] = {
+        "width": 6,
+        "heads": 2,
+        "layers": 1,
+        "dropout_attention": 0.0,
+        "dropout_relu": 0.0,
+        "dropout_embed": 0.0,
+        "dropout_residual": 0.0,
+    }
 
     def __init__(
         self,
@@ -56,7 +67,15 @@ class TransformerEncoder(Encoder):
 
     @classmethod
     def build(cls, config: Any, shape: tuple[int, ...]) -> TransformerEncoder:
-        """See `Encoder.build`. Raises ValueError when `heads` does not divide `width`."""
+        """See `Encoder.build`.
+
+        Raises ValueError for images and frames, and when `heads` does not divide `width`.
+        """
+        if len(shape) not in cls.ranks:
+            raise ValueError(
+                "the transformer encoder takes vectors (D,) or sequences (T, D), "
+                f"but got shape={shape}; use encoder=cnn"
+            )
         c: TransformerConfig = config
         dropouts = Dropouts(
             c.dropout_attention, c.dropout_relu, c.dropout_embed, c.dropout_residual

@@ -8,7 +8,8 @@ Kaiming normal (He et al., ICCV 2015).
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -30,6 +31,8 @@ class UNetEncoder(DenseEncoder):
     """Padded [B, C, H, W] -> Padded [B, W, h, w] with levels; h = H / 2^(stages - 1)."""
 
     Config = UNetConfig
+    ranks: ClassVar[tuple[int, ...]] = (3,)
+    small: ClassVar[Mapping[str, Any]] = {"channels": (4, 6, 8)}
 
     def __init__(self, inputs: int, channels: tuple[int, ...]) -> None:
         super().__init__()
