@@ -11,5 +11,9 @@ SHIPPED = {"tune_mm._configs": "configs", "tune_mm._search_spaces": "search_spac
 setup(
     packages=[*find_packages(include=["tune_mm", "tune_mm.*"]), *SHIPPED],
     package_dir=SHIPPED,
-    package_data={"tune_mm": ["py.typed"], **{name: ["*.yaml", "*/*.yaml"] for name in SHIPPED}},
+    package_data={
+        "tune_mm": ["py.typed"],
+        "tune_mm.scaffold": ["templates/*/*.txt"],
+        **{name: ["*.yaml", "*/*.yaml"] for name in SHIPPED},
+    },
 )

@@ -27,6 +27,7 @@ MAY_USE = {
     "track": BASE | {"track"},
     "reports": BASE | {"track", "reports"},
     "cluster": BASE | {"cluster"},
+    "scaffold": BASE | {"scaffold"},
     "tune": BASE | {"core", "data", "methods", "models", "track", "tune"},
 }
 COMMANDS = {

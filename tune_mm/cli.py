@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Callable
+from typing import NoReturn
 
 from tune_mm.errors import UserError
 
 MISTAKE = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+
+
+class Parser(argparse.ArgumentParser):
+    """A command line whose mistakes are UserErrors, and whose help keeps its line breaks."""
+
+    def __init__(self, **settings: object) -> None:
+        shape: dict[str, object] = {
+            "formatter_class": argparse.RawDescriptionHelpFormatter,
+            "allow_abbrev": False,
+        }
+        super().__init__(**{**shape, **settings})  # type: ignore[arg-type]
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{self.prog}: {message}; see --help")
 
 
 def run_cli(main: Callable[[], int | None]) -> int:

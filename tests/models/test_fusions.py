@@ -30,7 +30,14 @@ from tune_mm.core.net import Net
 from tune_mm.core.types import Clock, DataSpec, Padded, Task
 
 PATHS = [(c, p) for c, (f, _) in CASES.items() for p in plugins.load("fusions", f).paths]
-OWN_PARAMETERS = [c for c in CASES if c not in ("concat", "sum", "shared_head")]  # beyond the head
+
+
+def has_own_parameters(case):
+    """Beyond the head's."""
+    return any(not name.startswith("head.") for name, _ in make(case, 2).fusion.named_parameters())
+
+
+OWN_PARAMETERS = [case for case in CASES if has_own_parameters(case)]
 MODALITIES = pytest.mark.parametrize("count", [2, 3])
 CASE = pytest.mark.parametrize("case", CASES)
 CASE_AND_PATH = pytest.mark.parametrize(("case", "path"), PATHS)
