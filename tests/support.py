@@ -4,49 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-import pytest
 import torch
 
 from tune_mm import plugins
 from tune_mm.config import Config, field_types, load_config, with_overrides
 from tune_mm.core import teachers
-from tune_mm.core.build import check, float_fields
+from tune_mm.core.build import check
 from tune_mm.core.method import Method, Start
 from tune_mm.core.net import Net
+from tune_mm.core.settings import float_fields
 from tune_mm.core.types import Dataset, DataSpec, Padded, Split, Task
 from tune_mm.models.multimodal import build
 
 SHAPES = {"text": (4, 6), "audio": (7, 5), "visual": (3, 8)}
-
-# Settings that a method cannot do without, and those at which it equals joint training. A new
-# method is covered by existing: without an entry it runs at its defaults, and the conformance suite
-# asks for its neutral settings.
-REQUIRED: dict[str, dict[str, object]] = {"unimodal": {"modality": "text"}}
-NEUTRAL: dict[str, dict[str, object]] = {
-    "joint": {},
-    "dgl": {"alpha": 0.0, "truncate_multimodal": False, "truncate_unimodal": False},
-    "cggm": {"magnitude": False, "lam": 0.0},
-    "agm": {"alpha": 0.0},
-    "ogm": {"alpha": 0.0, "noise": False},
-    "mslr": {},
-    "mrd": {"p": 0.0},
-    "pmr": {"alpha": 0.0, "entropy": 0.0},
-    "g_blending": {"mode": "fixed", "alpha": 0.0},
-    "relearn": {"times": 0},
-    "umt": {"lam": 0.0},
-}
-WITHOUT_NEUTRAL = {
-    "unimodal": "it trains one modality only",
-    "mmcosine": "its logits are cosines",
-    "mmpareto": "its encoders always learn from their unimodal losses too",
-    "qmf": "its prediction is a sum weighted by confidences",
-    "mla": "its modalities take turns",
-    "ume": "it trains no fusion",
-    "reconboost": "its modalities take turns",
-    "greedy": "its branches have a loss each",
-}
-# Settings at which a method draws no random numbers: under vmap these are equal in law only.
-DETERMINISTIC: dict[str, dict[str, object]] = {"ogm": {"noise": False}, "mrd": {"p": 0.0}}
 
 
 def dataset(
@@ -96,7 +66,7 @@ def config(method="joint", overrides=(), **settings) -> Config:
         **{k: 0.0 for k in field_types(load_config("iemocap")) if ".dropout" in k},
         **dict(overrides),
     }  # fmt: skip
-    section = {"name": method, **REQUIRED.get(method, {}), **settings}
+    section = {"name": method, **plugins.load("methods", method).required, **settings}
     if method == "cggm":
         section = {"classifier_heads": 2, "classifier_dropout": 0.0, **section}
     cfg = with_overrides(with_overrides(load_config("iemocap"), values), {"method": section})
@@ -108,12 +78,36 @@ def config(method="joint", overrides=(), **settings) -> Config:
     )
 
 
-def skip_refused(cfg: Config, data: Dataset) -> None:
-    """End the test where the method says that it cannot train these data or this model."""
+class Refused(Exception):
+    """The method says that it cannot train these data or this model, and is right to say so.
+
+    tests/methods/conftest.py takes a test that ends so for passed: the refusal was what there is to
+    test.
+    """
+
+
+def require_trainable(cfg: Config, data: Dataset) -> None:
+    """Raises Refused where the method refuses; fails where it refuses wrongly, or should have."""
+    support = plugins.load("methods", cfg.method.name).support
+    expected = None
+    try:
+        support.require(cfg.method.name, data.spec, cfg.model.fusion.name)
+    except ValueError as error:
+        expected = str(error)
     try:
         check(cfg, data.spec)
     except ValueError as error:
-        pytest.skip(str(error))
+        message = str(error)
+    else:
+        assert expected is None, f"{cfg.method.name} trains what it says it does not: {expected}"
+        return
+    if expected is not None:
+        assert message == expected
+    else:  # by its own check, which names the setting that is wrong
+        setting = message.partition(":")[0]
+        known = field_types(cfg)
+        assert {setting, f"method.{setting}", f"{setting}.name"} & known.keys(), message
+    raise Refused(message)
 
 
 def bound(cfg: Config, data: Dataset, seed=0, dtype=torch.float64):

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from tests import support
 from tune_mm import plugins
 from tune_mm.config import Config, load_config, with_overrides
 from tune_mm.core.types import VOID, Batch, Dataset, DataSpec, Padded, Split, Task
@@ -71,7 +70,7 @@ def config(method: str = "joint", network: str = "unet", **settings: object) -> 
     if method == "cggm" and network == "esanet":
         settings = {"direction": "off", **settings}
     required = {
-        **support.REQUIRED.get(method, {}),
+        **plugins.load("methods", method).required,
         **({"modality": "radar"} if method == "unimodal" else {}),
     }
     values = {

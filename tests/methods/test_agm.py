@@ -228,7 +228,7 @@ def test_zero_inputs_leave_batchnorm_as_joint_training_does(fusion: str) -> None
         method, net = support.bound(images.config(name, fusion), data)
         net.model.train()
         state = method.init(net, support.start())
-        method.grads(net, support.batch(data), support.hp(method.config), state, CLOCK)
+        method.grads(net, support.batch(data), support.hp(method.section), state, CLOCK)
         assert net.model.training
         buffers.append({n: b.clone() for n, b in net.model.named_buffers()})
     assert buffers[0]
@@ -261,7 +261,7 @@ def test_zeros_are_encoded_once_where_samples_have_no_mask(fusion: str) -> None:
     batch = support.batch(data)
     net.model.eval()
     state = {"average": doubles(0.5, 0.5), "count": doubles(1.0)[0]}
-    logs = method.grads(net, batch, support.hp(method.config), state, CLOCK).logs
+    logs = method.grads(net, batch, support.hp(method.section), state, CLOCK).logs
     f = outputs(net, batch)
     for m, phi in {
         "a": (f["av"] - f["v"] + f["a"]) / 2,

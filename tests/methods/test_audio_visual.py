@@ -67,7 +67,7 @@ def test_every_trained_parameter_moves_and_all_numbers_are_finite(
     data: Dataset, method: str, fusion: str
 ) -> None:
     cfg = config(method, fusion)
-    support.skip_refused(cfg, data)
+    support.require_trainable(cfg, data)
     epochs = support.turns(method_of(cfg), data.spec.modalities)
     run = Run(with_overrides(cfg, {"train.epochs": epochs + 1}), data)
     before = {n: p.detach().clone() for n, p in run.net.params.items()}
@@ -88,7 +88,7 @@ def test_a_resumed_run_ends_bit_equal(
     happened.
     """
     cfg = config(method, fusion)
-    support.skip_refused(cfg, data)
+    support.require_trainable(cfg, data)
     whole, first = Run(cfg, data), Run(cfg, data)
     whole.epoch()
     whole.epoch()
@@ -105,7 +105,7 @@ def test_a_resumed_run_ends_bit_equal(
 def test_neutral_dgl_equals_joint_training(data: Dataset) -> None:
     """alpha 0 without truncations: the first cell of the paper's Table 3."""
     neutral: dict[str, Any] = {
-        f"method.{key}": value for key, value in support.NEUTRAL["dgl"].items()
+        f"method.{key}": value for key, value in plugins.load("methods", "dgl").neutral.items()
     }
     runs = [Run(config("joint"), data), Run(config("dgl", **neutral), data)]
     for run in runs:

@@ -35,7 +35,7 @@ def make(name, modalities=MODALITIES[1], task="classification", fusion=None, see
     if fusion not in {None, cfg.model.fusion.name}:
         small = {"heads": 2, "layers": 1} if fusion == "transformer" else {}
         cfg = with_overrides(cfg, {"model.fusion": {"name": fusion, **small}})
-    support.skip_refused(cfg, data)
+    support.require_trainable(cfg, data)
     method, net = support.bound(cfg, data, seed)
     return cfg, method, net, support.batch(data)
 
@@ -67,7 +67,9 @@ def updates(cfg, method, net, batch, state, hp=None):
 
 
 def test_each_method_states_its_neutral_settings():
-    assert set(METHODS) == set(support.NEUTRAL) | set(support.WITHOUT_NEUTRAL)
+    for name in METHODS:
+        method = plugins.load("methods", name)
+        assert (method.neutral is None) == bool(method.why_not_neutral), name
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -95,7 +97,7 @@ def test_nonzero_gradient_for_every_trained_parameter_within_an_epoch(name):
     """A method of stages has as many epochs as it takes for each part to have its turn."""
     data = support.dataset()
     cfg = support.config(name)
-    support.skip_refused(cfg, data)
+    support.require_trainable(cfg, data)
     epochs = support.turns(Run(cfg, data).method, data.spec.modalities)
     run = Run(with_overrides(cfg, {"train.epochs": max(epochs, 2)}), data)
     before = {n: p.detach().clone() for n, p in run.net.params.items()}
@@ -125,7 +127,7 @@ def test_loss_falls(name, task):
         support.config(name, overrides={"train.epochs": 6, "optim.lr": 3e-3}),
         support.dataset(task=task),
     )
-    support.skip_refused(cfg, data)
+    support.require_trainable(cfg, data)
     run = Run(cfg, data)
     results = [run.epoch() for _ in range(6)]
     assert results[-1].metrics["train/loss"] < results[0].metrics["train/loss"]
@@ -138,7 +140,8 @@ def test_alone_equals_vmap(name, fusion):
     calls, in float64.
     """
     runs = [
-        make(name, fusion=fusion, seed=s, **support.DETERMINISTIC.get(name, {})) for s in range(3)
+        make(name, fusion=fusion, seed=s, **plugins.load("methods", name).deterministic)
+        for s in range(3)
     ]
     cfg, method, net, batch = runs[0]
     states = [first_state(cfg, method, r[2]) for r in runs]
@@ -168,9 +171,12 @@ def test_alone_equals_vmap(name, fusion):
         states = [found.state for found in alone]
 
 
-@pytest.mark.parametrize(("name", "fusion"), [case for case in CASES if case[0] in support.NEUTRAL])
+@pytest.mark.parametrize(
+    ("name", "fusion"),
+    [case for case in CASES if plugins.load("methods", case[0]).neutral is not None],
+)
 def test_neutral_settings_reduce_to_joint(name, fusion):
-    cfg, method, net, batch = make(name, fusion=fusion, **support.NEUTRAL[name])
+    cfg, method, net, batch = make(name, fusion=fusion, **plugins.load("methods", name).neutral)
     joint_cfg, joint, _, _ = make("joint", fusion=fusion)
     plain = Net(net.model, net.task)
     (expected,) = updates(joint_cfg, joint, plain, batch, {})
@@ -186,7 +192,7 @@ def test_state_survives_a_round_trip(name, tmp_path):
     """
     cfg = support.config(name, overrides={"train.epochs": 3, "model.encoder.dropout_residual": 0.2})
     data = support.dataset()
-    support.skip_refused(cfg, data)
+    support.require_trainable(cfg, data)
     whole, first = Run(cfg, data), Run(cfg, data)
     expected = [whole.epoch() for _ in range(3)]
     first.epoch()

@@ -65,9 +65,11 @@ def test_every_trained_parameter_gets_a_finite_gradient(name, count):
     assert all(v.ndim == 0 and math.isfinite(float(v)) for v in found.logs.values())
 
 
-@pytest.mark.parametrize("name", [n for n in DENSE if n in support.NEUTRAL])
+@pytest.mark.parametrize(
+    "name", [n for n in DENSE if plugins.load("methods", n).neutral is not None]
+)
 def test_neutral_settings_reduce_to_joint(name):
-    cfg, method, net, batch, state = make(name, **support.NEUTRAL[name])
+    cfg, method, net, batch, state = make(name, **plugins.load("methods", name).neutral)
     joint_cfg, joint, *_ = make("joint")
     expected = joint.grads(Net(net.model, net.task), batch, support.hp(joint_cfg.method), {}, CLOCK)
     found = method.grads(net, batch, support.hp(cfg.method), state, CLOCK)
@@ -82,7 +84,7 @@ def test_alone_equals_vmap(name):
     """Two trials with their own weights and hyperparameters in one vmapped call equal two calls, in
     float64.
     """
-    runs = [make(name, 2, s, **support.DETERMINISTIC.get(name, {})) for s in range(2)]
+    runs = [make(name, 2, s, **plugins.load("methods", name).deterministic) for s in range(2)]
     cfg, method, net, batch, _ = runs[0]
     hps = [{k: v * (1 + 0.2 * s) for k, v in support.hp(cfg.method).items()} for s in range(2)]
     # Before the passes below change the running statistics.

@@ -7,6 +7,7 @@ from tests import support
 from tune_mm.config import check_field, flatten, load_config, with_overrides
 from tune_mm.core import build, step
 from tune_mm.core.run import Run
+from tune_mm.core.settings import float_fields
 from tune_mm.core.types import Clock
 from tune_mm.methods import mslr
 from tune_mm.tune.space import space as S
@@ -42,7 +43,7 @@ def test_a_ratio_is_a_setting_of_its_own():
     )
     flat = flatten(cfg)
     assert (flat["method.ratios.audio"], flat["method.ratios.visual"]) == (0.5, 2.0)
-    assert build.float_fields(cfg.method) == {
+    assert float_fields(cfg.method) == {
         "ratios.audio": 0.5,
         "ratios.visual": 2.0,
         "smooth": 0.0,

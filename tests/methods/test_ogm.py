@@ -192,7 +192,7 @@ def test_conv_only_touches_weights_of_convolutions() -> None:
     update = Update({n: torch.ones_like(net.params[n]) for n in names}, torch.tensor(0.0), {}, {})
     update.logs.update({f"balance/{m}": torch.tensor(0.5) for m in "ab"})
     found = method.edit(
-        net, support.batch(data), support.hp(method.config), {}, CLOCK, update
+        net, support.batch(data), support.hp(method.section), {}, CLOCK, update
     ).grads
     scaled = {n for n, g in found.items() if bool((g == 0.5).all())}
     assert scaled == {f"encoders.a.stages.{i}.0.weight" for i in range(2)}
@@ -226,7 +226,7 @@ def test_scores_leave_batchnorm_as_joint_training_does() -> None:
     for name in ("joint", "ogm"):
         method, net = support.bound(images.config(name, "mmtm"), data)
         net.model.train()
-        method.grads(net, support.batch(data), support.hp(method.config), {}, CLOCK)
+        method.grads(net, support.batch(data), support.hp(method.section), {}, CLOCK)
         assert net.model.training
         buffers.append({n: b.clone() for n, b in net.model.named_buffers()})
     assert buffers[0]

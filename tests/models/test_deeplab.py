@@ -280,7 +280,7 @@ def test_cggm_scales_every_parameter_of_all_four_encoders_by_its_coefficient():
     """Public code looks for encoders by names that this network does not have, and scales none."""
     method, net, batch = bound("cggm", rho=1.0, lam=0.0)
     state = {"metric": torch.zeros(4, dtype=torch.float64)}
-    found = method.grads(net, batch, hp(method.config), state, Clock(0, 0, 1, 1))
+    found = method.grads(net, batch, hp(method.section), state, Clock(0, 0, 1, 1))
     params = net.group(*(f"encoders.{m}" for m in NAMES))
     plain = torch.autograd.grad(
         net.loss(net.fuse(net.encode(batch.inputs)), batch.target), list(params.values())
@@ -300,7 +300,7 @@ def test_cggm_direction_is_that_of_the_1x1_convolutions_gradients():
     """The closed form against automatic differentiation, soft Dice and class weights included."""
     method, net, batch = bound("cggm", lam=0.1)
     state = {"metric": torch.zeros(4, dtype=torch.float64)}
-    found = method.grads(net, batch, hp(method.config), state, Clock(0, 0, 1, 1))
+    found = method.grads(net, batch, hp(method.section), state, Clock(0, 0, 1, 1))
     features = net.encode(batch.inputs)
     fused = net.loss(net.fuse(features), batch.target)
     (mine,) = torch.autograd.grad(fused, [net.params["fusion.head.weight"]], retain_graph=True)

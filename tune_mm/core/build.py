@@ -5,8 +5,6 @@ fits the data.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import nn
@@ -26,22 +24,6 @@ def device_of(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(name)
-
-
-def float_fields(section: Any) -> dict[str, float]:
-    """The float fields of a config section: those that may differ between trials of one program.
-
-    A mapping to floats gives one per key, `<field>.<key>`.
-    """
-    out: dict[str, float] = {}
-    for name, value in section:
-        inner = (
-            {f"{name}.{k}": v for k, v in value.items()}
-            if isinstance(value, Mapping)
-            else {name: value}
-        )
-        out.update({k: v for k, v in inner.items() if isinstance(v, float)})
-    return out
 
 
 def method_of(config: Config) -> Method:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tune_mm.core import grads
 from tune_mm.core.net import Net
 from tune_mm.core.probe import Probe
+from tune_mm.core.settings import StaticSettings
 from tune_mm.core.support import Support
 from tune_mm.core.types import (
     Batch,
@@ -53,10 +54,33 @@ class Method:
         True  # predicts by the fusion's linear head, which is what gradient statistics look at
     )
 
+    # What the conformance tests need to know, told by the method's own file:
+    # settings without which it cannot be made,
+    required: ClassVar[Mapping[str, Any]] = {}
+    # settings at which it equals joint training (None: there are none, and why),
+    neutral: ClassVar[Mapping[str, Any] | None] = None
+    why_not_neutral: ClassVar[str] = ""
+    # settings at which it draws no random numbers.
+    deterministic: ClassVar[Mapping[str, Any]] = {}
+
     def __init__(self, config: Any) -> None:
-        self.config = config
+        self._section = config
+        self.config: Any = StaticSettings(config)
         # A method that lets its user choose has a setting of that name.
         self.unimodal_path = getattr(config, "unimodal_path", self.unimodal_path)
+
+    @property
+    def section(self) -> Any:
+        """The whole section of the configuration, tunable settings included."""
+        return self._section
+
+    def value(self, name: str) -> Any:
+        """A tunable setting as a plain number, for what runs trial by trial.
+
+        That is `dips`, `init`, `check`, `epoch_end` and `predict`. In a step only `hp[name]` is
+        right: trials that share a program differ in it.
+        """
+        return getattr(self._section, name)
 
     def spec(self, spec: DataSpec) -> DataSpec:
         """What the model is built for: the data set's own spec, or a part of it.

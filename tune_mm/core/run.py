@@ -19,10 +19,11 @@ import torch
 
 from tune_mm.config import Config
 from tune_mm.core import batches, metrics, micro, rng, schedule, statistics, step, teachers
-from tune_mm.core.build import device_of, float_fields, method_of, net_of, objective_of
+from tune_mm.core.build import device_of, method_of, net_of, objective_of
 from tune_mm.core.method import Start
 from tune_mm.core.net import Net
 from tune_mm.core.probe import Probe
+from tune_mm.core.settings import float_fields
 from tune_mm.core.types import Batch, Clock, Dataset, Tensors, Update
 from tune_mm.filesystem import cache_folder
 

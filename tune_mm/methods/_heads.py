@@ -1,5 +1,4 @@
-"""What methods share whose unimodal losses have heads of their own, or pass through the fusion
-(`heads`).
+"""Unimodal losses through heads of their own, or through the fusion (`heads`).
 
 Shape legend: B batch, C outputs.
 """

@@ -1,5 +1,4 @@
-"""What methods share that combine the modalities' own logits: weights by modality, and a modality's
-own vector.
+"""Combining the modalities' own logits: weights by modality, and a modality's own vector.
 
 Shape legend: B batch, C outputs, M modalities, W feature width.
 """

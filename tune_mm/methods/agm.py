@@ -1,5 +1,4 @@
-"""Adaptive Gradient Modulation: Shapley values of the modalities, and their share of the gradient
-by how far each is.
+"""Adaptive Gradient Modulation: each modality's share of the gradient follows its Shapley value.
 
 Paper
     AGM, Li et al., ICCV 2023, Sec. 3.2-3.3; compared with in DGL (ICCV 2025) Tables 1-2 and CGGM
@@ -47,7 +46,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import combinations
 from math import factorial, log
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -143,6 +142,7 @@ class AGM(Method):
 
     Config = AGMConfig
     config: AGMConfig
+    neutral: ClassVar[Mapping[str, Any] | None] = {"alpha": 0.0}
     support = Support(
         least=2,
         tasks=TASKS,

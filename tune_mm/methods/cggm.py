@@ -47,7 +47,7 @@ Shapes
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -118,6 +118,7 @@ class CGGM(Method):
 
     Config = CGGMConfig
     config: CGGMConfig
+    neutral: ClassVar[Mapping[str, Any] | None] = {"magnitude": False, "lam": 0.0}
     support = Support(tasks=TASKS, cost="a small classifier per modality")
 
     def trains(self, modalities: tuple[str, ...]) -> tuple[str, ...]:
@@ -134,7 +135,7 @@ class CGGM(Method):
                     spec.task.outputs,
                     c.classifier_layers,
                     c.classifier_heads,
-                    c.classifier_dropout,
+                    self.value("classifier_dropout"),
                 )
                 for m in spec.modalities
             }

@@ -35,7 +35,8 @@ Shapes
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -67,6 +68,11 @@ class DGL(Method):
 
     Config = DGLConfig
     config: DGLConfig
+    neutral: ClassVar[Mapping[str, Any] | None] = {
+        "alpha": 0.0,
+        "truncate_multimodal": False,
+        "truncate_unimodal": False,
+    }
     support = Support(tasks=TASKS, cost="a pass of the fusion per modality, forward and back")
     separable = True
 

@@ -38,7 +38,8 @@ Shapes
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -87,6 +88,7 @@ class GBlending(WithHeads):
     Config = GBlendingConfig
     config: GBlendingConfig
     separable = True
+    neutral: ClassVar[Mapping[str, Any] | None] = {"mode": "fixed", "alpha": 0.0}
     support = Support(
         tasks=TASKS,
         cost="a head per modality; offline, online: per estimate a super-epoch of each of the M + 1 losses",
@@ -113,8 +115,8 @@ class GBlending(WithHeads):
         """
         if self.config.mode == "fixed":
             return {}
-        first = max(1, round(self.config.start * epochs))
-        length = max(1, round(self.config.super_epoch * epochs))
+        first = max(1, round(self.value("start") * epochs))
+        length = max(1, round(self.value("super_epoch") * epochs))
         begins = range(first, epochs, length) if self.config.mode == "online" else [first]
         return {e: min(length, epochs - e) for e in begins if e < epochs}
 

@@ -32,7 +32,8 @@ Shapes
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -87,6 +88,8 @@ class Greedy(Method):
 
     Config = GreedyConfig
     config: GreedyConfig
+    neutral: ClassVar[Mapping[str, Any] | None] = None
+    why_not_neutral: ClassVar[str] = "its branches have a loss each"
     support = Support(
         least=BRANCHES,
         most=BRANCHES,

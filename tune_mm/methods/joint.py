@@ -14,7 +14,8 @@ Shapes
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
@@ -35,6 +36,7 @@ class Joint(Method):
     """Joint training: see the module docstring."""
 
     Config: ClassVar[type[Section]] = JointConfig
+    neutral: ClassVar[Mapping[str, Any] | None] = {}
     support = Support(tasks=TASKS)
     separable = True
 

@@ -34,7 +34,8 @@ Shapes
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -87,6 +88,8 @@ class MLA(Method):
 
     Config = MLAConfig
     config: MLAConfig
+    neutral: ClassVar[Mapping[str, Any] | None] = None
+    why_not_neutral: ClassVar[str] = "its modalities take turns"
     support = Support(
         least=2, fusions=("shared_head",), cost="an optimizer step per modality and batch"
     )
@@ -95,7 +98,7 @@ class MLA(Method):
         """See `Method.spec`: not with weights of unknown modalities, nor by entropy where there are
         no classes.
         """
-        require_modalities("weights", self.config.weights, spec)
+        require_modalities("weights", self.value("weights"), spec)
         if self.config.inference == "entropy" and spec.task.kind != "classification":
             raise ValueError(
                 f"method.inference: must be auto or fixed for {spec.task.kind}, got 'entropy': it needs classes"
@@ -107,7 +110,7 @@ class MLA(Method):
         eye = torch.eye(head.shape[1], dtype=head.dtype, device=head.device)
         return {
             "projection": eye,
-            "weights": _late.shares(self.config.weights, net.modalities, head),
+            "weights": _late.shares(self.value("weights"), net.modalities, head),
         }
 
     def substeps(self, modalities: tuple[str, ...]) -> int:

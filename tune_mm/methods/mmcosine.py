@@ -1,5 +1,4 @@
-"""MMCosine: a head whose logits are sums of cosines, so that no modality wins by the length of its
-features or weights.
+"""MMCosine: logits are sums of cosines, so that no modality wins by the length of its features.
 
 Paper
     MMCosine, Xu et al., ICASSP 2023, Sec. 3, Eq. 5-6.
@@ -29,8 +28,8 @@ Shapes
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -78,6 +77,8 @@ class MMCosine(Method):
 
     Config = MMCosineConfig
     config: MMCosineConfig
+    neutral: ClassVar[Mapping[str, Any] | None] = None
+    why_not_neutral: ClassVar[str] = "its logits are cosines"
     support = Support(tasks=("classification",), fusions=("concat", "sum", "film", "gated", "mmtm"))
     separable = True
     linear = False
@@ -101,7 +102,7 @@ class MMCosine(Method):
         """s, which prediction needs: what it was at the last step."""
         return {
             "scale": torch.full_like(
-                net.params["fusion.head.weight"][0, 0], self.config.scale
+                net.params["fusion.head.weight"][0, 0], self.value("scale")
             ).detach()
         }
 

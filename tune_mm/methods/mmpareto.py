@@ -32,7 +32,8 @@ Shapes
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -87,6 +88,8 @@ class MMPareto(WithHeads):
 
     Config = MMParetoConfig
     config: MMParetoConfig
+    neutral: ClassVar[Mapping[str, Any] | None] = None
+    why_not_neutral: ClassVar[str] = "its encoders always learn from their unimodal losses too"
     support = Support(least=2, tasks=TASKS, cost="a second backward pass")
 
     def grads(self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock) -> Update:

@@ -29,7 +29,8 @@ Shapes
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -100,6 +101,8 @@ class MRD(Method):
 
     Config = MRDConfig
     config: MRDConfig
+    neutral: ClassVar[Mapping[str, Any] | None] = {"p": 0.0}
+    deterministic: ClassVar[Mapping[str, Any]] = {"p": 0.0}
     support = Support(least=2, tasks=TASKS)
 
     def __init__(self, config: MRDConfig) -> None:
@@ -107,7 +110,7 @@ class MRD(Method):
         self.separable = config.per == "sample"
 
     def spec(self, spec: DataSpec) -> DataSpec:
-        require_modalities("p_of", self.config.p_of, spec)
+        require_modalities("p_of", self.value("p_of"), spec)
         return spec
 
     def loss(

@@ -28,7 +28,8 @@ Shapes
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -76,12 +77,13 @@ class MSLR(Joint):
 
     Config = MSLRConfig
     config: MSLRConfig
+    neutral: ClassVar[Mapping[str, Any] | None] = {}
     support = Support(
         tasks=TASKS, cost="none; dynamic: one forward pass of the validation split per epoch"
     )
 
     def spec(self, spec: DataSpec) -> DataSpec:
-        require_modalities("ratios", self.config.ratios, spec)
+        require_modalities("ratios", self.value("ratios"), spec)
         return spec
 
     def init(self, net: Net, start: Start) -> Tensors:
@@ -93,7 +95,7 @@ class MSLR(Joint):
     def optim(self, hp: Tensors, optim: Tensors) -> dict[str, Tensors]:
         return {
             f"encoders.{m}": {"lr": optim["lr"] * smoothed(hp[f"ratios.{m}"], hp["smooth"])}
-            for m in self.config.ratios
+            for m in self.value("ratios")
         }
 
     def edit(

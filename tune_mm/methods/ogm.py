@@ -37,7 +37,8 @@ Shapes
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -112,6 +113,8 @@ class OGM(Method):
 
     Config = OGMConfig
     config: OGMConfig
+    neutral: ClassVar[Mapping[str, Any] | None] = {"alpha": 0.0, "noise": False}
+    deterministic: ClassVar[Mapping[str, Any]] = {"noise": False}
     support = Support(least=2, tasks=TASKS, cost="a forward pass of the fusion per modality")
 
     def check(self, net: Net) -> None:
@@ -129,7 +132,7 @@ class OGM(Method):
         size at once.
         """
         length = max(1, round(SETTLING * epochs))
-        edges = [round(edge * epochs) for edge in (self.config.start, self.config.end)]
+        edges = [round(edge * epochs) for edge in (self.value("start"), self.value("end"))]
         return tuple((edge + 1, min(edge + length, epochs)) for edge in edges if 0 < edge < epochs)
 
     def loss(

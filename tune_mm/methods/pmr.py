@@ -38,7 +38,8 @@ Shapes
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -117,6 +118,7 @@ class PMR(Method):
 
     Config = PMRConfig
     config: PMRConfig
+    neutral: ClassVar[Mapping[str, Any] | None] = {"alpha": 0.0, "entropy": 0.0}
     support = Support(
         least=2,
         tasks=("classification",),
@@ -135,7 +137,7 @@ class PMR(Method):
 
     def epoch_end(self, probe: Probe, hp: Tensors, state: Tensors, clock: Clock) -> EpochEnd:
         """The prototypes of the next epoch."""
-        features, target = probe.features("train", self.config.fraction)
+        features, target = probe.features("train", self.value("fraction"))
         out: Tensors = {}
         for m, found in features.items():
             now, present = means(found, target, probe.net.task.outputs)

@@ -31,7 +31,8 @@ Shapes
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -95,6 +96,8 @@ class QMF(Method):
 
     Config = QMFConfig
     config: QMFConfig
+    neutral: ClassVar[Mapping[str, Any] | None] = None
+    why_not_neutral: ClassVar[str] = "its prediction is a sum weighted by confidences"
     support = Support(least=2, tasks=("classification",), fusions=("concat", "sum", "shared_head"))
     linear: ClassVar[bool] = False
 
@@ -134,7 +137,7 @@ class QMF(Method):
         """`joint` is the weighted sum, which the fusion's own head does not give."""
         logits = self._logits(net, inputs)
         temperature = torch.as_tensor(
-            self.config.temperature, dtype=logits.dtype, device=logits.device
+            self.value("temperature"), dtype=logits.dtype, device=logits.device
         )
         joint = fused(logits, confidence(logits, temperature))
         return {"joint": joint, **dict(zip(net.modalities, logits, strict=True))}

@@ -38,7 +38,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -121,6 +121,8 @@ class ReconBoost(Method):
 
     Config = ReconBoostConfig
     config: ReconBoostConfig
+    neutral: ClassVar[Mapping[str, Any] | None] = None
+    why_not_neutral: ClassVar[str] = "its modalities take turns"
     support = Support(
         least=2,
         fusions=("shared_head",),

@@ -1,5 +1,4 @@
-"""Diagnosing and Re-learning: encoders that have memorised are drawn back towards their initial
-weights.
+"""Diagnosing and Re-learning: encoders that memorise are drawn back to their initial weights.
 
 Paper
     Wei et al.: Diagnosing and Re-learning for Balanced Multimodal Learning, ECCV 2024, Sec. 3.2 and
@@ -34,7 +33,8 @@ Shapes
 from __future__ import annotations
 
 import warnings
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -116,6 +116,7 @@ class Relearn(Joint):
 
     Config = RelearnConfig
     config: RelearnConfig
+    neutral: ClassVar[Mapping[str, Any] | None] = {"times": 0}
     support = Support(cost="k-means on a forward pass over train and val, a few times a run")
 
     def init(self, net: Net, start: Start) -> Tensors:
@@ -123,7 +124,7 @@ class Relearn(Joint):
 
     def resets(self, epochs: int) -> tuple[int, ...]:
         """After which epochs (from 1) encoders are reset; never after the last."""
-        every = self.config.period * epochs
+        every = self.value("period") * epochs
         found = {max(1, round((k + 1) * every)) for k in range(self.config.times)}
         return tuple(sorted(e for e in found if e < epochs))
 
@@ -140,7 +141,7 @@ class Relearn(Joint):
         if clock.epoch + 1 not in self.resets(clock.epochs):
             return EpochEnd(state)
         (train, target), (val, other) = (
-            probe.features(split, self.config.fraction) for split in ("train", "val")
+            probe.features(split, self.value("fraction")) for split in ("train", "val")
         )
         task = probe.net.task
         count = task.outputs if task.kind == "classification" else self.config.bins

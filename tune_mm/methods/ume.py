@@ -23,7 +23,8 @@ Shapes
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -49,6 +50,8 @@ class UME(Method):
 
     Config = UMEConfig
     config: UMEConfig
+    neutral: ClassVar[Mapping[str, Any] | None] = None
+    why_not_neutral: ClassVar[str] = "it trains no fusion"
     support = Support(least=2, fusions=("sum",), cost="none")
     separable = True
     unimodal_path: PathChoice = "zero"
@@ -58,13 +61,13 @@ class UME(Method):
 
     def spec(self, spec: DataSpec) -> DataSpec:
         """See `Method.spec`: not with weights of unknown modalities."""
-        require_modalities("weights", self.config.weights, spec)
+        require_modalities("weights", self.value("weights"), spec)
         return spec
 
     def init(self, net: Net, start: Start) -> Tensors:
         return {
             "weights": _late.shares(
-                self.config.weights, net.modalities, net.params["fusion.head.weight"]
+                self.value("weights"), net.modalities, net.params["fusion.head.weight"]
             )
         }
 

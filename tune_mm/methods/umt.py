@@ -34,7 +34,8 @@ Shapes
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -91,6 +92,7 @@ class UMT(Method):
     Config = UMTConfig
     config: UMTConfig
     separable = True
+    neutral: ClassVar[Mapping[str, Any] | None] = {"lam": 0.0}
     support = Support(
         tasks=TASKS,
         cost="a training per modality beforehand, shared by trials; a forward pass of teachers per step",

@@ -17,7 +17,8 @@ Shapes
 from __future__ import annotations
 
 import difflib
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from tune_mm.config import Section
 from tune_mm.core.types import DataSpec
@@ -35,6 +36,9 @@ class Unimodal(Joint):
     """One modality alone: see the module docstring."""
 
     Config = UnimodalConfig
+    required: ClassVar[Mapping[str, Any]] = {"modality": "text"}
+    neutral: ClassVar[Mapping[str, Any] | None] = None
+    why_not_neutral: ClassVar[str] = "it trains one modality only"
 
     def spec(self, spec: DataSpec) -> DataSpec:
         """The spec of one modality. Raises ValueError for a modality that the data set does not

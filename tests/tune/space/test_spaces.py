@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support import NEUTRAL
+from tune_mm import plugins
 from tune_mm.config import flatten, load_config, with_overrides
 from tune_mm.tune.space import space as S
 from tune_mm.tune.space.drawing import grid
@@ -32,7 +32,7 @@ def test_table_3_has_four_cells_and_the_first_is_joint_training() -> None:
 @pytest.mark.parametrize("name", ["ablation_rho", "ablation_lambda", "ablation_direction"])
 def test_a_cggm_ablation_starts_with_joint_training_on_any_protocol(name: str, data: str) -> None:
     found = cells(name, data)
-    neutral = {f"method.{k}": v for k, v in NEUTRAL["cggm"].items()}
+    neutral = {f"method.{k}": v for k, v in plugins.load("methods", "cggm").neutral.items()}
     assert [{k: c[k] for k in neutral} == neutral for c in found] == [True] + [False] * (
         len(found) - 1
     )
