@@ -14,8 +14,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGE = REPOSITORY / "tune_mm"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-# Parts of tune_mm that each part may import. A single module (config.py, _yaml.py) is a part of its
-# own: `base`.
+# Parts of tune_mm that each part may import. Modules at the top, and config/, are `base`.
 BASE = {"base", "config"}
 MAY_USE = {
     "base": BASE,
@@ -30,12 +29,8 @@ MAY_USE = {
     "scaffold": BASE | {"scaffold"},
     "tune": BASE | {"core", "data", "methods", "models", "track", "tune"},
 }
-COMMANDS = {
-    "search.py",
-    "train.py",
-    "report.py",
-    "cluster.py",
-}  # thin command lines; they put the parts together
+# Thin command lines; they put the parts together.
+COMMANDS = {"__main__.py", "search.py", "train.py", "report.py"}
 ONLY_IN = {"ray": {"tune"}, "mlflow": {"track", "reports"}}
 NEVER_IN = {"torch": {"base", "config", "track", "reports"}}
 TORCH_MODULES = {"_vision.py"}
@@ -108,3 +103,64 @@ def test_a_run_loads_neither_ray_nor_mlflow() -> None:
     )
     assert done.stderr == ""
     assert done.stdout.strip() == "[]"
+
+
+def folder(file: Path) -> str:
+    return file.parent.relative_to(PACKAGE).as_posix()
+
+
+def folder_of(module: str) -> str | None:
+    """The folder of the module that an absolute name stands for; None for other packages."""
+    names = module.split(".")
+    if names[0] != PACKAGE.name:
+        return None
+    while names:
+        path = REPOSITORY.joinpath(*names)
+        if path.with_suffix(".py").is_file():
+            return folder(path.with_suffix(".py"))
+        if (path / "__init__.py").is_file():
+            return folder(path / "__init__.py")
+        names.pop()
+    return None
+
+
+def uses() -> dict[str, set[str]]:
+    """By folder: the other folders that its modules import, lazily or not."""
+    found: dict[str, set[str]] = {}
+    for file in FILES:
+        if file.parent == PACKAGE and file.name in COMMANDS:
+            continue
+        own = found.setdefault(folder(file), set())
+        for module, _ in imported(file):
+            other = folder_of(module)
+            if other is not None and other != folder(file):
+                own.add(other)
+    return found
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """Folders none of which can come first; [] where there is an order."""
+    left = {name: set(used) for name, used in graph.items()}
+    while True:
+        first = {name for name, used in left.items() if not used & left.keys()}
+        if not first:
+            return sorted(left)
+        left = {name: used for name, used in left.items() if name not in first}
+
+
+def test_folders_form_no_circle() -> None:
+    assert circle(uses()) == []
+
+
+def test_underscored_modules_are_used_in_their_own_package_only() -> None:
+    wrong = []
+    for file in FILES:
+        for module, line in imported(file):
+            names = module.split(".")
+            for depth, part_name in enumerate(names[1:], 1):
+                private = part_name.startswith("_") and not part_name.startswith("__")
+                package = REPOSITORY.joinpath(*names[:depth])
+                is_module = package.joinpath(f"{part_name}.py").is_file()
+                if private and is_module and package not in file.parents:
+                    wrong.append(f"{name(file)} line {line}: {module}")
+    assert not wrong

@@ -63,6 +63,14 @@ def direction(metric: str) -> Direction:
     return METRICS[name]
 
 
+def direction_or_max(name: str) -> Direction:
+    """The direction of a metric; "max" for other names, such as an objective of one's own."""
+    try:
+        return direction(name)
+    except KeyError:
+        return "max"
+
+
 def sign(metric: str) -> int:
     """1 where more of a metric is better, else -1. Raises KeyError for no metric."""
     return 1 if direction(metric) == "max" else -1
@@ -107,6 +115,35 @@ def paired_gain(
     """By how much `ours` is better, over the seeds that both have; None without such seeds."""
     found = differences(ours, reference)
     return spread([sign(metric) * value for value in found.values()])
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The mean difference over the n seeds that two settings share."""
+
+    difference: float
+    # The interval and the two-sided p of Wilcoxon's signed-rank test; None of fewer than FEWEST.
+    low: float | None
+    high: float | None
+    p: float | None
+    n: int
+
+    @property
+    def enough(self) -> bool:
+        """Whether there are seeds enough for an interval and a p."""
+        return self.p is not None
+
+
+def compare(ours: Mapping[Seed, float], reference: Mapping[Seed, float]) -> Comparison | None:
+    """`ours` minus `reference`, paired by seed (finite values); None without shared seeds."""
+    found = list(differences(ours, reference).values())
+    mean = spread(found)
+    if mean is None:
+        return None
+    if mean.n < FEWEST or mean.interval is None:
+        return Comparison(mean.mean, None, None, None, mean.n)
+    low, high = mean.interval
+    return Comparison(mean.mean, low, high, signed_rank(found), mean.n)
 
 
 def verdict(gain: Spread | None) -> Verdict | None:

@@ -10,6 +10,7 @@ from sklearn import metrics as sk
 from tune_mm.core import losses, metrics
 from tune_mm.core.types import VOID, Task
 from tune_mm.models.base import DenseHead
+from tune_mm.stats import direction
 
 CLASSES = Task("classification", 5)
 SCORE = Task("regression", 1)
@@ -52,13 +53,13 @@ def test_regression_equals_numpy():
 
 
 def test_direction_of_metrics_and_unknown_names():
-    assert metrics.mode("val/accuracy") == "max"
-    assert metrics.mode("val/mae") == "min"
-    assert metrics.mode("val/accuracy/audio") == "max"
-    assert metrics.mode("train/loss") == "min"
+    assert direction("val/accuracy") == "max"
+    assert direction("val/mae") == "min"
+    assert direction("val/accuracy/audio") == "max"
+    assert direction("train/loss") == "min"
     for wrong in ("val/accurcy", "accuracy", "valid/accuracy", "val/accuracy/audio/x"):
         with pytest.raises(KeyError):
-            metrics.mode(wrong)
+            direction(wrong)
 
 
 @pytest.mark.parametrize("task", [CLASSES, SCORE], ids=["classification", "regression"])
@@ -252,6 +253,6 @@ def test_half_precision_is_left_behind_where_losses_begin(task):
 
 
 def test_metrics_of_classes_and_regions_have_a_direction():
-    assert metrics.mode("val/iou_flood") == metrics.mode("test/dice_wt/flair") == "max"
+    assert direction("val/iou_flood") == direction("test/dice_wt/flair") == "max"
     assert metrics.default(IMAGES) == "val/dice"
     assert metrics.default(Task("segmentation", 40)) == "val/miou"

@@ -2,12 +2,10 @@
 
 Segmentation has logits [N, C, H, W] and targets [N, H, W], of which a `Meter` keeps sums over
 batches only. Equal to scikit-learn's (held by a test). A metric is named `split/metric[/modality]`;
-`mode` says which way is better.
+`tune_mm.stats.direction` says which way is better.
 """
 
 from __future__ import annotations
-
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,29 +13,8 @@ from torch.nn import functional as F
 
 from tune_mm.core import losses
 from tune_mm.core.types import Task, Tensors
+from tune_mm.stats import CLASSIFICATION, REGRESSION, SEGMENTATION
 
-Mode = Literal["min", "max"]
-
-CLASSIFICATION: dict[str, Mode] = {
-    "loss": "min",
-    "accuracy": "max",
-    "balanced_accuracy": "max",
-    "f1": "max",
-    "f1_macro": "max",
-}
-REGRESSION: dict[str, Mode] = {
-    "loss": "min",
-    "mae": "min",
-    "corr": "max",
-    "acc2": "max",
-    "acc2_nonzero": "max",
-    "acc2_positive": "max",
-    "acc7": "max",
-    "f1": "max",
-}
-SEGMENTATION: dict[str, Mode] = {"loss": "min", "accuracy": "max", "miou": "max", "dice": "max"}
-ALL: dict[str, Mode] = {**REGRESSION, **CLASSIFICATION, **SEGMENTATION}
-OF_A_CLASS = ("iou_", "dice_")  # and the name of a class or a region
 FEW = 10  # classes up to which each has an IoU of its own
 
 
@@ -51,14 +28,6 @@ def names(task: Task) -> tuple[str, ...]:
             *(f"dice_{name}" for name, _ in task.regions),
         )
     return tuple(CLASSIFICATION if task.kind == "classification" else REGRESSION)
-
-
-def mode(metric: str) -> Mode:
-    """`min` or `max` for `split/metric[/modality]`. Raises KeyError for a name that is no metric."""
-    parts = metric.split("/")
-    if len(parts) not in {2, 3} or parts[0] not in {"train", "val", "test"}:
-        raise KeyError(metric)
-    return "max" if parts[1].startswith(OF_A_CLASS) else ALL[parts[1]]
 
 
 def default(task: Task) -> str:

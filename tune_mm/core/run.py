@@ -26,6 +26,7 @@ from tune_mm.core.probe import Probe
 from tune_mm.core.settings import float_fields
 from tune_mm.core.types import Batch, Clock, Dataset, Tensors, Update
 from tune_mm.filesystem import cache_folder
+from tune_mm.stats import direction
 
 FORMAT = 3
 
@@ -53,7 +54,7 @@ class Run:
         self.method = method_of(config)
         self.spec = self.method.spec(dataset.spec)
         self.objective = objective_of(config, self.spec)
-        self.mode = metrics.mode(self.objective)
+        self.mode = direction(self.objective)
         self.splits = {name: split.to(self.device) for name, split in dataset.splits.items()}
         self.hp = self._tensors(float_fields(config.method))
         self.optim_hp = self._tensors(float_fields(config.optim))

@@ -27,8 +27,9 @@ from tune_mm.tune import stages
 from tune_mm.tune.execute.callback import Halt
 from tune_mm.tune.execute.factory import Build, train
 from tune_mm.tune.execute.resources import Site, prepared
-from tune_mm.tune.output import results
+from tune_mm.tune.output import finals, summary, tables
 from tune_mm.tune.output.display import Board, span
+from tune_mm.tune.output.ranking import ranked, values_of
 from tune_mm.tune.plan import plan as P
 from tune_mm.tune.plan import preview
 from tune_mm.tune.plan.plan import Options, Plan
@@ -143,7 +144,7 @@ def _locked(
         return code
 
 
-def _stages(context: Context) -> tuple[dict[str, Ledger], results.Finals | None]:
+def _stages(context: Context) -> tuple[dict[str, Ledger], finals.Finals | None]:
     """Search, baseline, finals. A time budget ends a tuning stage early; a signal or hopeless
     trials end everything.
     """
@@ -169,19 +170,14 @@ def _stages(context: Context) -> tuple[dict[str, Ledger], results.Finals | None]
     chosen = stages.every_point(plan) if top == "all" else _chosen(books, top)
     final = stages.finals(plan, chosen, _there(context, plan))
     books["final"] = stages.run(context, final)
-    return books, None if halt.reason else results.finals(plan, books["final"], chosen)
+    return books, None if halt.reason else finals.finals(plan, books["final"], chosen)
 
 
 def _chosen(books: Mapping[str, Ledger], top: int) -> dict[str, Values]:
     """The settings that go into the finals, by source."""
-    found = {
-        f"search/{t.number}": stages.values_of(t) for t in stages.ranked(books["search"])[:top]
-    }
+    found = {f"search/{t.number}": values_of(t) for t in ranked(books["search"])[:top]}
     if "baseline" in books:
-        found |= {
-            f"baseline/{t.number}": stages.values_of(t)
-            for t in stages.ranked(books["baseline"])[:1]
-        }
+        found |= {f"baseline/{t.number}": values_of(t) for t in ranked(books["baseline"])[:1]}
     return found
 
 
@@ -192,26 +188,26 @@ def _there(context: Context, plan: Plan) -> list[FrozenTrial]:
 
 
 def _close(
-    context: Context, tracker: Tracker, books: Mapping[str, Ledger], found: results.Finals | None, source: Source,
+    context: Context, tracker: Tracker, books: Mapping[str, Ledger], found: finals.Finals | None, source: Source,
     seconds: float,
 ) -> int:  # fmt: skip
     """Summary, tables, and what to do next; the exit code."""
     plan, console, halt = context.plan, context.board.console, context.halt
-    failed, diverged = results.failures(books)
+    failed, diverged = summary.failures(books)
     unfinished = any(book.unfinished() for book in books.values())
     status = halt.reason or (
         "time budget" if unfinished else "completed, trials failed" if failed else "completed"
     )
     uri = tracker.store.uri
     text = json.dumps(
-        results.summary(plan, books, found, source.kind, status, seconds, uri), indent=1
+        summary.summary(plan, books, found, source.kind, status, seconds, uri), indent=1
     )
     unwritten = _write(plan.folder / SUMMARY, text + "\n")
     if halt.reason:
-        tracker.summary(text, results.flat(found, books), "stopped", halt.reason)
+        tracker.summary(text, summary.flat(found, books), "stopped", halt.reason)
     else:
-        tracker.summary(text, results.flat(found, books), "completed")
-    results.show(console, plan, books, found)
+        tracker.summary(text, summary.flat(found, books), "completed")
+    tables.show(console, plan, books, found)
     for word, lines in (("failed", failed), ("diverged", diverged)):
         for line in lines:
             console.print(Text(f"{word}: {line}", style="red" if word == "failed" else "yellow"))

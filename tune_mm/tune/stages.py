@@ -23,6 +23,7 @@ from tune_mm.tune.execute.factory import Build, built
 from tune_mm.tune.execute.resources import Site
 from tune_mm.tune.execute.trainable import Job, RunTrainable
 from tune_mm.tune.output.display import Board, Row
+from tune_mm.tune.output.ranking import ranked, value_of, values_of
 from tune_mm.tune.plan.plan import Plan
 from tune_mm.tune.propose.ledger import Ledger, Point
 from tune_mm.tune.propose.samplers import make_sampler
@@ -126,11 +127,6 @@ def _method(space: Space) -> Values:
     """
     config = to_dict(space.base)
     return {k: config[k] for k in ("data", "model", "method", "optim", "schedule")}
-
-
-def values_of(trial: FrozenTrial) -> Values:
-    """A trial's settings; under population-based training, those it ended with."""
-    return dict(trial.user_attrs.get("values") or trial.params)
 
 
 def ledger(context: Context, stage: StagePlan) -> Ledger:
@@ -291,34 +287,6 @@ def _best(book: Ledger) -> Row | None:
         if found
         else None
     )
-
-
-def value_of(trial: FrozenTrial) -> float | None:
-    """The objective of a trial, at its end or as far as it came."""
-    if trial.state == TrialState.COMPLETE:
-        return trial.value
-    reported = trial.intermediate_values
-    return reported[max(reported)] if reported else None
-
-
-def ranked(book: Ledger) -> list[FrozenTrial]:
-    """Trials by objective, best first: those that ran to their end, then those that were stopped.
-    Failed ones never.
-
-    Of several with the same settings the best stays.
-    """
-    sign = -1 if book.mode == "max" else 1
-    out: list[FrozenTrial] = []
-    for states in ((TrialState.COMPLETE,), (TrialState.PRUNED, TrialState.RUNNING)):
-        found = [(v, t) for t in book.trials(*states) if (v := value_of(t)) is not None]
-        out += [t for _, t in sorted(found, key=lambda pair: (sign * pair[0], pair[1].number))]
-    seen: list[Values] = []
-    distinct = []
-    for trial in out:
-        if values_of(trial) not in seen:
-            seen.append(values_of(trial))
-            distinct.append(trial)
-    return distinct
 
 
 def _folder(plan: Plan, stage: Stage) -> str:

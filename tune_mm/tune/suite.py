@@ -25,6 +25,7 @@ from tune_mm.tune.execute import ray_session
 from tune_mm.tune.execute.factory import Build
 from tune_mm.tune.output import suite_table
 from tune_mm.tune.output.display import span
+from tune_mm.tune.output.finals import metric_in_test
 from tune_mm.tune.plan import plan as P
 from tune_mm.tune.plan import preview, suite_plan
 from tune_mm.tune.plan.plan import Options, Plan
@@ -171,7 +172,7 @@ def _close(plan: SuitePlan, field: _Field, console: Console, code: int, seconds:
 
 def _rows(
     plan: SuitePlan, members: Sequence[Member], summaries: Mapping[str, Mapping[str, Any]]
-) -> list[suite_table.Row]:  # fmt: skip
+) -> list[suite_table.SuiteRow]:  # fmt: skip
     reference = plan.suite.spec.baseline
     unlike = {m.name: U.deviations(plan.spaces[m.name], plan.spaces[reference]) for m in members}
     return suite_table.rows(summaries, {m.name: m.baseline for m in members}, reference,
@@ -179,7 +180,11 @@ def _rows(
 
 
 def _summary(
-    plan: SuitePlan, field: _Field, found: Sequence[suite_table.Row], status: str, seconds: float
+    plan: SuitePlan,
+    field: _Field,
+    found: Sequence[suite_table.SuiteRow],
+    status: str,
+    seconds: float,
 ) -> dict[str, Any]:
     """summary.json."""
     one = field.plans[plan.suite.spec.baseline]
@@ -189,7 +194,7 @@ def _summary(
         "suite": plan.suite.name,
         "config": one.space.spec.config,
         "objective": plan.suite.spec.objective,
-        "metric": suite_table.metric_of(plan.suite.spec.objective),
+        "metric": metric_in_test(plan.suite.spec.objective),
         "status": status,
         "trials": plan.trials,
         "epochs": {"search": one.epochs, "final": one.final_epochs},

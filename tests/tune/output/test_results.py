@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import statistics
 from pathlib import Path
 from typing import Any
@@ -12,27 +11,13 @@ from typing import Any
 import pytest
 from optuna.samplers import RandomSampler
 from rich.console import Console
-from scipy import stats
 
 from tests.tune.conftest import TOY
-from tune_mm.tune.output import results
-from tune_mm.tune.output.results import Spread
+from tune_mm.tune.output import finals, summary, tables
 from tune_mm.tune.plan import plan as P
 from tune_mm.tune.plan.plan import Options, Plan
 from tune_mm.tune.propose.journal import open_storage
 from tune_mm.tune.propose.ledger import Ledger, Point
-
-
-@pytest.mark.parametrize("values", [[0.5], [0.1, 0.4], [0.7, 0.72, 0.69, 0.75]])
-def test_spread_is_the_textbook_s(values: list[float]) -> None:
-    found = Spread.of(values)
-    assert found.mean == pytest.approx(statistics.fmean(values))
-    if len(values) == 1:
-        assert (found.std, found.n) == (0.0, 1)
-        assert math.isnan(found.half)
-    else:
-        low, high = stats.t.interval(0.95, len(values) - 1, loc=found.mean, scale=stats.sem(values))
-        assert (found.mean - found.half, found.mean + found.half) == pytest.approx((low, high))
 
 
 def plan(root: Path, objective: str) -> Plan:
@@ -93,14 +78,14 @@ def test_the_winner_is_chosen_by_validation_and_the_gain_is_paired(
         book.complete(
             given.number, sign * val[source], test={metric: sign * test[source][seed - 1]}, epochs=3
         )
-    found = results.finals(plan(tmp_path, objective), book, chosen)
+    found = finals.finals(plan(tmp_path, objective), book, chosen)
     assert [g.source for g in found.groups] == ["search/0", "search/1", "baseline/0"]
     assert found.metric == metric
     assert found.gain is not None
     assert found.gain.mean == pytest.approx((0.02 + 0.01 + 0.05) / 3)
     assert found.gain.n == 3
     out = Console(width=160, record=True, quiet=True)
-    text = results.summary(
+    text = summary.summary(
         plan(tmp_path, objective),
         {"search": tuned, "final": book},
         found,
@@ -112,7 +97,7 @@ def test_the_winner_is_chosen_by_validation_and_the_gain_is_paired(
     assert json.loads(json.dumps(text))["finals"]["groups"][0]["result"]["mean"] == pytest.approx(
         sign * 0.65
     )
-    results.show(out, plan(tmp_path, objective), {"search": tuned, "final": book}, found)
+    tables.show(out, plan(tmp_path, objective), {"search": tuned, "final": book}, found)
 
 
 def test_a_seed_that_failed_is_left_out_of_the_pairs(tmp_path: Path) -> None:
@@ -132,11 +117,11 @@ def test_a_seed_that_failed_is_left_out_of_the_pairs(tmp_path: Path) -> None:
             book.fail(given.number, "ValueError: no")
         else:
             book.complete(given.number, 0.5, test={"test/accuracy": 0.1 * number})
-    found = results.finals(plan(tmp_path, "val/accuracy"), book, chosen)
+    found = finals.finals(plan(tmp_path, "val/accuracy"), book, chosen)
     assert found.gain is not None
     assert found.gain.n == 2
     assert found.gain.mean == pytest.approx(((0.0 - 0.3) + (0.2 - 0.5)) / 2)
-    failed, diverged = results.failures({"final": book})
+    failed, diverged = summary.failures({"final": book})
     assert failed == ["final 1: ValueError: no"]
     assert diverged == []
 
@@ -163,7 +148,7 @@ def test_points_of_a_grid_stay_in_order_and_are_compared_with_the_first(tmp_path
             test={"test/accuracy": accuracy},
             epochs=3,
         )
-    found = results.finals(
+    found = finals.finals(
         ablation, book, {"grid/0": {"optim.lr": 1e-3}, "grid/1": {"optim.lr": 1e-2}}
     )
     assert [g.source for g in found.groups] == ["grid/0", "grid/1"]
@@ -174,7 +159,7 @@ def test_points_of_a_grid_stay_in_order_and_are_compared_with_the_first(tmp_path
     assert gain.mean == pytest.approx((0.05 + 0.09) / 2)
     assert gain.std == pytest.approx(statistics.stdev([0.05, 0.09]))
     out = Console(width=160, file=io.StringIO(), record=True)
-    results.show(out, ablation, {"final": book}, found)
+    tables.show(out, ablation, {"final": book}, found)
     text = out.export_text()
     assert "every point of the grid" in text
     assert "over the first" in text

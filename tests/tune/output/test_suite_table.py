@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from tune_mm.stats import spread, verdict
 from tune_mm.tune.output import suite_table
-from tune_mm.tune.output.results import Spread
 
 
 def told(tests: list[float], seconds: list[float], **more: Any) -> dict[str, Any]:
@@ -41,7 +41,7 @@ SUMMARIES = {
 }
 
 
-def table(objective: str = "val/accuracy", **baselines: str) -> dict[str, suite_table.Row]:
+def table(objective: str = "val/accuracy", **baselines: str) -> dict[str, suite_table.SuiteRow]:
     against = {name: baselines.get(name, "joint") for name in SUMMARIES}
     found = suite_table.rows(SUMMARIES, against, "joint", objective, {"ogm": ["model.fusion=sum"]})
     return {row.name: row for row in found}
@@ -56,25 +56,26 @@ def test_gains_are_paired_by_seed_with_a_t_interval() -> None:
     gain = rows["dgl"].gain
     assert gain is not None
     assert [gain.mean, gain.std, gain.n] == pytest.approx([0.10, 0.01, 3])
-    assert gain.half == pytest.approx(4.302653 * 0.01 / math.sqrt(3), rel=1e-6)
-    assert suite_table.verdict(gain) == "better"
+    half = 4.302653 * 0.01 / math.sqrt(3)
+    assert gain.interval == pytest.approx((0.10 - half, 0.10 + half), rel=1e-6)
+    assert verdict(gain) == "better"
     other = rows["cggm"].gain
     assert other is not None
     assert other.mean == pytest.approx(0.02 / 3)
     assert other.std == pytest.approx(statistics.stdev([0.0, 0.03, -0.01]))
-    assert suite_table.verdict(other) == "no difference shown"
+    assert verdict(other) == "no difference shown"
     assert rows["joint"].gain is None
     assert rows["ogm"].gain is not None and rows["ogm"].gain.n == 1
-    assert suite_table.verdict(rows["ogm"].gain) == "", "one seed has no interval"
+    assert verdict(rows["ogm"].gain) is None, "one seed has no interval"
     assert rows["none"].gain is None
 
 
 def test_a_gain_may_have_a_baseline_of_its_own_and_lower_may_be_better() -> None:
-    assert table(cggm="dgl")["cggm"].gain == Spread.of([0.70 - 0.80, 0.75 - 0.83, 0.70 - 0.80])
+    assert table(cggm="dgl")["cggm"].gain == spread([0.70 - 0.80, 0.75 - 0.83, 0.70 - 0.80])
     rows = table("val/mae")
     assert rows["dgl"].gain is not None
     assert rows["dgl"].gain.mean == pytest.approx(-0.10)
-    assert suite_table.verdict(rows["dgl"].gain) == "worse"
+    assert verdict(rows["dgl"].gain) == "worse"
     assert {name: row.mark for name, row in rows.items() if row.mark} == {
         "ogm": "best",
         "joint": "second",

@@ -16,10 +16,10 @@ from typing import Any
 from tune_mm.errors import UserError, nearest
 from tune_mm.reports.runs.records import Curve, Record
 from tune_mm.reports.runs.store import Reader
+from tune_mm.stats import direction_or_max
 
 Scalar = bool | int | float | str | None
 NOT_SEARCHED = {"name", "seed", "train.epochs", "train.monitor"}
-LOWER_IS_BETTER = {"loss", "mae"}
 WORDS: Mapping[str, Scalar] = {"True": True, "False": False, "None": None}
 
 
@@ -141,7 +141,11 @@ def load(reader: Reader, name: str) -> Search:
         uid=uid,
         parent=parent,
         objective=objective,
-        mode=str(files["space"].get("mode") or files["summary"].get("mode") or _mode(objective)),
+        mode=str(
+            files["space"].get("mode")
+            or files["summary"].get("mode")
+            or direction_or_max(objective)
+        ),
         domains=domains,
         trials={
             s: [_trial(reader, r, domains[s], objective) for r in stages[s]]
@@ -190,7 +194,7 @@ def _trial(reader: Reader, record: Record, domains: Domains, objective: str) -> 
     progress = curves.get("objective") or curves.get(objective) or ()
     finite = [v for _, v in progress if math.isfinite(v)]
     best = record.metrics.get(f"best/{objective}", math.nan)
-    extreme = min if _mode(objective) == "min" else max
+    extreme = min if direction_or_max(objective) == "min" else max
     value = best if math.isfinite(best) else extreme(finite, default=None)
     return Trial(record, trial_number(record), value, progress, settings(record, domains))
 
@@ -238,10 +242,6 @@ def _objective(
     ]
     monitored = [r.params.get("train.monitor") for runs in stages.values() for r in runs]
     return str(next(filter(None, [*told, *monitored]), "objective"))
-
-
-def _mode(metric: str) -> str:
-    return "min" if LOWER_IS_BETTER & set(metric.split("/")) else "max"
 
 
 # ---- what was searched

@@ -20,6 +20,7 @@ import tune_mm
 from tune_mm.errors import UserError, nearest
 from tune_mm.reports.runs.records import Record
 from tune_mm.reports.spec import ANY, Report, Scalar, Where
+from tune_mm.stats import direction_or_max
 
 ATTRIBUTES = frozenset({"space", "stage", "status"})
 KINDS = ("real", "synthetic", "")  # by preference; "": a run that does not say
@@ -31,7 +32,6 @@ OBSERVED = (
     "probe_size",
 )  # change no training
 NOT_THE_SETTING = frozenset({"seed", "name", *(f"train.{key}" for key in OBSERVED)})
-LOWER_IS_BETTER = frozenset({"loss", "mae"})
 
 
 @dataclass(frozen=True)
@@ -251,7 +251,7 @@ def _validation(runs: list[Record], objectives: Mapping[str, str]) -> float:
             or objectives.get(run.parent or "")
             or run.params.get("train.monitor", "")
         )
-        sign = -1 if LOWER_IS_BETTER & set(name.split("/")) else 1
+        sign = -1 if direction_or_max(name) == "min" else 1
         values.append(sign * run.metrics.get(f"best/{name}", math.nan))
     mean = fmean(values)
     return mean if math.isfinite(mean) else -math.inf

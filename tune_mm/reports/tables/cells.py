@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
 
-from tune_mm.reports.paired import Comparison, Spread
 from tune_mm.reports.tables.layout import Head
+from tune_mm.stats import Comparison, Spread
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ import io
 import re
 from collections.abc import Callable
 
-from tune_mm.reports.paired import Comparison
 from tune_mm.reports.tables.cells import Cell, Line, Table
 from tune_mm.reports.tables.layout import Head
+from tune_mm.stats import Comparison
 
 MISSING, DASH = "missing", "–"
 Body = dict[str, list[str]]  # cells by the row's label

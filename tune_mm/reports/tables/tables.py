@@ -14,7 +14,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tune_mm.reports.figures.canvas import PAPERS, named, seeds
-from tune_mm.reports.paired import FEWEST, Comparison, Spread, compare, smallest_p, spread
 from tune_mm.reports.runs.records import Record
 from tune_mm.reports.runs.select import KINDS, Choice, Selection, by_seed, lacking, matches, select
 from tune_mm.reports.runs.together import together
@@ -23,6 +22,7 @@ from tune_mm.reports.tables import layout
 from tune_mm.reports.tables.cells import Cell, Line, Table
 from tune_mm.reports.tables.layout import Head
 from tune_mm.reports.tables.render import render_csv, render_latex, render_markdown
+from tune_mm.stats import FEWEST, Comparison, Spread, compare, smallest_p, spread
 
 __all__ = ["Cell", "Line", "Table", "build", "render_csv", "render_latex", "render_markdown"]
 

@@ -2,48 +2,40 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tune_mm.core import metrics
-from tune_mm.tune.output.results import LEVEL, Spread
+from tune_mm.stats import LEVEL, Spread, paired_gain, sign, spread, verdict
+from tune_mm.tune.output.finals import metric_in_test
+from tune_mm.tune.output.tables import better_way, mean_and_deviation
 
-Summary = Mapping[str, Any]
+Summary = Mapping[str, Any]  # summary.json
 MARKS = ("best", "second")
 STYLES = {"best": "bold", "second": "underline"}
 
 
 @dataclass(frozen=True)
-class Row:
-    """One method. val, test: the objective over the finals' seeds at the best validation epoch;
-    gain: by how much it is better than `baseline` in test, paired by seed; cost: seconds of an
-    epoch relative to the suite's baseline.
-    """
+class SuiteRow:
+    """One method of a suite."""
 
     name: str
     method: str
     status: str
     trials: int
-    val: Spread | None
-    test: Spread | None
-    baseline: str
-    gain: Spread | None
-    cost: float | None
+    val: Spread | None  # the objective over the finals' seeds, at the best validation epoch
+    test: Spread | None  # its test metric at that epoch
+    baseline: str  # what the gain is stated over
+    gain: Spread | None  # by how much it is better in test, paired by seed
+    cost: float | None  # seconds of an epoch relative to the suite's baseline
     settings: Mapping[str, Any]
-    deviations: tuple[str, ...]
-    mark: str = ""
-
-
-def metric_of(objective: str) -> str:
-    """The test metric that belongs to an objective."""
-    return "test/" + objective.removeprefix("val/")
+    deviations: tuple[str, ...]  # in what its ground differs from the suite's baseline
+    mark: str = ""  # best or second in test
 
 
 def rows(
@@ -52,49 +44,49 @@ def rows(
     reference: str,
     objective: str,
     deviations: Mapping[str, Sequence[str]],
-) -> list[Row]:
+) -> list[SuiteRow]:
     """A row per search, in the order of `summaries` (summary.json by name; {}: it has not begun).
 
-    baselines: whose tests its gain is stated over, by name; reference: whose epochs are the unit of
-    cost.
+    baselines: whose tests its gain is stated over, by name.
+    reference: whose epochs are the unit of cost.
     """
-    metric = metric_of(objective)
-    sign = 1 if metrics.mode(objective) == "max" else -1
+    metric = metric_in_test(objective)
     groups = {name: _winner(summary) for name, summary in summaries.items()}
     tests = {name: _tests(group, metric) for name, group in groups.items()}
     seconds = {name: _median(group.get("epoch_seconds", {})) for name, group in groups.items()}
-    spreads = {name: _spread(list(values.values())) for name, values in tests.items()}
-    marked = _marks({name: sign * s.mean for name, s in spreads.items() if s is not None})
-    out = []
+    unit = seconds.get(reference)
+    out: list[SuiteRow] = []
     for name, summary in summaries.items():
-        against, unit = baselines[name], seconds.get(reference)
-        own = tests[name] if against != name else {}
-        both = [seed for seed in own if seed in tests.get(against, {})]
-        gain = _spread([sign * (own[seed] - tests[against][seed]) for seed in both])
-        cost = seconds[name]
-        out.append(
-            Row(
-                name,
-                str(summary.get("method", "")),
-                str(summary.get("status", "not begun")),
-                sum(summary.get("stages", {}).get("search", {}).values()),
-                _spread(list(groups[name].get("val", {}).values())),
-                spreads[name],
-                against,
-                gain,
-                cost / unit if cost and unit else None,
-                groups[name].get("settings", {}),
-                tuple(deviations.get(name, ())),
-                marked.get(name, ""),
-            )
+        group = groups[name]
+        against = baselines[name]
+        gain = None
+        if against != name:
+            gain = paired_gain(tests[name], tests.get(against, {}), metric)
+        cost = None
+        epoch = seconds[name]
+        if epoch and unit:
+            cost = epoch / unit
+        row = SuiteRow(
+            name=name,
+            method=str(summary.get("method", "")),
+            status=str(summary.get("status", "not begun")),
+            trials=sum(summary.get("stages", {}).get("search", {}).values()),
+            val=spread(group.get("val", {}).values()),
+            test=spread(tests[name].values()),
+            baseline=against,
+            gain=gain,
+            cost=cost,
+            settings=group.get("settings", {}),
+            deviations=tuple(deviations.get(name, ())),
         )
-    return out
+        out.append(row)
+    return _marked(out, sign(metric))
 
 
 def _winner(summary: Summary) -> Mapping[str, Any]:
     """The tuned setting that validation chose; {} before the finals."""
-    groups = (summary.get("finals") or {}).get("groups", [])
-    return next((g for g in groups if g["role"] == "tuned"), {})
+    finals = summary.get("finals") or {}
+    return next((group for group in finals.get("groups", []) if group["role"] == "tuned"), {})
 
 
 def _tests(group: Mapping[str, Any], metric: str) -> dict[str, float]:
@@ -102,56 +94,49 @@ def _tests(group: Mapping[str, Any], metric: str) -> dict[str, float]:
     return {seed: found[metric] for seed, found in group.get("test", {}).items() if metric in found}
 
 
-def _spread(values: Sequence[float]) -> Spread | None:
-    return Spread.of(values) if values else None
-
-
 def _median(values: Mapping[str, float]) -> float | None:
-    return statistics.median(values.values()) if values else None
+    if not values:
+        return None
+    return statistics.median(values.values())
 
 
-def _marks(scores: Mapping[str, float]) -> dict[str, str]:
-    """best and second; equal ones share a mark."""
+def _marked(table: Sequence[SuiteRow], better: int) -> list[SuiteRow]:
+    """Best and second in test; equal ones share a mark."""
+    scores = {row.name: better * row.test.mean for row in table if row.test is not None}
     levels = sorted(set(scores.values()), reverse=True)[: len(MARKS)]
-    return {name: MARKS[levels.index(score)] for name, score in scores.items() if score in levels}
-
-
-def verdict(gain: Spread | None) -> str:
-    """Whether zero lies within the gain's interval: `no difference shown`, `better`, `worse`; ""
-    without one.
-    """
-    if gain is None or gain.n < 2:
-        return ""
-    if gain.mean - gain.half > 0:
-        return "better"
-    return "worse" if gain.mean + gain.half < 0 else "no difference shown"
-
-
-def as_json(found: Sequence[Row]) -> list[dict[str, Any]]:
-    """The rows of summary.json: intervals that one seed cannot have are null."""
-    out = []
-    for row in found:
-        told = asdict(row)
-        for key, spread in (("val", row.val), ("test", row.test), ("gain", row.gain)):
-            told[key] = spread and {"mean": spread.mean, "std": spread.std, "n": spread.n}
-        if row.gain is not None:
-            told["gain"]["interval95"] = _interval(row.gain)
-        out.append({**told, "verdict": verdict(row.gain)})
+    out: list[SuiteRow] = []
+    for row in table:
+        score = scores.get(row.name)
+        mark = "" if score not in levels else MARKS[levels.index(score)]
+        out.append(replace(row, mark=mark))
     return out
 
 
-def _interval(gain: Spread) -> list[float] | None:
-    return None if math.isnan(gain.half) else [gain.mean - gain.half, gain.mean + gain.half]
+def as_json(table: Sequence[SuiteRow]) -> list[dict[str, Any]]:
+    """The rows of summary.json: intervals that one seed cannot have are null."""
+    out: list[dict[str, Any]] = []
+    for row in table:
+        told = asdict(row)
+        for key in ("val", "test", "gain"):
+            found: Spread | None = getattr(row, key)
+            if found is not None:
+                told[key] = {"mean": found.mean, "std": found.std or 0.0, "n": found.n}
+        if row.gain is not None:
+            told["gain"]["interval95"] = row.gain.interval and list(row.gain.interval)
+        told["verdict"] = verdict(row.gain) or ""
+        out.append(told)
+    return out
 
 
 def show(
-    console: Console, title: str, objective: str, reference: str, found: Sequence[Row]
+    console: Console, title: str, objective: str, reference: str, found: Sequence[SuiteRow]
 ) -> None:
     """The last table, and how to read it."""
-    metric = metric_of(objective)
-    way = "lower" if metrics.mode(objective) == "min" else "higher"
+    metric = metric_in_test(objective)
+    interval = f"{LEVEL:.0%} interval"
+    numbers = ("trials", objective, metric, "gain", interval, "epoch")
     table = Table(title=title, title_justify="left")
-    names = (
+    for name in (
         "method",
         "trials",
         objective,
@@ -159,43 +144,57 @@ def show(
         "",
         "gain",
         "over",
-        f"{LEVEL:.0%} interval",
+        interval,
         "zero within",
         "epoch",
-    )
-    for name in (*names, f"differs from {reference} in"):
-        right = name in ("trials", objective, metric, "gain", f"{LEVEL:.0%} interval", "epoch")
-        table.add_column(name, justify="right" if right else "left")
+        f"differs from {reference} in",
+    ):
+        table.add_column(name, justify="right" if name in numbers else "left")
     for row in found:
-        table.add_row(*map(Text, _cells(row)), style=STYLES.get(row.mark, ""))
+        cells = [Text(cell) for cell in _cells(row)]
+        table.add_row(*cells, style=STYLES.get(row.mark, ""))
     console.print(table)
-    judged = sum(row.gain is not None and row.gain.n > 1 for row in found)
-    told = f"{metric}: {way} is better; gain: by how much, paired by seed; epoch: its time relative to {reference}'s"
+    legend = f"{metric}: {better_way(metric)} is better; gain: by how much, paired by seed"
+    legend += f"; epoch: its time relative to {reference}'s"
+    judged = sum(verdict(row.gain) is not None for row in found)
     if judged > 1:
-        told += f"; of {judged} intervals at {LEVEL:.0%}, {judged * (1 - LEVEL):.1f} would miss zero by chance alone"
-    console.print(Text(told))
+        by_chance = judged * (1 - LEVEL)
+        legend += f"; of {judged} intervals at {LEVEL:.0%}, {by_chance:.1f} would miss zero by chance alone"
+    console.print(Text(legend))
 
 
-def _cells(row: Row) -> list[str]:
-    gain, between, zero = "", "", ""
-    if row.gain is not None:
-        gain = f"{row.gain.mean:+.4f} ± {row.gain.std:.4f}"
-        interval = _interval(row.gain)
-        between = f"{interval[0]:+.4f} to {interval[1]:+.4f}" if interval else "one seed"
-        zero = {"no difference shown": "yes", "": ""}.get(
-            verdict(row.gain), f"no: {verdict(row.gain)}"
-        )
+def _cells(row: SuiteRow) -> list[str]:
     ended = row.status == "completed" or row.test is not None
     return [
         row.name if ended else f"{row.name} ({row.status})",
         str(row.trials),
-        row.val.text() if row.val else "-",
-        row.test.text() if row.test else "-",
+        mean_and_deviation(row.val),
+        mean_and_deviation(row.test),
         row.mark,
-        gain,
-        row.baseline if row.gain is not None else "",
-        between,
-        zero,
+        "" if row.gain is None else mean_and_deviation(row.gain, signed=True),
+        "" if row.gain is None else row.baseline,
+        _interval(row.gain),
+        _zero_within(row.gain),
         f"{row.cost:.2f}x" if row.cost else "-",
         "; ".join(row.deviations),
     ]
+
+
+def _interval(gain: Spread | None) -> str:
+    if gain is None:
+        return ""
+    if gain.interval is None:
+        return "one seed"
+    low, high = gain.interval
+    return f"{low:+.4f} to {high:+.4f}"
+
+
+def _zero_within(gain: Spread | None) -> str:
+    if gain is None or gain.interval is None:
+        return ""
+    found = verdict(gain)
+    if found is None:
+        return "too few seeds"
+    if found == "no difference shown":
+        return "yes"
+    return f"no: {found}"

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import itertools
 import math
+import statistics
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
-from tune_mm.reports.paired import compare, signed_rank, smallest_p, spread
+from tune_mm.stats import (
+    METRICS,
+    Spread,
+    compare,
+    direction,
+    paired_gain,
+    sign,
+    signed_rank,
+    smallest_p,
+    spread,
+    verdict,
+)
 
 WHOLE = st.lists(st.integers(-50, 50), min_size=3, max_size=6)
 T_TWO = 4.302653  # the 97.5 % quantile of Student's t with two degrees of freedom, as tabulated
@@ -97,3 +110,59 @@ def test_turned_round_a_comparison_changes_its_sign_alone(a: list[int], b: list[
     assert one.p == pytest.approx(other.p)
     assert one.low is not None and one.high is not None
     assert [-one.low, -one.high] == pytest.approx([other.high, other.low])
+
+
+@pytest.mark.parametrize("values", [[0.5], [0.1, 0.4], [0.7, 0.72, 0.69, 0.75]])
+def test_an_interval_is_the_textbook_s(values: list[float]) -> None:
+    found = spread(values)
+    assert found is not None
+    assert found.mean == pytest.approx(statistics.fmean(values))
+    if len(values) == 1:
+        assert (found.std, found.n, found.interval) == (None, 1, None)
+    else:
+        wanted = stats.t.interval(0.95, len(values) - 1, loc=found.mean, scale=stats.sem(values))
+        assert found.interval == pytest.approx(wanted)
+
+
+def test_a_gain_is_paired_and_signed_by_its_metric() -> None:
+    ours = {1: 0.9, 2: 0.8, 5: 0.1}
+    reference = {1: 0.6, 2: 0.7, 7: 0.9}
+    up = paired_gain(ours, reference, "test/accuracy")
+    down = paired_gain(ours, reference, "test/mae")
+    assert up is not None and down is not None
+    assert up.mean == pytest.approx(0.2)
+    assert up.n == 2
+    assert down.mean == pytest.approx(-0.2)
+    assert paired_gain({1: 0.5}, {2: 0.5}, "test/accuracy") is None
+
+
+@pytest.mark.parametrize(
+    ("values", "wanted"),
+    [
+        ([0.10, 0.11, 0.09], "better"),
+        ([-0.10, -0.11, -0.09], "worse"),
+        ([0.10, -0.02, 0.01], "no difference shown"),
+        ([0.10, 0.11], None),  # the interval excludes zero, but two seeds claim nothing
+        ([0.10], None),
+    ],
+)
+def test_a_verdict_says_where_the_interval_lies(values: list[float], wanted: str | None) -> None:
+    assert verdict(spread(values)) == wanted
+
+
+def test_without_a_gain_there_is_no_verdict() -> None:
+    assert verdict(None) is None
+    assert verdict(Spread(0.1, None, 1)) is None
+
+
+def test_losses_and_errors_are_better_when_lower() -> None:
+    lower = {name for name in METRICS if direction(f"val/{name}") == "min"}
+    assert lower == {"loss", "mae"}
+    assert direction("test/iou_car/rgb") == direction("test/dice_ET") == "max"
+    assert (sign("val/mae/audio"), sign("val/f1")) == (-1, 1)
+
+
+@pytest.mark.parametrize("name", ["accuracy", "best/accuracy", "val/nothing", "val/f1/a/b", ""])
+def test_what_is_no_metric_has_no_direction(name: str) -> None:
+    with pytest.raises(KeyError):
+        direction(name)
