@@ -34,7 +34,7 @@ from tune_mm.track.tags import Stage
 from tune_mm.track.writer import INTERVAL
 from tune_mm.tune import stages
 from tune_mm.tune.execute.callback import Halt, Watch
-from tune_mm.tune.keys import DIVERGED_KEY, FINISHED_KEY, NOTES_KEY, OBJECTIVE_KEY, PASSES_KEY
+from tune_mm.tune.propose.result_keys import DIVERGED_KEY, FINISHED_KEY, NOTES_KEY, OBJECTIVE_KEY, PASSES_KEY
 from tune_mm.tune.output.display import Board
 from tune_mm.tune.plan import plan
 from tune_mm.tune.plan.plan import Options

@@ -128,7 +128,7 @@ def uses() -> dict[str, set[str]]:
     """By folder: the other folders that its modules import, lazily or not."""
     found: dict[str, set[str]] = {}
     for file in FILES:
-        if file.parent == PACKAGE and file.name in COMMANDS:
+        if file.name == "__main__.py" or (file.parent == PACKAGE and file.name in COMMANDS):
             continue
         own = found.setdefault(folder(file), set())
         for module, _ in imported(file):

@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # mlflow and matplotlib take seconds to import, and --help do
     from tune_mm.reports.runs.records import Record
     from tune_mm.reports.runs.select import Choice
     from tune_mm.reports.runs.store import Reader
-    from tune_mm.reports.spec import Report
+    from tune_mm.reports.spec.spec import Report
     from tune_mm.reports.tables.tables import Table
 
 EPILOG = """Files go to --out and, as artifacts below reports/, to the runs of the searches that were used. A table or a
@@ -119,7 +119,7 @@ class Job:
         """A table or a figure, and the runs of the searches that it is made of."""
         from tune_mm.reports import catalogue
         from tune_mm.reports.figures import figures
-        from tune_mm.reports.spec import CurvesReport, SweepReport, TableReport
+        from tune_mm.reports.spec.spec import CurvesReport, SweepReport, TableReport
         from tune_mm.reports.tables import tables
 
         if isinstance(report, TableReport):

@@ -9,9 +9,10 @@ from tests import support
 from tune_mm import plugins
 from tune_mm.config import load_config, with_overrides
 from tune_mm.core import batches
+from tune_mm.core.features import pooled
 from tune_mm.core.method import Method
 from tune_mm.core.net import Net
-from tune_mm.core.probe import STREAM, Probe, pooled
+from tune_mm.core.probe import STREAM, Probe
 from tune_mm.core.run import Run
 from tune_mm.core.types import Dataset, DataSpec, EpochEnd, Padded, Split, Task
 

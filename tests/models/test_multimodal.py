@@ -9,9 +9,9 @@ import torch
 from torch.func import functional_call, stack_module_state, vmap
 
 from tune_mm import plugins
+from tune_mm.core.features import pooled
 from tune_mm.core.types import DataSpec, Padded, Task
 from tune_mm.models.classifier import Classifier
-from tune_mm.models.fusions.concat import pooled
 from tune_mm.models.fusions.transformer import TransformerFusion
 from tune_mm.models.multimodal import build
 

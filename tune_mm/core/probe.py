@@ -15,28 +15,12 @@ import torch
 from torch import Tensor
 
 from tune_mm.core import batches, grads, step
+from tune_mm.core.features import pooled
 from tune_mm.core.net import Net
-from tune_mm.core.types import Batch, Padded, Split, Tensors
+from tune_mm.core.types import Batch, Split, Tensors
 
 Objective = Callable[[Net, Batch], Tensor]
 STREAM = 7_919  # sets the order of a copy's training apart from that of the run
-
-
-def pooled(features: Padded) -> Tensor:
-    """[B, W]: vectors, sequences [B, T, W] averaged over real steps, maps [B, (T,) C, H, W] over
-    all but C.
-    """
-    value, mask, _ = features
-    if value.ndim == 2:
-        return value
-    if value.ndim == 4:
-        return value.mean((2, 3))
-    if value.ndim == 5:
-        return value.mean((1, 3, 4))
-    if mask is None:
-        return value.mean(1)
-    weight = mask.to(value.dtype)
-    return (value * weight[..., None]).sum(1) / weight.sum(1, keepdim=True)
 
 
 class Probe:

@@ -12,9 +12,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from tune_mm.core.features import pooled
 from tune_mm.core.net import Net
 from tune_mm.core.types import Padded, Tensors
-from tune_mm.models.fusions.concat import pooled
 
 # Relative weights by modality; one that is left out weighs 1. `weights.<modality>` may be searched.
 Weights = dict[str, Annotated[float, Field(gt=0)]]

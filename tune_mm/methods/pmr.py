@@ -47,9 +47,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tune_mm.config import Section
+from tune_mm.core.features import pooled
 from tune_mm.core.method import Method
 from tune_mm.core.net import Net
-from tune_mm.core.probe import Probe, pooled
+from tune_mm.core.probe import Probe
 from tune_mm.core.support import Support
 from tune_mm.core.types import Batch, Clock, EpochEnd, Features, Tensors
 

@@ -43,9 +43,9 @@ from pydantic import Field
 from torch import Tensor
 
 from tune_mm.config import Section
+from tune_mm.core.features import pooled
 from tune_mm.core.method import Method, Start
 from tune_mm.core.net import Net, owned
-from tune_mm.core.probe import pooled
 from tune_mm.core.support import TASKS, Support
 from tune_mm.core.types import Batch, Clock, Features, Padded, Tensors
 from tune_mm.methods._teacher import Teacher

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from tune_mm.core.probe import pooled
+from tune_mm.core.features import pooled
 from tune_mm.core.types import DataSpec, Padded
 from tune_mm.models.base import DenseHead, image_maps
 

@@ -11,8 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from tune_mm.core.features import pooled
 from tune_mm.core.types import Padded
-from tune_mm.models.fusions.concat import pooled
 
 
 def input_channels(encoder: str, shape: tuple[int, ...]) -> int:

@@ -18,7 +18,7 @@ from tune_mm.errors import ConfigError, nearest
 from tune_mm.reports.runs.records import Record
 from tune_mm.reports.runs.select import Choice, matches
 from tune_mm.reports.runs.together import together
-from tune_mm.reports.spec import (
+from tune_mm.reports.spec.spec import (
     MODALITY,
     CurvesReport,
     Report,

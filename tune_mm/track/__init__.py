@@ -5,7 +5,7 @@ The only package that imports mlflow; it imports neither ray nor torch.
 """
 
 from tune_mm.track import (
-    _quiet as _quiet,  # first: it sets defaults that mlflow reads while it is imported
+    quiet as quiet,  # first: it sets defaults that mlflow reads while it is imported
 )
 from tune_mm.track.run import RunHandle
 from tune_mm.track.store import Store

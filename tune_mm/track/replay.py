@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tune_mm.errors import UserError, nearest
-from tune_mm.track import _quiet, about, lease
+from tune_mm.track import quiet, about, lease
 from tune_mm.track.delivery import Delivery
 from tune_mm.track.messages import left, shown
 from tune_mm.track.queue import Queue
@@ -59,7 +59,7 @@ def replay(folder: Path, uri: str | None = None) -> Outcome:
     """Write the queue in `folder` into its store, or into that at `uri`. Raises UserError when
     `folder` is no queue.
     """
-    _quiet.loggers()
+    quiet.loggers()
     try:
         queue = Queue(folder)
     except lease.Busy:

@@ -24,7 +24,7 @@ from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
 from tune_mm.errors import UserError
-from tune_mm.track import _quiet, limits
+from tune_mm.track import quiet, limits
 from tune_mm.track.reach import ask, away, present, sqlite_file
 
 FAILURES = (
@@ -75,7 +75,7 @@ class Store:
         cannot be used: Unreachable when it is only away (no answer, a locked database, a full
         disk), which is let pass unless `required`.
         """
-        _quiet.loggers()
+        quiet.loggers()
         store = cls.at(uri or os.environ.get("MLFLOW_TRACKING_URI"), root)
         try:
             store.prepare()

@@ -23,7 +23,7 @@ from tune_mm.data import base as data
 from tune_mm.data.base import Source
 from tune_mm.errors import UserError
 from tune_mm.track.tags import Stage
-from tune_mm.tune import stages
+from tune_mm.tune import preview, stages
 from tune_mm.tune.execute.callback import Halt
 from tune_mm.tune.execute.factory import Build, train
 from tune_mm.tune.execute.resources import Site, prepared
@@ -31,7 +31,6 @@ from tune_mm.tune.output import finals, summary, tables
 from tune_mm.tune.output.display import Board, span
 from tune_mm.tune.output.ranking import ranked, values_of
 from tune_mm.tune.plan import plan as P
-from tune_mm.tune.plan import preview
 from tune_mm.tune.plan.plan import Options, Plan
 from tune_mm.tune.plan.search_file import RECORD
 from tune_mm.tune.propose.journal import open_storage

@@ -20,14 +20,14 @@ from rich.text import Text
 from tune_mm.data import base as data
 from tune_mm.data.base import Source
 from tune_mm.errors import UserError
-from tune_mm.tune import search
+from tune_mm.tune import preview, search
 from tune_mm.tune.execute import ray_session
 from tune_mm.tune.execute.factory import Build
 from tune_mm.tune.output import suite_table
 from tune_mm.tune.output.display import span
 from tune_mm.tune.output.finals import metric_in_test
 from tune_mm.tune.plan import plan as P
-from tune_mm.tune.plan import preview, suite_plan
+from tune_mm.tune.plan import suite_plan
 from tune_mm.tune.plan.plan import Options, Plan
 from tune_mm.tune.plan.suite_plan import SuitePlan
 from tune_mm.tune.propose.ledger import Busy, Lock

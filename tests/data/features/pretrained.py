@@ -17,7 +17,7 @@ from tune_mm.data.datasets.food101 import Food101, Food101Config
 from tune_mm.data.features import pretrained
 from tune_mm.data.features.food_lists import Layout, read
 from tune_mm.data.features.store import Sample
-from tune_mm.data.synthetic.food import FIRST_WORD, WORDS
+from tune_mm.data.features.synthetic_food import FIRST_WORD, WORDS
 
 pytest.importorskip("transformers")
 library: Any = pretrained.transformers()

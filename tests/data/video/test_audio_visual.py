@@ -9,7 +9,7 @@ from tests.data.clips import load, names, numbers, put, put_frames, put_wav, sec
 from tune_mm import plugins
 from tune_mm.data import base
 from tune_mm.data.base import DataError
-from tune_mm.data.listing import images, rows
+from tune_mm.data.splits.listing import images, rows
 from tune_mm.data.synthetic.clips import RATE, clips, frame, sound
 from tune_mm.data.synthetic.vectors import SyntheticOptions
 

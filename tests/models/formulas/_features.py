@@ -2,7 +2,7 @@
 
 import torch
 
-from tune_mm.models.fusions.concat import pooled
+from tune_mm.core.features import pooled
 
 
 def means(features):

@@ -17,7 +17,7 @@ from tune_mm.reports.figures import figures
 from tune_mm.reports.figures.figures import Figure
 from tune_mm.reports.runs.records import Record
 from tune_mm.reports.runs.select import Choice
-from tune_mm.reports.spec import AnyReport
+from tune_mm.reports.spec.spec import AnyReport
 
 PAPER = Path(__file__).resolve().parents[3] / "configs" / "paper"
 EPOCHS = list(range(1, sample_runs.EPOCHS + 1))

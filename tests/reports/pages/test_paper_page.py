@@ -17,7 +17,7 @@ from tune_mm.reports.figures.figures import Figure, sweep
 from tune_mm.reports.pages.paper_page import paper_page
 from tune_mm.reports.runs.select import Choice
 from tune_mm.reports.runs.store import Reader
-from tune_mm.reports.spec import Column, Row, SweepReport, SweepSeries, TableReport
+from tune_mm.reports.spec.spec import Column, Row, SweepReport, SweepSeries, TableReport
 from tune_mm.reports.tables.tables import Table, build
 
 

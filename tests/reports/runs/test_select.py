@@ -14,7 +14,7 @@ from tune_mm.errors import UserError
 from tune_mm.reports.runs.records import Record
 from tune_mm.reports.runs.select import Choice, Selection, by_seed, lacking, matches, select
 from tune_mm.reports.runs.store import Reader
-from tune_mm.reports.spec import Column, Row, TableReport, Where
+from tune_mm.reports.spec.spec import Column, Row, TableReport, Where
 from tune_mm.track import Store
 
 ALL = Choice()

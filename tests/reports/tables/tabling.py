@@ -14,7 +14,7 @@ from tests.reports import sample_runs
 from tune_mm.reports import catalogue
 from tune_mm.reports.runs.records import Record
 from tune_mm.reports.runs.select import Choice
-from tune_mm.reports.spec import TableReport
+from tune_mm.reports.spec.spec import TableReport
 from tune_mm.reports.tables.tables import Cell, Table
 
 MINE = """

@@ -24,9 +24,10 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AfterValidator, Field
 
 from tune_mm.config.sections import AudioFrontend
+from tune_mm.data.arrays.checks import DataError
 from tune_mm.data.audio.frontends.mel import MelConfig
-from tune_mm.data.base import MARKER, DataError
-from tune_mm.data.listing import Row, folders, known, rows, wavs
+from tune_mm.data.base import MARKER
+from tune_mm.data.splits.listing import Row, folders, known, rows, wavs
 from tune_mm.data.synthetic.clips import clips
 from tune_mm.data.synthetic.vectors import SyntheticOptions
 from tune_mm.data.video.audio_visual import AudioVisual, AudioVisualConfig, Clip, Listing

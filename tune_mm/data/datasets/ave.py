@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from tune_mm.config.sections import AudioFrontend
+from tune_mm.data.arrays.checks import DataError
 from tune_mm.data.audio.frontends.spectrogram_16k import Spectrogram16kConfig
-from tune_mm.data.base import DataError
-from tune_mm.data.listing import Row, folders, known, rows, wavs
+from tune_mm.data.splits.listing import Row, folders, known, rows, wavs
 from tune_mm.data.synthetic.clips import clips, names
 from tune_mm.data.synthetic.vectors import SyntheticOptions
 from tune_mm.data.video.audio_visual import AudioVisual, AudioVisualConfig, Clip, Listing

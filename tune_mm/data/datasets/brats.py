@@ -44,13 +44,13 @@ from pydantic import Field
 
 from tune_mm.config import Section
 from tune_mm.core.types import Dataset, DataSpec, Split, Task, Transform
-from tune_mm.data import listing
 from tune_mm.data.arrays import checks
-from tune_mm.data.arrays.checks import SPLITS
-from tune_mm.data.base import DataError, DataPlugin
-from tune_mm.data.carve import carve
+from tune_mm.data.arrays.checks import SPLITS, DataError
+from tune_mm.data.base import DataPlugin
 from tune_mm.data.images.scan_changes import ScanChanges
 from tune_mm.data.images.scans import CLASSES, Cases, open_cases, open_labels
+from tune_mm.data.splits import listing
+from tune_mm.data.splits.carve import carve
 from tune_mm.data.synthetic.brats import write
 from tune_mm.data.synthetic.vectors import SyntheticOptions
 from tune_mm.errors import nearest

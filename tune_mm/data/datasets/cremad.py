@@ -26,7 +26,7 @@ from pydantic import Field
 from tune_mm.config.sections import AudioFrontend
 from tune_mm.data.arrays.checks import SPLITS
 from tune_mm.data.audio.frontends.stft_22k import Stft22kConfig
-from tune_mm.data.listing import folders, known, rows, wavs
+from tune_mm.data.splits.listing import folders, known, rows, wavs
 from tune_mm.data.synthetic.clips import clips, names
 from tune_mm.data.synthetic.vectors import SyntheticOptions
 from tune_mm.data.video.audio_visual import AudioVisual, AudioVisualConfig, Clip, Listing

@@ -45,11 +45,11 @@ from pydantic import Field
 
 from tune_mm.config import Section
 from tune_mm.core.types import Dataset, DataSpec, Split, Task
-from tune_mm.data.base import DataError
-from tune_mm.data.carve import carve
+from tune_mm.data.arrays.checks import DataError
+from tune_mm.data.features import synthetic_food
 from tune_mm.data.features.food_lists import CLASSES, LISTS, Layout, lists, read
 from tune_mm.data.features.store import FeaturePlugin, FeatureStore, Sample, find_store
-from tune_mm.data.synthetic import food
+from tune_mm.data.splits.carve import carve
 from tune_mm.data.synthetic.vectors import SyntheticOptions
 
 STORES = "features"
@@ -153,7 +153,7 @@ class Food101(FeaturePlugin):
 
     @classmethod
     def write(cls, config: Food101Config, place: Path, options: SyntheticOptions) -> None:
-        food.write(config.layout, place, place / STORES, options)
+        synthetic_food.write(config.layout, place, place / STORES, options)
 
 
 def _command(config: Food101Config, place: Path) -> str:

@@ -28,8 +28,8 @@ from pydantic import Field
 from tune_mm.config import Section
 from tune_mm.core.types import Dataset, DataSpec, Task
 from tune_mm.data.arrays import checks
-from tune_mm.data.arrays.checks import Float, Mask
-from tune_mm.data.base import DataError, DataPlugin
+from tune_mm.data.arrays.checks import DataError, Float, Mask
+from tune_mm.data.base import DataPlugin
 from tune_mm.data.synthetic.vectors import Sequences, SyntheticOptions, generate
 
 FOLDS = 10

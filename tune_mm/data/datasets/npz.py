@@ -32,9 +32,9 @@ from pydantic import AfterValidator, Field, model_validator
 from tune_mm.config import Section
 from tune_mm.core.types import Dataset, DataSpec, Task
 from tune_mm.data.arrays import archive, checks
-from tune_mm.data.arrays.checks import SPLITS, Float, Mask
-from tune_mm.data.base import DataError, DataPlugin
-from tune_mm.data.carve import carve
+from tune_mm.data.arrays.checks import SPLITS, DataError, Float, Mask
+from tune_mm.data.base import DataPlugin
+from tune_mm.data.splits.carve import carve
 from tune_mm.data.synthetic.vectors import SyntheticOptions, generate
 
 

@@ -32,12 +32,12 @@ from pydantic import AfterValidator, Field, model_validator
 from tune_mm.config import Section
 from tune_mm.core.types import VOID, Dataset, DataSpec, Padded, Split, Task, Transform
 from tune_mm.data.arrays import archive, checks
-from tune_mm.data.arrays.checks import SPLITS
-from tune_mm.data.base import DataError, DataPlugin
-from tune_mm.data.carve import carve
+from tune_mm.data.arrays.checks import SPLITS, DataError
+from tune_mm.data.base import DataPlugin
 from tune_mm.data.datasets.npz import _modality
 from tune_mm.data.images.frequency import class_counts, median_frequency
 from tune_mm.data.images.geometry import Geometry
+from tune_mm.data.splits.carve import carve
 from tune_mm.data.synthetic.images import images
 from tune_mm.data.synthetic.vectors import SyntheticOptions
 

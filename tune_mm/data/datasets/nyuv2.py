@@ -36,14 +36,15 @@ from pydantic import Field, model_validator
 
 from tune_mm.config import Section
 from tune_mm.core.types import Dataset, DataSpec, Split, Task, Transform
-from tune_mm.data import listing
-from tune_mm.data.base import DataError, DataPlugin
-from tune_mm.data.carve import carve
+from tune_mm.data.arrays.checks import DataError
+from tune_mm.data.base import DataPlugin
 from tune_mm.data.images import augment, pictures
 from tune_mm.data.images.colour import Jitter
 from tune_mm.data.images.frequency import median_frequency
 from tune_mm.data.images.pictures import Look
 from tune_mm.data.images.zoom import Zoom
+from tune_mm.data.splits import listing
+from tune_mm.data.splits.carve import carve
 from tune_mm.data.synthetic.images import images
 from tune_mm.data.synthetic.vectors import SyntheticOptions
 

@@ -28,9 +28,9 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from tune_mm.config.sections import AudioFrontend
+from tune_mm.data.arrays.checks import DataError
 from tune_mm.data.audio.frontends.stft_16k import Stft16kConfig
-from tune_mm.data.base import DataError
-from tune_mm.data.listing import Row, folders, rows, wavs
+from tune_mm.data.splits.listing import Row, folders, rows, wavs
 from tune_mm.data.synthetic.clips import clips, names
 from tune_mm.data.synthetic.vectors import SyntheticOptions
 from tune_mm.data.video.audio_visual import AudioVisual, AudioVisualConfig, Clip, Listing

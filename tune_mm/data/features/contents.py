@@ -20,7 +20,6 @@ from PIL import Image, UnidentifiedImageError
 from tune_mm.data.features.store import Sample, text_digest
 from tune_mm.data.store import failures
 from tune_mm.data.store.threads import each
-from tune_mm.data.video.frames import FAILURES
 
 GOES_ON = "what is done is kept, and the same command goes on"
 
@@ -67,7 +66,7 @@ def picture(path: Path) -> Image.Image | str:
     try:
         with Image.open(content) as image:
             return image.convert("RGB")
-    except FAILURES as error:
+    except failures.OF_IMAGES as error:
         failures.refuse(path, error, GOES_ON)
         reason = "of no known kind" if isinstance(error, UnidentifiedImageError) else error
         return f"{path}: is not a readable image: {reason}"

@@ -29,7 +29,7 @@ from typing import Any, Literal
 from tune_mm.config.yaml import is_utf8
 from tune_mm.data.arrays.checks import DataError
 from tune_mm.data.features.store import Sample
-from tune_mm.data.listing import IMAGES, known, rows, text
+from tune_mm.data.splits.listing import IMAGES, known, rows, text
 from tune_mm.errors import nearest
 
 Layout = Literal["cggm", "mmbt", "balancemm", "mla"]

@@ -33,7 +33,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tune_mm.core.types import Padded, Stored
-from tune_mm.data.base import DataError, DataPlugin
+from tune_mm.data.arrays.checks import DataError
+from tune_mm.data.base import DataPlugin
 from tune_mm.data.store.cache import META, Opened, damaged, read_array
 from tune_mm.data.store.rows import ClipStore, Rows
 

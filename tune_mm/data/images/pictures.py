@@ -29,7 +29,6 @@ from tune_mm.data.store import failures
 from tune_mm.data.store.cache import Recipe, Writer, damaged, open_store, read_array
 from tune_mm.data.store.rows import ClipStore, Rows
 from tune_mm.data.store.threads import each
-from tune_mm.data.video.frames import FAILURES
 
 # Raise it when the same files and settings would give other values.
 VERSION = 1
@@ -152,7 +151,7 @@ def picture_size(path: Path) -> Size:
     try:
         with Image.open(path) as image:
             return image.height, image.width
-    except FAILURES as error:
+    except failures.OF_IMAGES as error:
         raise DataError(f"{path}: {_reason(path, error)}") from error
 
 
@@ -175,7 +174,7 @@ def _build(
                 values = _decoded(files[row], kind, size, resize, classes)
                 if kind == "labels":
                     counts[row] = class_counts(values[None], classes)[0]
-            except FAILURES as error:
+            except failures.OF_IMAGES as error:
                 return _reason(files[row], error)
             out.put(row * int(np.prod(shape[1:])), values)
             return ""

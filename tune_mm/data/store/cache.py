@@ -35,7 +35,7 @@ from numpy.typing import DTypeLike, NDArray
 from tune_mm.data.arrays.checks import DataError
 from tune_mm.data.store import failures
 from tune_mm.data.store.threads import each
-from tune_mm.filesystem import fsync
+from tune_mm.filesystem import cache_folder, fsync
 
 # Raise it when stores of an earlier layout must not be read any more.
 FORMAT = 1
@@ -89,8 +89,6 @@ def open_store(recipe: Recipe, build: Build) -> Opened:
     Raises DataError when there is nothing to store, when the cache cannot be written, when a store
     is damaged and when the system fails to read a file.
     """
-    from tune_mm.data.base import cache_folder  # base imports what imports this module
-
     if not recipe.sources:
         raise DataError(f"{recipe.name}: no files to make {recipe.kind} of")
     root = cache_folder() / "store"

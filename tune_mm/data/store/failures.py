@@ -9,13 +9,29 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
 from pathlib import Path
+
+from PIL import Image
 
 from tune_mm.data.arrays.checks import DataError
 
 AGAIN = "run the same command again"
 # Of a file that is as good as not there, until someone changes it.
 GONE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG}
+
+# What Pillow raises for files that are no images, are cut off or are too large to be honest.
+UNREADABLE = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    IndexError,
+    TypeError,
+    struct.error,
+    Image.DecompressionBombError,
+)
+# Whether the file is bad or the machine failed.
+OF_IMAGES = (*UNREADABLE, MemoryError)
 
 
 class MachineError(DataError):

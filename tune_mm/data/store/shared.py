@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 
-import tune_mm.data
 from tune_mm.core.types import Dataset, DataSpec, Padded, Split, Task
 from tune_mm.data.arrays.checks import DataError
 from tune_mm.data.store import cache
@@ -109,6 +108,6 @@ def _split(raw: dict[str, Any]) -> Split:
 def _code() -> str:
     """A digest of the modules that read data: what other code has stored is not read."""
     total = hashlib.blake2b(digest_size=8)
-    for path in sorted(Path(tune_mm.data.__file__).parent.rglob("*.py")):
+    for path in sorted(Path(__file__).parent.parent.rglob("*.py")):
         total.update(path.read_bytes())
     return total.hexdigest()

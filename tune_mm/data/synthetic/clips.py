@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tune_mm.data.base import DataError
+from tune_mm.data.arrays.checks import DataError
 from tune_mm.data.synthetic.vectors import VERSION, Array, SyntheticOptions, generate
 
 RATE = 8_000

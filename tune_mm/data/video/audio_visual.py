@@ -28,11 +28,11 @@ from pydantic import Field
 from tune_mm.config import Section
 from tune_mm.config.sections import AudioFrontend
 from tune_mm.core.types import Dataset, DataSpec, Split, Task
-from tune_mm.data.arrays.checks import SPLITS
+from tune_mm.data.arrays.checks import SPLITS, DataError
 from tune_mm.data.audio.spectrograms import SpectrogramStore, open_spectrograms
-from tune_mm.data.base import DataError, DataPlugin
-from tune_mm.data.carve import carve
-from tune_mm.data.listing import images
+from tune_mm.data.base import DataPlugin
+from tune_mm.data.splits.carve import carve
+from tune_mm.data.splits.listing import images
 from tune_mm.data.store.threads import each
 from tune_mm.data.synthetic.vectors import SyntheticOptions
 from tune_mm.data.video.frames import FramesConfig, FrameStore, open_frames

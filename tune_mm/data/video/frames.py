@@ -11,7 +11,6 @@ spaced ones with repeats.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -41,18 +40,6 @@ INDEX = "index.npy"
 
 Pixels = NDArray[np.uint8]
 Index = NDArray[np.int64]
-# What Pillow raises for files that are no images, are cut off or are too large to be honest.
-UNREADABLE = (
-    OSError,
-    ValueError,
-    SyntaxError,
-    IndexError,
-    TypeError,
-    struct.error,
-    Image.DecompressionBombError,
-)
-# Whether the file is bad or the machine failed.
-FAILURES = (*UNREADABLE, MemoryError)
 # The black frame that stands for a clip that cannot be read.
 NOTHING = (1, 1, 1)
 
@@ -249,7 +236,7 @@ class _Builder:
         try:
             with Image.open(files[0]) as image:
                 return len(files), *_reduced(image.height, image.width, self.config.stored_size)
-        except FAILURES as error:
+        except failures.OF_IMAGES as error:
             return _reason(files[0], error)
 
     def _decode(self, out: Writer, files: Files, place: Index) -> str:
@@ -259,7 +246,7 @@ class _Builder:
         for number, path in enumerate(files):
             try:
                 frame = decode(path, height, width, self.config.color)
-            except FAILURES as error:
+            except failures.OF_IMAGES as error:
                 reason = _reason(path, error)
                 for before in range(number):
                     out.put(offset + before * size, np.zeros(size, dtype=np.uint8))

@@ -15,9 +15,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from tune_mm.core.features import pooled
 from tune_mm.core.types import Features, Tensors, UnimodalPath
 from tune_mm.models.base import LateFusion
-from tune_mm.models.fusions.concat import pooled
 
 Pool = Literal["mean", "first"]
 

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tune_mm.config import Section
-from tune_mm.core.types import DataSpec, Features, Padded, UnimodalPath
+from tune_mm.core.features import pooled
+from tune_mm.core.types import DataSpec, Features, UnimodalPath
 from tune_mm.models.base import LateFusion
 
 
@@ -59,18 +60,6 @@ class ConcatFusion(LateFusion):
             m: F.pad(pooled(features[m], self.pool), (block.start, total - block.stop))
             for m, block in self.blocks.items()
         }
-
-
-def pooled(x: Padded, pool: Literal["mean", "first"]) -> Tensor:
-    """[B, W] of [B, T, W] (the mean over real steps, or the first step) or of [B, W] (as it is)."""
-    if x.value.dim() == 2:
-        return x.value
-    if pool == "first":
-        return x.value[:, 0]
-    if x.mask is None:
-        return x.value.mean(1)
-    real = x.mask[..., None].to(x.value.dtype)
-    return (x.value * real).sum(1) / real.sum(1).clamp(min=1)
 
 
 plugin = ConcatFusion

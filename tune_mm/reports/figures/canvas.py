@@ -19,7 +19,7 @@ from matplotlib.lines import Line2D
 
 from tune_mm.errors import UserError
 from tune_mm.reports.runs.select import Choice, Selection
-from tune_mm.reports.spec import Report
+from tune_mm.reports.spec.spec import Report
 
 # Okabe and Ito's colours, which people with any colour vision tell apart; black is the multimodal
 # model's.

@@ -17,7 +17,7 @@ from tune_mm.reports.figures.canvas import BLACK, DASHES, GREY, PALETTE, Dash, F
 from tune_mm.reports.runs.records import Curve, Record
 from tune_mm.reports.runs.select import Choice, Selection, select
 from tune_mm.reports.runs.together import together
-from tune_mm.reports.spec import CurvesReport, Panel
+from tune_mm.reports.spec.spec import CurvesReport, Panel
 
 MODALITY = "{modality}"
 WORDS = {"grad/norm_multi": "multimodal loss", "grad/norm_uni": "unimodal loss"}

@@ -20,7 +20,7 @@ from tune_mm.reports.figures import canvas
 from tune_mm.reports.figures.canvas import BLACK, MARKERS, PALETTE, Figure
 from tune_mm.reports.runs.records import Record
 from tune_mm.reports.runs.select import Choice, select
-from tune_mm.reports.spec import ScatterReport
+from tune_mm.reports.spec.spec import ScatterReport
 
 PERPLEXITY = 30.0  # scikit-learn's and the t-SNE paper's own; less for few vectors
 FEWEST = 5

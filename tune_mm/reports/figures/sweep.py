@@ -18,7 +18,7 @@ from tune_mm.reports.figures.canvas import GREY, MARKERS, PALETTE, Figure
 from tune_mm.reports.runs.records import Record
 from tune_mm.reports.runs.select import Choice, Selection, by_seed, lacking, matches, select
 from tune_mm.reports.runs.together import together
-from tune_mm.reports.spec import SweepReport, SweepSeries, Where
+from tune_mm.reports.spec.spec import SweepReport, SweepSeries, Where
 
 SYMBOLS = {"method.rho": "ρ", "method.lam": "λ", "method.alpha": "α"}
 FEWEST = 3  # values of a setting that can show an interior maximum

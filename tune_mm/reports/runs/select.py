@@ -19,7 +19,7 @@ from statistics import fmean
 import tune_mm
 from tune_mm.errors import UserError, nearest
 from tune_mm.reports.runs.records import Record
-from tune_mm.reports.spec import ANY, Report, Scalar, Where
+from tune_mm.reports.spec.spec import ANY, Report, Scalar, Where
 from tune_mm.stats import direction_or_max
 
 ATTRIBUTES = frozenset({"space", "stage", "status"})

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tune_mm.track import _quiet  # first: it sets defaults that mlflow reads while it is imported
+from tune_mm.track import quiet  # first: it sets defaults that mlflow reads while it is imported
 
 # isort: split
 import mlflow
@@ -71,7 +71,7 @@ class Reader:
         Raises UserError for a store that is missing, empty, without runs of this project, of
         another version of MLflow, or that cannot be read.
         """
-        _quiet.loggers()
+        quiet.loggers()
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         default = f"sqlite:///{root.resolve() / 'mlruns' / 'mlflow.db'}"
         chosen = uri or os.environ.get("MLFLOW_TRACKING_URI") or default

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from tune_mm.reports.runs.records import Record
 from tune_mm.reports.runs.select import Choice, Selection, matches, select
-from tune_mm.reports.spec import Report, Where
+from tune_mm.reports.spec.spec import Report, Where
 
 Key = TypeVar("Key", bound=Hashable)
 

@@ -12,7 +12,7 @@ from tune_mm import plugins
 from tune_mm.config import file_names
 from tune_mm.reports.runs.records import Record
 from tune_mm.reports.runs.select import Choice
-from tune_mm.reports.spec import ANY, MODALITY, Column, Row, Scalar, TableReport, Where
+from tune_mm.reports.spec.spec import ANY, MODALITY, Column, Row, Scalar, TableReport, Where
 
 # Settings that name a plug-in, and its kind.
 NAMED = {

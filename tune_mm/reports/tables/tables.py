@@ -17,7 +17,7 @@ from tune_mm.reports.figures.canvas import PAPERS, named, seeds
 from tune_mm.reports.runs.records import Record
 from tune_mm.reports.runs.select import KINDS, Choice, Selection, by_seed, lacking, matches, select
 from tune_mm.reports.runs.together import together
-from tune_mm.reports.spec import Row, TableReport, Where
+from tune_mm.reports.spec.spec import Row, TableReport, Where
 from tune_mm.reports.tables import layout
 from tune_mm.reports.tables.cells import Cell, Line, Table
 from tune_mm.reports.tables.layout import Head

@@ -20,8 +20,8 @@ from ray.tune.result import HOSTNAME, NODE_IP
 from tune_mm.config import Config
 from tune_mm.core import artifacts
 from tune_mm.track.tags import Stage
-from tune_mm.tune.keys import FAILURE_KEY, NOTES_KEY, OBJECTIVE_KEY, SPENT_KEY
 from tune_mm.tune.output.display import Board
+from tune_mm.tune.propose.result_keys import FAILURE_KEY, NOTES_KEY, OBJECTIVE_KEY, SPENT_KEY
 from tune_mm.tune.propose.searcher import AskTell, Unkept
 
 HOPELESS = 3  # trials that all fail before a stage gives up

@@ -25,7 +25,7 @@ from ray.tune.result import SHOULD_CHECKPOINT
 
 from tune_mm.core import artifacts, checkpoint
 from tune_mm.tune.execute.restore import newest_whole
-from tune_mm.tune.keys import (
+from tune_mm.tune.propose.result_keys import (
     DIVERGED_KEY,
     FAILURE_KEY,
     FINISHED_KEY,

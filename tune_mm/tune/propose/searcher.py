@@ -10,8 +10,14 @@ from typing import Any, cast
 
 from ray.tune.search import Searcher
 
-from tune_mm.tune.keys import DIVERGED_KEY, FAILURE_KEY, FINISHED_KEY, OBJECTIVE_KEY, SPENT_KEY
 from tune_mm.tune.propose.ledger import Assignment, Ledger
+from tune_mm.tune.propose.result_keys import (
+    DIVERGED_KEY,
+    FAILURE_KEY,
+    FINISHED_KEY,
+    OBJECTIVE_KEY,
+    SPENT_KEY,
+)
 
 
 class Unkept:

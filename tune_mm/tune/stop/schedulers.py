@@ -28,8 +28,8 @@ from ray.tune.schedulers import (
 
 from tune_mm.config import ScheduleConfig
 from tune_mm.core.schedule import epochs_of as schedule_span
-from tune_mm.tune.keys import OBJECTIVE_KEY, PASSES_KEY
 from tune_mm.tune.propose.ledger import Assignment
+from tune_mm.tune.propose.result_keys import OBJECTIVE_KEY, PASSES_KEY
 from tune_mm.tune.space.domains import REAL, Domain, Domains
 from tune_mm.tune.stop import protected
 from tune_mm.tune.stop._ray_internals import brackets, put_in_bracket, rung_count

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tune_mm.data.base import DataError
+from tune_mm.data.arrays.checks import DataError
 from tune_mm.data.features.food_lists import CLASSES, LISTS, PUBLISHED, Layout, read
 from tune_mm.data.features.store import MASK, TEXT, TEXTS, VIEWS, VISUAL, Sample, meta, text_digest
 from tune_mm.data.store.cache import META

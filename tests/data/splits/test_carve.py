@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tune_mm.data.carve import carve
+from tune_mm.data.splits.carve import carve
 
 LABELS = st.lists(st.integers(0, 4), min_size=20, max_size=120).map(np.array)
 FRACTIONS = st.floats(0.05, 0.5)

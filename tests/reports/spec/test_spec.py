@@ -19,7 +19,7 @@ from tune_mm.reports import catalogue
 from tune_mm.reports.runs.records import Record
 from tune_mm.reports.runs.select import Choice
 from tune_mm.reports.runs.store import Reader
-from tune_mm.reports.spec import TableReport
+from tune_mm.reports.spec.spec import TableReport
 from tune_mm.reports.tables import layout
 
 # As the papers print them (DGL, ICCV 2025).
