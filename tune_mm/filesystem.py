@@ -43,7 +43,7 @@ def write_json(path: Path, value: Any, indent: int | None = 1) -> None:
     """Write `value` as JSON, durably: a reader sees the old file or the whole new one. Raises
     OSError.
     """
-    scratch = path.with_name(f"{path.name}.{os.getpid()}.part")
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with scratch.open("w", encoding="utf-8") as file:
             file.write(json.dumps(value, indent=indent) + "\n")

@@ -21,7 +21,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tune_mm.cli import run_cli
+from tune_mm.cli import Parser, run_cli
 from tune_mm.errors import UserError, nearest
 
 if TYPE_CHECKING:  # mlflow and matplotlib take seconds to import, and --help does without
@@ -38,11 +38,6 @@ exit codes: 0 done; 2 a mistake in what was asked for, or a store that cannot be
 ATTACHED = "reports"  # the folder of artifacts
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        raise UserError(f"{self.prog}: {message}; see --help")
-
-
 def _time(text: str) -> datetime:
     try:
         return datetime.fromisoformat(text)
@@ -55,8 +50,7 @@ def _time(text: str) -> datetime:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = _Parser(prog="tune_mm.report", description=__doc__, epilog=EPILOG, allow_abbrev=False,
-                formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    p = Parser(prog="tune_mm.report", description=__doc__, epilog=EPILOG)
     p.add_argument(
         "what",
         nargs="*",

@@ -17,18 +17,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tune_mm.cli import run_cli
+from tune_mm.cli import Parser, run_cli
 from tune_mm.config.yaml import read_value
 from tune_mm.errors import ConfigError, UserError
 
 EPILOG = """exit codes: 0 done; 1 trials failed (each is named; one that diverged is a result, no failure);
 2 a mistake in what was asked for; 130 interrupted (go on with --resume)"""
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        raise UserError(f"{self.prog}: {message}; see --help")
 
 
 def _count(text: str) -> int:
@@ -89,8 +84,7 @@ def _setting(text: str) -> tuple[str, Any]:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = _Parser(prog="tune_mm.search", description=__doc__, epilog=EPILOG, allow_abbrev=False,
-                formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    p = Parser(prog="tune_mm.search", description=__doc__, epilog=EPILOG)
     p.add_argument(
         "--space", metavar="NAME|PATH", help="a space or a suite of search_spaces/, or a file"
     )

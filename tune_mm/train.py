@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from tune_mm.cli import run_cli
+from tune_mm.cli import Parser, run_cli
 from tune_mm.config import Config, dump_config, flatten, load_config
 from tune_mm.core import artifacts, checkpoint, metrics
 from tune_mm.core.run import Result, Run
@@ -43,8 +43,8 @@ DIVERGED = 1
 
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The command line; argparse ends with exit code 2 on a mistake."""
-    parser = argparse.ArgumentParser(
+    """The command line. Raises UserError for a mistake in it."""
+    parser = Parser(
         prog="python -m tune_mm.train", description="Train one configuration, without Ray."
     )
     parser.add_argument(

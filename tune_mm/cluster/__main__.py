@@ -10,14 +10,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from tune_mm.cli import MISTAKE, run_cli
+from tune_mm.cli import MISTAKE, Parser, run_cli
 from tune_mm.cluster import access, kuberay, launcher, places, project, shape, size, slurm
 from tune_mm.cluster.files import ClusterFile, documents_of, text_of
 from tune_mm.cluster.problems import Check, Problem
 from tune_mm.config.yaml import shown
-from tune_mm.errors import ConfigError, UserError
+from tune_mm.errors import ConfigError
 
 CHECKS: tuple[Check, ...] = (
     *shape.CHECKS,
@@ -56,15 +55,9 @@ def problems(file: ClusterFile) -> list[Problem]:
     return sorted(found, key=lambda p: (_ORDER.index(p.severity), p.line, p.check))
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        raise UserError(f"{self.prog}: {message}; see --help")
-
-
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = _Parser(prog="tune_mm.cluster", description=__doc__, epilog=EPILOG, allow_abbrev=False,
-                formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    p = Parser(prog="tune_mm.cluster", description=__doc__, epilog=EPILOG)
     commands = p.add_subparsers(dest="command", required=True, metavar="check")
     check = commands.add_parser(
         "check", help="list what would go wrong with cluster files", epilog=EPILOG

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from tune_mm import plugins
+from tune_mm.cli import Parser
 from tune_mm.config import Section, file_names, load_config
 from tune_mm.core.build import device_of
 from tune_mm.core.types import VOID, Dataset, Padded, Split
@@ -53,7 +54,7 @@ def section(name: str, overrides: Sequence[str]) -> Section:
     return plain
 
 
-def _list() -> None:
+def _list(args: argparse.Namespace) -> None:
     width = max(map(len, plugins.available("data")))
     for name in plugins.available("data"):
         plugin = plugins.load("data", name)
@@ -183,9 +184,7 @@ def _shape(text: str) -> tuple[str, tuple[int, ...]]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "python -m tune_mm.data", description=__doc__.partition("\n")[0]
-    )
+    parser = Parser(prog="python -m tune_mm.data", description=__doc__.partition("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="the data sets and the files they expect")
     show = commands.add_parser("describe", help="load a data set and show what it holds")
@@ -263,11 +262,10 @@ def _add_extract(commands: Any) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """0, or 2 after one message for a user's mistake."""
-    args = _parser().parse_args(argv)
+    commands = {"list": _list, "describe": _describe, "make": _make, "extract": _extract}
     try:
-        {"list": lambda _: _list(), "describe": _describe, "make": _make, "extract": _extract}[
-            args.command
-        ](args)
+        args = _parser().parse_args(argv)
+        commands[args.command](args)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

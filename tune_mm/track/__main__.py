@@ -14,9 +14,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from tune_mm.cli import run_cli
+from tune_mm.cli import Parser, run_cli
 from tune_mm.errors import UserError, nearest
 from tune_mm.track import about, replay
 from tune_mm.track.messages import shown
@@ -24,15 +23,9 @@ from tune_mm.track.messages import shown
 COMMANDS = ("replay",)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> Any:
-        raise UserError(f"{self.prog}: {message}; see --help")
-
-
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = _Parser(prog="tune_mm.track", description=__doc__, allow_abbrev=False,
-                formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    p = Parser(prog="tune_mm.track", description=__doc__)
     p.add_argument("command", metavar="replay", help="write queued records into their stores")
     p.add_argument(
         "--queue",

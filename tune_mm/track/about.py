@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tune_mm.errors import UserError
+from tune_mm.filesystem import write_json
 
 FILE, FORMAT = "queue.json", 1
 KEYS = {"format", "uri", "experiment", "artifacts", "known"}
@@ -38,6 +39,4 @@ def read(folder: Path) -> dict[str, Any]:
 
 def write(folder: Path, about: Mapping[str, Any]) -> None:
     """Write it whole, or not at all. Raises OSError."""
-    new = folder / f"{FILE}.new"
-    new.write_text(json.dumps(about, indent=1) + "\n")
-    new.replace(folder / FILE)
+    write_json(folder / FILE, dict(about))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tune_mm.errors import UserError, nearest
-from tune_mm.track import quiet, about, lease
+from tune_mm.track import about, lease, quiet
 from tune_mm.track.delivery import Delivery
 from tune_mm.track.messages import left, shown
 from tune_mm.track.queue import Queue

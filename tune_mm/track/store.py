@@ -24,7 +24,7 @@ from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
 from tune_mm.errors import UserError
-from tune_mm.track import quiet, limits
+from tune_mm.track import limits, quiet
 from tune_mm.track.reach import ask, away, present, sqlite_file
 
 FAILURES = (

@@ -202,14 +202,14 @@ import sys
 from pathlib import Path
 import tune_mm.data.base
 from tune_mm import plugins
-from tune_mm.data import _audio
+from tune_mm.data.audio import waves
 for name in plugins.available("frontends"):
     plugin = plugins.load("frontends", name)
     plugin(plugin.Config())
 assert "librosa" not in sys.modules
-_audio.read(Path("a.wav"), 16000)
+waves.read(Path("a.wav"), 16000)
 try:
-    _audio.read(Path("b.wav"), 16000)
+    waves.read(Path("b.wav"), 16000)
 except tune_mm.data.base.DataError:
     sys.exit(7)
 """

@@ -34,15 +34,15 @@ def place(tmp_path: Path) -> Path:
 
 KILLED = """
 import os, signal, sys
-from tune_mm.data import _pretrained
+from tune_mm.data.features import pretrained as models
 from tune_mm.data.__main__ import main
-whole, calls = _pretrained.ImageModel.features, []
+whole, calls = models.ImageModel.features, []
 def features(self, pixels):
     calls.append(len(pixels))
     if len(calls) > int(sys.argv[1]):
         os.kill(os.getpid(), signal.SIGKILL)
     return whole(self, pixels)
-_pretrained.ImageModel.features = features
+models.ImageModel.features = features
 main(sys.argv[2:])
 """
 

@@ -35,7 +35,7 @@ from numpy.typing import DTypeLike, NDArray
 from tune_mm.data.arrays.checks import DataError
 from tune_mm.data.store import failures
 from tune_mm.data.store.threads import each
-from tune_mm.filesystem import cache_folder, fsync
+from tune_mm.filesystem import cache_folder, fsync, write_json
 
 # Raise it when stores of an earlier layout must not be read any more.
 FORMAT = 1
@@ -129,7 +129,7 @@ def _digests(recipe: Recipe, root: Path) -> dict[str, str]:
         # In a cache that others filled and that cannot be written, the files are read again each
         # time.
         with suppress(OSError), FileLock(f"{lookup}.lock"):
-            _write(lookup, {**_lookup(lookup), **fresh})
+            write_json(lookup, {**_lookup(lookup), **fresh}, indent=None)
     return {name: value for name, (_, value) in zip(ids, found, strict=True)}
 
 
@@ -226,7 +226,7 @@ def _build(folder: Path, recipe: Recipe, build: Build) -> None:
             "ids": ids,
             "bad": bad,
         }
-        _write(part / META, meta)
+        write_json(part / META, meta, indent=None)
         fsync(part)
         part.rename(folder)
         fsync(folder.parent)
@@ -315,16 +315,6 @@ class Writer:
         while data:
             written = os.pwrite(self._file.fileno(), data, place)
             data, place = data[written:], place + written
-
-
-def _write(path: Path, value: Any) -> None:
-    """JSON, on disk under its name as a whole or not at all."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    with part.open("w", encoding="utf-8") as file:
-        json.dump(value, file)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
 
 
 def _say(line: str, quiet: bool) -> None:

@@ -27,7 +27,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from tune_mm.data.store.cache import META
-from tune_mm.filesystem import fsync
+from tune_mm.filesystem import fsync, write_json
 
 PROGRESS = "progress.json"
 SAMPLES = "samples.json"
@@ -61,7 +61,9 @@ class Sources:
 
     def write(self, folder: Path) -> None:
         """Raises OSError."""
-        _write(folder / SAMPLES, {"kind": self.kind, "digests": list(self.digests)})
+        write_json(
+            folder / SAMPLES, {"kind": self.kind, "digests": list(self.digests)}, indent=None
+        )
 
 
 def place_of(final: Path) -> Path:
@@ -207,7 +209,7 @@ class Part:
     def finish(self, final: Path, meta: Mapping[str, Any]) -> None:
         """Writes meta.json and gives the folder its name. Raises OSError."""
         self.__exit__()
-        _write(self.folder / META, meta)
+        write_json(self.folder / META, meta, indent=None)
         (self.folder / PROGRESS).unlink()
         (self.folder / SAMPLES).unlink()
         fsync(self.folder)
@@ -215,14 +217,8 @@ class Part:
         fsync(final.parent)
 
     def _write(self) -> None:
-        _write(self.folder / PROGRESS, {"rows": self._rows, "again": self._again, "bad": self.bad})
-
-
-def _write(path: Path, value: Any) -> None:
-    """JSON, on disk under its name as a whole or not at all."""
-    part = path.with_name(f".{path.name}")
-    with part.open("w", encoding="utf-8") as file:
-        json.dump(value, file)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+        write_json(
+            self.folder / PROGRESS,
+            {"rows": self._rows, "again": self._again, "bad": self.bad},
+            indent=None,
+        )

@@ -4,8 +4,6 @@ it resumable.
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import secrets
 from collections.abc import Mapping
@@ -17,6 +15,7 @@ from typing import Any, Literal
 from tune_mm.config import Config, flatten, read_yaml, to_dict, with_overrides
 from tune_mm.config.yaml import Document, is_utf8
 from tune_mm.errors import UserError
+from tune_mm.filesystem import write_json
 from tune_mm.tune.plan import search_file
 from tune_mm.tune.plan.search_file import FORMAT, RECORD
 from tune_mm.tune.space import space as S
@@ -123,11 +122,9 @@ class Plan:
 
         Raises UserError where it cannot be written.
         """
-        scratch = self.folder / f".{RECORD}.new"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            scratch.write_text(json.dumps({**self.record, "closed": closed}, indent=1) + "\n")
-            os.replace(scratch, self.folder / RECORD)
+            write_json(self.folder / RECORD, {**self.record, "closed": closed})
         except OSError as error:
             raise UserError(
                 f"{self.folder}: cannot be written: {error.strerror or error}"

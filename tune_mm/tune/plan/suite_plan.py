@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -13,6 +12,7 @@ from typing import Any
 from tune_mm.config import read_yaml
 from tune_mm.config.yaml import Document, write_yaml
 from tune_mm.errors import UserError
+from tune_mm.filesystem import write_json
 from tune_mm.tune.plan import search_file
 from tune_mm.tune.plan.plan import Options
 from tune_mm.tune.space import space as S
@@ -49,9 +49,7 @@ class SuitePlan:
     def save(self) -> None:
         """Write suite.json, whole or not at all."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        scratch = self.folder / f".{RECORD}.new"
-        scratch.write_text(json.dumps(self.record, indent=1) + "\n")
-        os.replace(scratch, self.folder / RECORD)
+        write_json(self.folder / RECORD, self.record)
 
     def write(self, folder: Path, member: Member) -> Path:
         """The space of a member as a file that a search can be started with; its name is the
