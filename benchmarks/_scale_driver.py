@@ -34,12 +34,18 @@ from tune_mm.track.tags import Stage
 from tune_mm.track.writer import INTERVAL
 from tune_mm.tune import stages
 from tune_mm.tune.execute.callback import Halt, Watch
-from tune_mm.tune.propose.result_keys import DIVERGED_KEY, FINISHED_KEY, NOTES_KEY, OBJECTIVE_KEY, PASSES_KEY
 from tune_mm.tune.output.display import Board
 from tune_mm.tune.plan import plan
 from tune_mm.tune.plan.plan import Options
 from tune_mm.tune.propose.journal import open_storage
 from tune_mm.tune.propose.ledger import Ledger
+from tune_mm.tune.propose.result_keys import (
+    DIVERGED_KEY,
+    FINISHED_KEY,
+    NOTES_KEY,
+    OBJECTIVE_KEY,
+    PASSES_KEY,
+)
 from tune_mm.tune.propose.samplers import make_sampler
 from tune_mm.tune.propose.searcher import AskTell
 from tune_mm.tune.space.domains import Values

