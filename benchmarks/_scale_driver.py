@@ -2,7 +2,7 @@
 tracking of a search.
 
 What is real: `AskTell` over a `Ledger` on a journal file, the scheduler that `schedulers.make`
-builds, `Watch`, and a `Tracker` on a sqlite store, called in the order in which Ray's controller
+builds, `TrialCallback`, and a `Tracker` on a sqlite store, called in the order in which Ray's controller
 calls them. What is left out: Ray's own controller and its actors, which a real search measures, and
 the training, which takes its recorded time on a virtual clock. The tracking thread's rounds are
 made on that clock too: a round, its CPU time, a pause of a second, the next.
@@ -33,7 +33,7 @@ from tune_mm.config import Config, flatten, with_overrides
 from tune_mm.track.tags import Stage
 from tune_mm.track.writer import INTERVAL
 from tune_mm.tune import stages
-from tune_mm.tune.execute.callback import Halt, Watch
+from tune_mm.tune.execute.callback import StopSwitch, TrialCallback
 from tune_mm.tune.output.display import Board
 from tune_mm.tune.plan import plan
 from tune_mm.tune.plan.plan import Options
@@ -179,8 +179,8 @@ class Driver:
         board = Board(Console(file=io.StringIO()), OBJECTIVE, "max", case.epochs)
         board.begin("search", 0, case.trials)
         config_of = partial(with_overrides, self.stage.base)
-        self.watch = Watch(
-            "search", self.searcher, config_of, Some(self.tracker, case.every), board, Halt()
+        self.watch = TrialCallback(
+            "search", self.searcher, config_of, Some(self.tracker, case.every), board, StopSwitch()
         )
         self._measure()
         self.now = self.trained = 0.0

@@ -16,7 +16,7 @@ from tests.survival.processes import SPACE, Process, Started, saved, summary, tr
 from tests.survival.traced import GO, HELD, trace
 
 SECONDS = 60.0  # a tenth of the epoch that waits: who waits for it is found out
-AGAIN = "go on with: python -m tune_mm.search --name toy-1 --resume"
+AGAIN = "resume with: python -m tune_mm.search --name toy-1 --resume"
 SIMPLE = SPACE.replace("trials: 8", "trials: 4").replace(
     "{top: 1, seeds: 2, epochs: 3}", "{top: 0}"
 )

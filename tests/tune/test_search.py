@@ -279,7 +279,7 @@ def test_an_interrupted_search_says_how_to_go_on(searches: Searches) -> None:
     process.send_signal(signal.SIGINT)
     rest, _ = process.communicate()
     assert process.returncode == 130, rest
-    assert "go on with: python -m tune_mm.search --name toy-1 --resume" in rest
+    assert "resume with: python -m tune_mm.search --name toy-1 --resume" in rest
     assert "Traceback" not in rest
     assert summary(searches, "toy-1")["status"] == "interrupted"
     assert {r.info.status for r in runs(searches)} <= {"FINISHED", "KILLED"}

@@ -24,24 +24,25 @@ from tune_mm.data.base import Source
 from tune_mm.errors import UserError
 from tune_mm.track.tags import Stage
 from tune_mm.tune import preview, stages
-from tune_mm.tune.execute.callback import Halt
+from tune_mm.tune.execute.callback import StopSwitch
 from tune_mm.tune.execute.factory import Build, train
-from tune_mm.tune.execute.resources import Site, prepared
+from tune_mm.tune.execute.resources import Resources, prepared
 from tune_mm.tune.output import finals, summary, tables
 from tune_mm.tune.output.display import Board, span
 from tune_mm.tune.output.ranking import ranked, values_of
-from tune_mm.tune.plan import plan as P
+from tune_mm.tune.plan import plan as plans
 from tune_mm.tune.plan.plan import Options, Plan
 from tune_mm.tune.plan.search_file import RECORD
 from tune_mm.tune.propose.journal import open_storage
 from tune_mm.tune.propose.ledger import Busy, Ledger, Lock
-from tune_mm.tune.space import space as S
-from tune_mm.tune.space import suite as U
+from tune_mm.tune.space import space as space_files
+from tune_mm.tune.space import suite as suites
 from tune_mm.tune.space.domains import Values
-from tune_mm.tune.stages import Context
+from tune_mm.tune.stages import SearchContext
 from tune_mm.tune.tracking import Tracker
 
-FAILED, INTERRUPTED = 1, 130
+FAILED = 1
+INTERRUPTED = 130
 SUMMARY = "summary.json"
 
 
@@ -50,29 +51,34 @@ def spaces(console: Console) -> int:
     table = Table(title="search spaces", title_justify="left")
     for column in ("space", "method", "config", "objective", "searched", "baseline"):
         table.add_column(column)
-    for name in S.names():
-        raw = S.read(name).data
-        baseline = (raw.get("finals") or {}).get("baseline") or "-"
-        cells = (name, raw.get("method", "-"), raw.get("config", "-"), raw.get("objective", "-"))
-        table.add_row(*map(str, cells), ", ".join(raw.get("domains") or {}), baseline)
+    for name in space_files.names():
+        raw = space_files.read(name).data
+        finals_section = raw.get("finals") or {}
+        table.add_row(
+            name,
+            str(raw.get("method", "-")),
+            str(raw.get("config", "-")),
+            str(raw.get("objective", "-")),
+            ", ".join(raw.get("domains") or {}),
+            finals_section.get("baseline") or "-",
+        )
     console.print(table)
-    _suites(console)
+    _list_suites(console)
     return 0
 
 
-def _suites(console: Console) -> None:
-    found = U.names()
+def _list_suites(console: Console) -> None:
+    found = suites.names()
     if not found:
         return
     table = Table(title="suites: several spaces, searched alike and compared", title_justify="left")
     for column in ("suite", "config", "objective", "trials", "searches"):
         table.add_column(column)
     for name in found:
-        suite = U.build(name, S.read(name))
-        members = ", ".join(m.name for m in suite.members)
-        table.add_row(
-            name, suite.spec.config, suite.spec.objective, str(suite.spec.trials), members
-        )
+        suite = suites.build(name, space_files.read(name))
+        members = ", ".join(member.name for member in suite.members)
+        spec = suite.spec
+        table.add_row(name, spec.config, spec.objective, str(spec.trials), members)
     console.print(table)
 
 
@@ -84,153 +90,198 @@ def run(
     Returns 0; 1 when trials failed; 130 when it was interrupted. Raises UserError before anything
     has started.
     """
-    plan = P.resolve(options)
-    source, about = Source(plan.folder, "synthetic"), dict[str, Any]()
+    plan = plans.resolve(options)
+    needed: Source | None = None  # the data that every node must have
     if build is None:
-        source = data.resolve(
-            plan.space.base.data, plan.options.data_root, require_real=plan.options.require_real
+        needed = data.resolve(
+            plan.space.base.data, options.data_root, require_real=options.require_real
         )
-        about = preview.fits(plan, source)
-    for line in filter(None, (source.message, *about.get("notes", ()))):
-        console.print(Text(line, style="yellow"))
+        about = preview.fits(plan, needed)
+        source = needed
+        root = None if options.data_root is None else str(options.data_root)
+        build = partial(train, source=source, root=root)
+    else:
+        about = {}
+        source = Source(plan.folder, "synthetic")
+    for line in (source.message, *about.get("notes", ())):
+        if line:
+            console.print(Text(line, style="yellow"))
     if dry:
         preview.show_plan(console, plan, source)
         return 0
-    root = plan.options.data_root
-    needed = source if build is None else None
-    build = build or partial(train, source=source, root=None if root is None else str(root))
     try:
         lock = Lock(plan.folder / "lock")
     except Busy as error:
         raise UserError(f"{error}; wait for it, or give this one another --name") from None
     with contextlib.closing(lock):
-        P.still_free(plan)
+        plans.still_free(plan)
         try:
-            with prepared(plan, needed, console) as site:
-                return _locked(plan, source, about, console, build, site)
-        except (
-            KeyboardInterrupt
-        ):  # before the stages, after them, or a second signal that did not wait for them
+            with prepared(plan, needed, console) as resources:
+                return _search(plan, source, about, console, build, resources)
+        except KeyboardInterrupt:
+            # Before the stages, after them, or a second signal that did not wait for them.
             if not (plan.folder / RECORD).exists():
                 raise
-            console.print(Text(f"interrupted. go on with: {_again(plan)}"))
+            console.print(Text(f"interrupted. resume with: {_again(plan)}"))
             return INTERRUPTED
 
 
-def _locked(
-    plan: Plan, source: Source, about: Mapping[str, Any], console: Console, build: Build, site: Site
-) -> int:  # fmt: skip
+def _search(
+    plan: Plan,
+    source: Source,
+    about: Mapping[str, Any],
+    console: Console,
+    build: Build,
+    resources: Resources,
+) -> int:
+    """Run all stages under the search's lock; the exit code."""
     with contextlib.closing(Tracker(plan, source.kind, about)) as tracker:
         journal = plan.folder / "optuna.journal"
-        died = (
-            journal.stat().st_mtime if journal.exists() and not plan.record.get("closed") else None
-        )
+        died = None
+        if journal.exists() and not plan.record.get("closed"):
+            died = journal.stat().st_mtime
         plan.save(closed=False)
-        console.print(Text(_opening(plan, site.slots, source)))
-        storage = open_storage(journal)
-        halt = Halt()
-        board = Board(console, plan.space.spec.objective, plan.space.mode, plan.epochs)
-        context = Context(plan, storage, tracker, board, halt, site, build, died=died)
+        console.print(Text(_opening(plan, resources.slots, source)))
+        stop = StopSwitch()
+        context = SearchContext(
+            plan=plan,
+            storage=open_storage(journal),
+            tracking=tracker,
+            board=Board(console, plan.space.spec.objective, plan.space.mode, plan.epochs),
+            stop=stop,
+            resources=resources,
+            build=build,
+            died=died,
+        )
         start = time.monotonic()
-        with _signals(halt), board:
-            books, found = _stages(context)
-        code = _close(context, tracker, books, found, source, time.monotonic() - start)
+        with _signals(stop), context.board:
+            ledgers, found = _stages(context)
+        seconds = time.monotonic() - start
+        code = _close(context, tracker, ledgers, found, source, seconds)
         tracker.close()
-        with contextlib.suppress(
-            UserError
-        ):  # a full disk: the next driver looks at tracking once more, that is all
+        # On a full disk it stays open: the next driver looks at tracking once more, that is all.
+        with contextlib.suppress(UserError):
             plan.save(closed=True)
         return code
 
 
-def _stages(context: Context) -> tuple[dict[str, Ledger], finals.Finals | None]:
-    """Search, baseline, finals. A time budget ends a tuning stage early; a signal or hopeless
-    trials end everything.
+def _stages(context: SearchContext) -> tuple[dict[str, Ledger], finals.Finals | None]:
+    """Search, baseline, finals: their ledgers, and what the finals say.
+
+    A time budget ends a tuning stage early; a signal or hopeless trials end everything.
     """
-    plan, halt, books = context.plan, context.halt, dict[str, Ledger]()
-    budget = plan.options.time_budget
-    tuning: tuple[Stage, ...] = ("search", "baseline") if plan.baseline else ("search",)
-    for stage in () if plan.space.exhaustive else tuning:
-        halt.deadline = stages.deadline(plan, stage, budget)
-        began = time.monotonic()
-        books[stage] = stages.run(context, stages.tuning(plan, stage))
-        budget = None if budget is None else max(0.0, budget - (time.monotonic() - began))
-        if halt.reason == "time budget":
-            context.board.say(
-                f"{stage}: the time budget is spent after {context.board.done} trials"
-            )
-            halt.reason = ""
-        if halt.reason:
-            return books, None
-    halt.deadline = None
+    plan = context.plan
+    ledgers: dict[str, Ledger] = {}
+    if not plan.space.exhaustive:
+        _tune(context, ledgers)
+        if context.stop.reason:
+            return ledgers, None
     top = plan.space.spec.finals.top
     if top == 0:
-        return books, None
-    chosen = stages.every_point(plan) if top == "all" else _chosen(books, top)
-    final = stages.finals(plan, chosen, _there(context, plan))
-    books["final"] = stages.run(context, final)
-    return books, None if halt.reason else finals.finals(plan, books["final"], chosen)
+        return ledgers, None
+    chosen = stages.every_point(plan) if top == "all" else _chosen(ledgers, top)
+    ledgers["final"] = stages.run(context, stages.finals(plan, chosen, _final_trials(context)))
+    if context.stop.reason:
+        return ledgers, None
+    return ledgers, finals.finals(plan, ledgers["final"], chosen)
 
 
-def _chosen(books: Mapping[str, Ledger], top: int) -> dict[str, Values]:
+def _tune(context: SearchContext, ledgers: dict[str, Ledger]) -> None:
+    """The search and its baseline, within the time budget."""
+    plan = context.plan
+    stop = context.stop
+    budget = plan.options.time_budget
+    tuned: list[Stage] = ["search"]
+    if plan.baseline is not None:
+        tuned.append("baseline")
+    for stage in tuned:
+        stop.deadline = stages.deadline(plan, stage, budget)
+        began = time.monotonic()
+        ledgers[stage] = stages.run(context, stages.tuning(plan, stage))
+        if budget is not None:
+            budget = max(0.0, budget - (time.monotonic() - began))
+        if stop.reason == "time budget":
+            trials = context.board.done
+            context.board.say(f"{stage}: the time budget is spent after {trials} trials")
+            stop.reason = ""
+        if stop.reason:
+            return
+    stop.deadline = None
+
+
+def _chosen(ledgers: Mapping[str, Ledger], top: int) -> dict[str, Values]:
     """The settings that go into the finals, by source."""
-    found = {f"search/{t.number}": values_of(t) for t in ranked(books["search"])[:top]}
-    if "baseline" in books:
-        found |= {f"baseline/{t.number}": values_of(t) for t in ranked(books["baseline"])[:1]}
+    found: dict[str, Values] = {}
+    for trial in ranked(ledgers["search"])[:top]:
+        found[f"search/{trial.number}"] = values_of(trial)
+    if "baseline" in ledgers:
+        for trial in ranked(ledgers["baseline"])[:1]:
+            found[f"baseline/{trial.number}"] = values_of(trial)
     return found
 
 
-def _there(context: Context, plan: Plan) -> list[FrozenTrial]:
+def _final_trials(context: SearchContext) -> list[FrozenTrial]:
     """Final runs that the study has already (after a resume or an extension)."""
-    empty = stages.StagePlan("final", plan.space, plan.config(plan.space, plan.final_epochs), 0, ())
-    return stages.ledger(context, empty).trials()
+    plan = context.plan
+    base = plan.config(plan.space, plan.final_epochs)
+    empty = stages.StagePlan("final", plan.space, base, target=0, points=())
+    return stages.ledger_of(context, empty).trials()
 
 
 def _close(
-    context: Context, tracker: Tracker, books: Mapping[str, Ledger], found: finals.Finals | None, source: Source,
+    context: SearchContext,
+    tracker: Tracker,
+    ledgers: Mapping[str, Ledger],
+    found: finals.Finals | None,
+    source: Source,
     seconds: float,
-) -> int:  # fmt: skip
+) -> int:
     """Summary, tables, and what to do next; the exit code."""
-    plan, console, halt = context.plan, context.board.console, context.halt
-    failed, diverged = summary.failures(books)
-    unfinished = any(book.unfinished() for book in books.values())
-    status = halt.reason or (
-        "time budget" if unfinished else "completed, trials failed" if failed else "completed"
-    )
+    plan = context.plan
+    console = context.board.console
+    stopped = context.stop.reason
+    failed, diverged = summary.failures(ledgers)
+    unfinished = any(ledger.unfinished() for ledger in ledgers.values())
+    status = stopped or _status(unfinished, bool(failed))
     uri = tracker.store.uri
-    text = json.dumps(
-        summary.summary(plan, books, found, source.kind, status, seconds, uri), indent=1
-    )
+    facts = summary.summary(plan, ledgers, found, source.kind, status, seconds, uri)
+    text = json.dumps(facts, indent=1)
     unwritten = _write(plan.folder / SUMMARY, text + "\n")
-    if halt.reason:
-        tracker.summary(text, summary.flat(found, books), "stopped", halt.reason)
+    numbers = summary.flat(found, ledgers)
+    if stopped:
+        tracker.summary(text, numbers, "stopped", stopped)
     else:
-        tracker.summary(text, summary.flat(found, books), "completed")
-    tables.show(console, plan, books, found)
-    for word, lines in (("failed", failed), ("diverged", diverged)):
-        for line in lines:
-            console.print(Text(f"{word}: {line}", style="red" if word == "failed" else "yellow"))
+        tracker.summary(text, numbers, "completed")
+    tables.show(console, plan, ledgers, found)
+    for line in failed:
+        console.print(Text(f"failed: {line}", style="red"))
+    for line in diverged:
+        console.print(Text(f"diverged: {line}", style="yellow"))
     if source.kind == "synthetic":
-        console.print(
-            Text(
-                "the data are synthetic: the numbers say nothing about the real data set",
-                style="yellow",
-            )
-        )
-    where = (
-        f"not written ({unwritten}); --resume writes it"
-        if unwritten
-        else _short(plan.folder / SUMMARY)
-    )
+        warning = "the data are synthetic: the numbers say nothing about the real data set"
+        console.print(Text(warning, style="yellow"))
+    where = _short(plan.folder / SUMMARY)
+    if unwritten:
+        where = f"not written ({unwritten}); --resume writes it"
     console.print(Text(f"summary: {where}   time: {span(seconds)}"))
     if not plan.options.suite:  # which says for all its searches what is next
         console.print(Text(compare(uri, plan.space.name)))
-        if halt.reason or unfinished:
-            why = f"stopped: {halt.reason}. " if halt.reason else ""
-            console.print(Text(f"{why}go on with: {_again(plan)}"))
-    if halt.reason in ("interrupted", "terminated"):
+        if stopped or unfinished:
+            why = f"stopped: {stopped}. " if stopped else ""
+            console.print(Text(f"{why}resume with: {_again(plan)}"))
+    if stopped in ("interrupted", "terminated"):
         return INTERRUPTED
-    return FAILED if failed or halt.reason or unwritten else 0
+    if failed or stopped or unwritten:
+        return FAILED
+    return 0
+
+
+def _status(unfinished: bool, failed: bool) -> str:
+    if unfinished:
+        return "time budget"
+    if failed:
+        return "completed, trials failed"
+    return "completed"
 
 
 def compare(uri: str, experiment: str) -> str:
@@ -252,22 +303,24 @@ def _again(plan: Plan) -> str:
 
 
 def _short(path: Path) -> str:
-    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+    if path.is_relative_to(Path.cwd()):
+        return os.path.relpath(path)
+    return str(path)
 
 
 @contextlib.contextmanager
-def _signals(halt: Halt) -> Iterator[None]:
-    """Ctrl-C or a polite kill stops the stage; the second stops at once. Either way the search can
-    be resumed.
-    """
+def _signals(stop: StopSwitch) -> Iterator[None]:
+    """Ctrl-C or a polite kill stops the stage, a second one at once; both can be resumed."""
 
-    def stop(number: int, frame: Any) -> None:
-        if halt.reason:
+    def handle(number: int, frame: Any) -> None:
+        if stop.reason:
             raise KeyboardInterrupt
-        halt.now("interrupted" if number == signal.SIGINT else "terminated")
+        stop.now("interrupted" if number == signal.SIGINT else "terminated")
 
+    before: dict[int, Any] = {}
     try:
-        before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
+        for received in (signal.SIGINT, signal.SIGTERM):
+            before[received] = signal.signal(received, handle)
     except ValueError:  # not in the main thread: whoever runs us handles signals
         yield
         return
@@ -281,14 +334,16 @@ def _signals(halt: Halt) -> Iterator[None]:
 
 
 def _opening(plan: Plan, slots: int, source: Source) -> str:
-    verb = (
-        f"extended by {plan.extended}" if plan.extended else "resumed" if plan.resumed else "search"
-    )
-    baseline = (
-        f" + {plan.baseline_trials} of the baseline {plan.baseline.name}" if plan.baseline else ""
-    )
+    verb = "search"
+    if plan.extended:
+        verb = f"extended by {plan.extended}"
+    elif plan.resumed:
+        verb = "resumed"
     place = f"{source.kind} data in {_short(source.root)}"
     if plan.space.exhaustive:
         runs = f"{len(stages.every_point(plan))} points x {len(plan.final_seeds)} seeds"
         return f"{verb} {plan.name}: {runs}, {slots} at a time, {plan.final_epochs} epochs, {place}"
-    return f"{verb} {plan.name}: {plan.trials} trials{baseline}, {slots} at a time, {plan.epochs} epochs, {place}"
+    trials = f"{plan.trials} trials"
+    if plan.baseline is not None:
+        trials += f" + {plan.baseline_trials} of the baseline {plan.baseline.name}"
+    return f"{verb} {plan.name}: {trials}, {slots} at a time, {plan.epochs} epochs, {place}"

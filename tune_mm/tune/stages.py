@@ -5,87 +5,89 @@ from __future__ import annotations
 import contextlib
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pickle import UnpicklingError
 from typing import Any
 
+from optuna.samplers import BaseSampler
 from optuna.storages import JournalStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 from ray import tune
 from ray.tune import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, TuneConfig, Tuner
+from ray.tune.schedulers import TrialScheduler
 
 from tune_mm.config import Config, flatten, to_dict, with_overrides
 from tune_mm.track.tags import Stage
-from tune_mm.tune.execute.callback import Halt, Tracking, Watch, keep_files
+from tune_mm.tune.execute.callback import StopSwitch, Tracking, TrialCallback, keep_files
 from tune_mm.tune.execute.factory import Build, built
-from tune_mm.tune.execute.resources import Site
-from tune_mm.tune.execute.trainable import Job, RunTrainable
-from tune_mm.tune.output.display import Board, Row
+from tune_mm.tune.execute.resources import Resources
+from tune_mm.tune.execute.trainable import RunTrainable, TrialJob
+from tune_mm.tune.output.display import Board, TrialRow
 from tune_mm.tune.output.ranking import ranked, value_of, values_of
 from tune_mm.tune.plan.plan import Plan
 from tune_mm.tune.propose.ledger import Ledger, Point
 from tune_mm.tune.propose.samplers import make_sampler
 from tune_mm.tune.propose.searcher import AskTell
-from tune_mm.tune.space.domains import SearcherName, Values
+from tune_mm.tune.space.domains import Values
 from tune_mm.tune.space.drawing import draw, grid
 from tune_mm.tune.space.space import Space
 from tune_mm.tune.stop import protected, schedulers
 from tune_mm.tune.stop.protected import ProtectedEpochs
 
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
+SECTIONS = ("data", "model", "method", "optim", "schedule")  # of a config: all that a setting is
 MAX_FAILURES = 2  # deaths of its worker that a trial survives
 BUFFERED = 120.0  # seconds of tracking that a power cut may take with it; a kill takes milliseconds
 
 
 @dataclass(frozen=True)
 class StagePlan:
-    """One stage. base: the config before a trial's values; points: settings decided beforehand, by
-    number.
-    """
+    """One stage."""
 
     stage: Stage
     space: Space
-    base: Config
-    target: int
-    points: tuple[Point, ...]
+    base: Config  # before a trial's values
+    target: int  # trials in all
+    points: tuple[Point, ...]  # settings decided beforehand, by number
 
     @property
     def epochs(self) -> int:
+        """Of a trial's full budget."""
         return self.base.train.epochs
 
 
 @dataclass(frozen=True)
-class Context:
-    """What all stages share. build: what a trial runs; died: when an earlier driver of this search
-    wrote its last record without closing it (None: there is none).
-    """
+class SearchContext:
+    """What all stages of a search share."""
 
     plan: Plan
     storage: JournalStorage
     tracking: Tracking
     board: Board
-    halt: Halt
-    site: Site
-    build: Build
+    stop: StopSwitch
+    resources: Resources
+    build: Build  # what a trial runs
+    # When an earlier driver wrote its last record without closing the search; None: there is none.
     died: float | None = None
 
 
 def tuning(plan: Plan, stage: Stage) -> StagePlan:
-    """`search`, or `baseline`: the baseline's own space under the same scheduler, epochs and
-    resources.
-    """
-    space, target = (
-        (plan.space, plan.trials) if stage == "search" else (plan.baseline, plan.baseline_trials)
-    )
-    assert space is not None
-    base = plan.config(space, plan.epochs)
-    if space.spec.searcher.name == "grid":
-        points = grid(space.domains, flatten(base))
+    """`search`, or `baseline`: its own space under the same scheduler, epochs and resources."""
+    if stage == "search":
+        space = plan.space
+        target = plan.trials
     else:
-        points = [dict(d) for d in space.defaults]
-    return StagePlan(stage, space, base, target, tuple(Point(p) for p in points))
+        assert plan.baseline is not None
+        space = plan.baseline
+        target = plan.baseline_trials
+    base = plan.config(space, plan.epochs)
+    settings: Sequence[Values] = space.defaults
+    if space.spec.searcher.name == "grid":
+        settings = grid(space.domains, flatten(base))
+    points = tuple(Point(dict(values)) for values in settings)
+    return StagePlan(stage, space, base, target, points)
 
 
 def every_point(plan: Plan) -> dict[str, Values]:
@@ -94,145 +96,201 @@ def every_point(plan: Plan) -> dict[str, Values]:
     return {f"grid/{number}": values for number, values in enumerate(points)}
 
 
-def finals(plan: Plan, chosen: Mapping[str, Values], have: list[FrozenTrial]) -> StagePlan:
-    """Each chosen setting over all seeds, to the full budget; those that `have` are there are not
-    repeated.
+def finals(plan: Plan, chosen: Mapping[str, Values], have: Sequence[FrozenTrial]) -> StagePlan:
+    """Each chosen setting over all seeds, to the full budget; those of `have` are not repeated.
 
     chosen: settings by source ("search/7", "baseline/2", "grid/0").
     """
-    points = [Point({}, t.user_attrs) for t in have]
-    there = {(p.attrs["source"], p.attrs["values"]["seed"]) for p in points}
+    points = [Point({}, trial.user_attrs) for trial in have]
+    there = {(point.attrs["source"], point.attrs["values"]["seed"]) for point in points}
     for source, own in chosen.items():
-        space = plan.baseline if source.startswith("baseline/") else plan.space
-        assert space is not None
+        role = _role(source)
+        space = plan.space
+        if role == "baseline":
+            assert plan.baseline is not None
+            space = plan.baseline
         for seed in plan.final_seeds:
-            if (source, seed) not in there:
-                # Also what the space fixes: a final run is decided by its record alone.
-                values = {**_method(space), **own, "seed": seed}
-                role = (
-                    "grid"
-                    if source.startswith("grid/")
-                    else "tuned"
-                    if space is plan.space
-                    else "baseline"
-                )
-                points.append(Point({}, {"values": values, "source": source, "role": role}))
+            if (source, seed) in there:
+                continue
+            # Also what the space fixes: a final run is decided by its record alone.
+            values = {**_sections(space), **own, "seed": seed}
+            points.append(Point({}, {"values": values, "source": source, "role": role}))
     base = plan.config(plan.space, plan.final_epochs)
     return StagePlan("final", plan.space, base, len(points), tuple(points))
 
 
-def _method(space: Space) -> Values:
-    """Everything but the seed and the epochs, as one replacement: sections whole, so that plug-ins
-    are switched.
-    """
+def _role(source: str) -> str:
+    stage = source.partition("/")[0]
+    return "tuned" if stage == "search" else stage
+
+
+def _sections(space: Space) -> Values:
+    """Everything but the seed and the epochs, as whole sections, so that plug-ins are switched."""
     config = to_dict(space.base)
-    return {k: config[k] for k in ("data", "model", "method", "optim", "schedule")}
+    return {name: config[name] for name in SECTIONS}
 
 
-def ledger(context: Context, stage: StagePlan) -> Ledger:
+def ledger_of(context: SearchContext, stage: StagePlan) -> Ledger:
     """The study of a stage, `<search>/<stage>`."""
-    space, seed = stage.space, context.plan.seed
-    flat, searcher = flatten(stage.base), stage.space.spec.searcher
+    space = stage.space
+    searcher = space.spec.searcher
+    configured = flatten(stage.base)
 
     def suggest(trial: Trial) -> Values:
-        return draw(space.domains, flat, trial)
+        return draw(space.domains, configured, trial)
 
-    sampler = partial(_sampler, searcher.name, seed, searcher.startup, space.conditional)
+    def sampler(number: int) -> BaseSampler:
+        seed = context.plan.seed
+        return make_sampler(searcher.name, seed, number, searcher.startup, space.conditional)
+
+    def point(number: int) -> Point | None:
+        return stage.points[number] if number < len(stage.points) else None
+
     name = f"{context.plan.name}/{stage.stage}"
-    return Ledger(
-        context.storage, name, space.mode, suggest, sampler, partial(_point, stage.points)
+    return Ledger(context.storage, name, space.mode, suggest, sampler, point)
+
+
+def run(context: SearchContext, stage: StagePlan) -> Ledger:
+    """Run what is left of a stage; returns its ledger. A stopped search leaves it unfinished."""
+    ledger = ledger_of(context, stage)
+    _catch_up(context, stage, ledger)
+    left = stage.target - ledger.handed_out() + len(ledger.unfinished())
+    if left <= 0 or context.stop.stop_all():
+        return ledger
+    scheduler_name = _scheduler_name(context, stage)
+    searcher = AskTell(ledger, stage.target, _capacity(context, stage, scheduler_name))
+    had_trials = bool(ledger.trials(*ENDED) or ledger.unfinished())
+    if had_trials and scheduler_name in schedulers.FORGETFUL:
+        lost = schedulers.FORGETFUL[scheduler_name]
+        context.board.say(f"{stage.stage}: resumed without the scheduler's memory: {lost}")
+    scheduler = _scheduler(context, stage, scheduler_name, searcher)
+    best = _best(ledger)
+    context.board.begin(stage.stage, stage.target - left, stage.target, best, stage.epochs)
+    callback = TrialCallback(
+        stage=stage.stage,
+        searcher=searcher,
+        config_of=partial(with_overrides, stage.base),
+        tracking=context.tracking,
+        board=context.board,
+        stop=context.stop,
+        scheme=_scheme(context.plan.storage),
+        mutates=scheduler_name == "pbt",
     )
+    errors = _fit(_tuner(context, stage, searcher, scheduler, callback))
+    _tell_lost(errors, searcher)
+    if context.stop.reason:
+        callback.cut_off(context.stop.reason)
+    elif not ledger.unfinished():
+        context.tracking.flush()  # final checkpoints among it
+        _remove(_folder(context.plan, stage.stage))
+    return ledger
 
 
-def _sampler(name: SearcherName, seed: int, startup: int, conditional: bool, number: int) -> Any:
-    return make_sampler(name, seed, number, startup, conditional)
+def _scheduler_name(context: SearchContext, stage: StagePlan) -> str:
+    """The baseline is stopped as the search is; finals run to their end."""
+    if stage.stage == "final":
+        return "none"
+    return context.plan.space.spec.scheduler.name
 
 
-def _point(points: tuple[Point, ...], number: int) -> Point | None:
-    return points[number] if number < len(points) else None
+def _capacity(context: SearchContext, stage: StagePlan, scheduler_name: str) -> Callable[[], int]:
+    """How many trials may be alive.
+
+    Population-based training holds trials back until others have come as far.
+    """
+    if scheduler_name == "pbt":
+        return lambda: stage.target
+    resources = context.resources
+    return lambda: resources.slots + resources.joined
 
 
-def run(context: Context, stage: StagePlan) -> Ledger:
-    """Run what is left of a stage; returns its ledger. With `halt` set it may be unfinished."""
-    book = ledger(context, stage)
-    _catch_up(context, stage, book)
-    left = stage.target - book.handed_out() + len(book.unfinished())
-    if left <= 0 or context.halt.stop_all():
-        return book
-    spec = (
-        stage.space.spec.scheduler if stage.stage == "search" else context.plan.space.spec.scheduler
-    )
-    name = "none" if stage.stage == "final" else spec.name
-    pauses = name == "pbt"  # it holds trials back until others have come as far
-    searcher = AskTell(
-        book,
-        stage.target,
-        lambda: stage.target if pauses else context.site.slots + context.site.joined,
-    )
-    ended = book.trials(*ENDED)
-    if name in schedulers.FORGETFUL and (ended or book.unfinished()):
-        context.board.say(
-            f"{stage.stage}: resumed without the scheduler's memory: {schedulers.FORGETFUL[name]}"
-        )
-    schedule = stage.base.schedule if spec.after_drop and not pauses else None
-    grace = spec.grace if pauses else schedulers.first_stop(spec.grace, stage.epochs, schedule)
+def _scheduler(
+    context: SearchContext, stage: StagePlan, name: str, searcher: AskTell
+) -> TrialScheduler:
+    spec = context.plan.space.spec.scheduler
+    schedule = None
+    grace = spec.grace
+    if name != "pbt":
+        if spec.after_drop:
+            schedule = stage.base.schedule
+        grace = schedulers.first_stop(spec.grace, stage.epochs, schedule)
     always = (
         *schedulers.until_drop(stage.epochs, schedule),
         *protected.shared(stage.space, stage.base),
     )
-    scheduler = schedulers.make(name, stage.space.mode, stage.epochs, grace, spec.reduction, stage.space.domains,
-                                book.past(*ENDED), searcher.resumed, ProtectedEpochs(stage.base, always))  # fmt: skip
-    context.board.begin(stage.stage, stage.target - left, stage.target, _best(book), stage.epochs)
-    where = context.plan.storage
-    scheme = where.split("://")[0] + "://" if "://" in where else ""
-    watch = Watch(stage.stage, searcher, lambda values: with_overrides(stage.base, values), context.tracking, context.board,
-                  context.halt, scheme, mutates=name == "pbt")  # fmt: skip
-    _check(_errors(_tuner(context, stage, searcher, scheduler, watch)), searcher)
-    if context.halt.reason:
-        watch.cut_off(context.halt.reason)
-    elif not book.unfinished():
-        context.tracking.flush()  # final checkpoints among it
-        _clean(_folder(context.plan, stage.stage))
-    return book
+    return schedulers.make(
+        name,
+        stage.space.mode,
+        stage.epochs,
+        grace,
+        spec.reduction,
+        stage.space.domains,
+        searcher.ledger.past(*ENDED),
+        searcher.resumed,
+        ProtectedEpochs(stage.base, always),
+    )
 
 
-def _catch_up(context: Context, stage: StagePlan, book: Ledger) -> None:
-    """Write to tracking once more what ended shortly before a driver was killed: the journal hears
-    of it first.
+def _scheme(storage: str) -> str:
+    """`s3://` of a URI; "" of a folder."""
+    scheme, separator, _ = storage.partition("://")
+    return scheme + separator if separator else ""
+
+
+def _catch_up(context: SearchContext, stage: StagePlan, ledger: Ledger) -> None:
+    """Track once more what ended shortly before a driver was killed: the journal hears of it first.
 
     Tracking skips the steps and parameters that it has.
     """
     if context.died is None:
         return
-    for trial in book.trials(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL):
+    tracking = context.tracking
+    for trial in ledger.trials(*ENDED, TrialState.FAIL):
         ended = trial.datetime_complete
         if ended is None or ended.timestamp() < context.died - BUFFERED:
             continue
-        number, attrs = trial.number, trial.user_attrs
-        facts: dict[str, Any] = {k: attrs[k] for k in ("role", "source") if k in attrs}
-        context.tracking.start(
-            stage.stage, number, with_overrides(stage.base, values_of(trial)), facts
-        )
+        number = trial.number
+        attrs = trial.user_attrs
+        facts: dict[str, Any] = {key: attrs[key] for key in ("role", "source") if key in attrs}
+        config = with_overrides(stage.base, values_of(trial))
+        tracking.start(stage.stage, number, config, facts)
         for epoch, value in sorted(trial.intermediate_values.items()):
-            context.tracking.log(stage.stage, number, {"objective": value}, epoch)
+            tracking.log(stage.stage, number, {"objective": value}, epoch)
         if stage.stage == "final" and "checkpoint" in attrs:
             with contextlib.suppress(OSError):
-                keep_files(
-                    context.tracking, stage.stage, number, Checkpoint(attrs["checkpoint"]["path"])
-                )
-        context.tracking.finish(stage.stage, trial)
+                kept = Checkpoint(attrs["checkpoint"]["path"])
+                keep_files(tracking, stage.stage, number, kept)
+        tracking.finish(stage.stage, trial)
 
 
 def _tuner(
-    context: Context, stage: StagePlan, searcher: AskTell, scheduler: Any, watch: Watch
+    context: SearchContext,
+    stage: StagePlan,
+    searcher: AskTell,
+    scheduler: TrialScheduler,
+    callback: TrialCallback,
 ) -> Tuner:
-    plan, final = context.plan, stage.stage == "final"
-    build = partial(built, base=stage.base, build=context.build)
-    local = "" if "://" in plan.storage else plan.storage
-    site, save_every = context.site, plan.options.save_every
-    job = Job(build, stage.epochs, plan.cpus, save_every, final, local, site.gpus, site.environment)
-    needs = {"cpu": plan.cpus, "gpu": site.gpus}
+    plan = context.plan
+    resources = context.resources
+    job = TrialJob(
+        build=partial(built, base=stage.base, build=context.build),
+        epochs=stage.epochs,
+        cpus=plan.cpus,
+        save_every=plan.options.save_every,
+        test=stage.stage == "final",
+        storage="" if "://" in plan.storage else plan.storage,
+        gpus=resources.gpus,
+        environment=resources.environment,
+    )
+    needs = {"cpu": plan.cpus, "gpu": resources.gpus}
     trainable = tune.with_resources(tune.with_parameters(RunTrainable, job=job), needs)
+
+    def folder_name(trial: Any) -> str:
+        return f"{trial.config['number']:05d}-{trial.trial_id}"
+
+    def name(trial: Any) -> str:
+        return f"{stage.stage}-{folder_name(trial)}"
+
     return Tuner(
         trainable,
         tune_config=TuneConfig(
@@ -240,53 +298,46 @@ def _tuner(
             scheduler=scheduler,
             num_samples=-1,
             reuse_actors=True,
-            trial_name_creator=lambda trial: (
-                f"{stage.stage}-{trial.config['number']:05d}-{trial.trial_id}"
-            ),
-            trial_dirname_creator=lambda trial: f"{trial.config['number']:05d}-{trial.trial_id}",
+            trial_name_creator=name,
+            trial_dirname_creator=folder_name,
         ),
         run_config=RunConfig(
             name=uuid.uuid4().hex[:8],  # a fresh folder per driver: nothing is overwritten
             storage_path=_folder(plan, stage.stage),
-            stop=context.halt,
-            callbacks=[watch],
+            stop=context.stop,
+            callbacks=[callback],
             verbose=0,
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
             checkpoint_config=CheckpointConfig(
-                num_to_keep=4 if watch.mutates else 2, checkpoint_at_end=False
+                num_to_keep=4 if callback.mutates else 2, checkpoint_at_end=False
             ),
         ),
     )
 
 
-def _errors(tuner: Tuner) -> list[Exception]:
+def _fit(tuner: Tuner) -> list[Exception]:
     """Run it to its end; the errors with which trials ended, as far as they can be read."""
     try:
         return list(tuner.fit().errors)
-    except (
-        EOFError,
-        UnpicklingError,
-    ):  # after its end: what Ray wrote of an error was cut off by a full disk
-        return []
+    except (EOFError, UnpicklingError):
+        return []  # after its end: a full disk cut off what Ray wrote of an error
 
 
-def _check(errors: list[Exception], searcher: AskTell) -> None:
-    """fit() returns as if nothing had happened when trials raised: whatever the callback did not
-    hear of fails here.
-    """
+def _tell_lost(errors: Sequence[Exception], searcher: AskTell) -> None:
+    """Fail the trials that the callback did not hear of: fit() returns as if nothing had happened."""
+    reason = "lost"
+    if errors:
+        reason = f"{type(errors[0]).__name__}: the worker died"
     for trial_id in list(searcher.lost):
-        searcher.tell_lost(
-            trial_id, f"{type(errors[0]).__name__}: the worker died" if errors else "lost"
-        )
+        searcher.tell_lost(trial_id, reason)
 
 
-def _best(book: Ledger) -> Row | None:
-    found = ranked(book)
-    return (
-        Row(found[0].number, values_of(found[0]), "completed", 0, value_of(found[0]))
-        if found
-        else None
-    )
+def _best(ledger: Ledger) -> TrialRow | None:
+    found = ranked(ledger)
+    if not found:
+        return None
+    best = found[0]
+    return TrialRow(best.number, values_of(best), "completed", 0, value_of(best))
 
 
 def _folder(plan: Plan, stage: Stage) -> str:
@@ -295,16 +346,19 @@ def _folder(plan: Plan, stage: Stage) -> str:
 
 
 def deadline(plan: Plan, stage: Stage, budget: float | None) -> float | None:
-    """When a tuning stage must stop (time.monotonic()): search and baseline share what is left by
-    number of trials.
+    """When a tuning stage must stop (time.monotonic()).
+
+    Search and baseline share what is left of the budget by their numbers of trials.
     """
     if budget is None:
         return None
-    part = 1.0 if stage == "baseline" else plan.trials / (plan.trials + plan.baseline_trials)
-    return time.monotonic() + budget * part
+    share = 1.0
+    if stage != "baseline":
+        share = plan.trials / (plan.trials + plan.baseline_trials)
+    return time.monotonic() + budget * share
 
 
-def _clean(where: str) -> None:
+def _remove(where: str) -> None:
     """Remove the checkpoints of a finished stage; what finals keep is in the tracking store."""
     with contextlib.suppress(OSError):
         place = Checkpoint(where)

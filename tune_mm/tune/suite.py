@@ -164,7 +164,7 @@ def _close(plan: SuitePlan, field: _Field, console: Console, code: int, seconds:
     if open_:
         console.print(Text(f"unfinished: {', '.join(open_)}"))
         console.print(
-            Text(f"go on with all of them: python -m tune_mm.search --name {plan.name} --resume")
+            Text(f"resume all of them with: python -m tune_mm.search --name {plan.name} --resume")
         )
     failed = any(summary.get("failed") for summary in summaries.values())
     return code if code == INTERRUPTED else FAILED if code or failed else 0

@@ -180,7 +180,7 @@ def test_mps_asks_every_node_with_a_gpu(fake: None, tmp_path: Path) -> None:
 
 def test_a_trial_without_a_gpu_sees_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    job = trainable.Job(
+    job = trainable.TrialJob(
         lambda values: Toy(load_config("mosi")), 1, gpus=0, environment=mps.environment("/tmp/pipe")
     )
     monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", "")

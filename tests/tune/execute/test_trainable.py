@@ -17,7 +17,7 @@ from tests.tune.toy import Toy
 from tune_mm.config import with_overrides
 from tune_mm.core.artifacts import BEST
 from tune_mm.core.run import Run
-from tune_mm.tune.execute.trainable import STATE, Job, Runnable, RunTrainable
+from tune_mm.tune.execute.trainable import STATE, Runnable, RunTrainable, TrialJob
 
 TRIAL = {"number": 0, "values": {}, "checkpoint": None}
 
@@ -40,7 +40,7 @@ def trainable(
         "checkpoint": checkpoint and str(checkpoint),
     }
     out = RunTrainable.__new__(RunTrainable)
-    out.setup(config, job=Job(build, **{"epochs": 4, "save_every": 1e9, **job}))
+    out.setup(config, job=TrialJob(build, **{"epochs": 4, "save_every": 1e9, **job}))
     return out
 
 

@@ -271,9 +271,9 @@ def test_a_suite_that_stops_in_the_middle_goes_on_to_its_table(
         < says.index("all-1 2/2: dgl")
     )
     assert "unfinished: dgl" in says
-    assert "go on with all of them: python -m tune_mm.search --name all-1 --resume" in says
+    assert "resume all of them with: python -m tune_mm.search --name all-1 --resume" in says
     assert [
-        says.count(line) for line in ("compare: mlflow ui ", "go on with: ", "no baseline")
+        says.count(line) for line in ("compare: mlflow ui ", "resume with: ", "no baseline")
     ] == [1, 0, 0]
     told = summary(searches, "all-1")
     assert told["status"] == "interrupted"

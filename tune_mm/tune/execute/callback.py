@@ -42,13 +42,15 @@ class Tracking(Protocol):
     def flush(self) -> None: ...
 
 
-class Halt(Unkept, Stopper):
-    """Stops a stage: at a deadline (time.monotonic()), on a signal, or when every trial fails.
+class StopSwitch(Unkept, Stopper):
+    """Stops a stage: at a deadline, on a signal, or when every trial fails.
+
     Trials that run stay unfinished in the ledger, so that a resumed search goes on with them.
     """
 
     def __init__(self, deadline: float | None = None) -> None:
-        self.deadline, self.reason = deadline, ""
+        self.deadline = deadline  # time.monotonic()
+        self.reason = ""  # why the stage stops; "" while it runs
 
     def now(self, reason: str) -> None:
         """Stop; the first reason stands."""
@@ -63,12 +65,8 @@ class Halt(Unkept, Stopper):
         return bool(self.reason)
 
 
-class Watch(Unkept, Callback):
-    """Follows the trials of one stage. config_of makes a trial's whole config from its values.
-
-    scheme: what makes a URI of Ray's checkpoint paths. mutates: the scheduler changes settings
-    (population-based training), for which it needs the checkpoints of others.
-    """
+class TrialCallback(Unkept, Callback):
+    """Follows the trials of one stage: writes tracking and the board, and notes checkpoints."""
 
     def __init__(
         self,
@@ -77,20 +75,28 @@ class Watch(Unkept, Callback):
         config_of: Callable[[Mapping[str, Any]], Config],
         tracking: Tracking,
         board: Board,
-        halt: Halt,
+        stop: StopSwitch,
         scheme: str = "",
         mutates: bool = False,
     ) -> None:
-        self.stage, self.searcher, self.config_of, self.tracking = (
-            stage,
-            searcher,
-            config_of,
-            tracking,
-        )
-        self.board, self.halt, self._scheme, self.mutates = board, halt, scheme, mutates
-        self._number: dict[str, int] = {}
-        self._node: dict[int, str] = {}
-        self._ended = self._failed = 0
+        """
+        config_of: makes a trial's whole config from its values.
+        scheme: what makes a URI of Ray's checkpoint paths.
+        mutates: the scheduler changes settings (population-based training), for which it needs the
+            checkpoints of other trials.
+        """
+        self.stage = stage
+        self.searcher = searcher
+        self.config_of = config_of
+        self.tracking = tracking
+        self.board = board
+        self.stop = stop
+        self.mutates = mutates
+        self._scheme = scheme
+        self._number: dict[str, int] = {}  # of live trials, by Ray's id; -1: never began
+        self._node: dict[int, str] = {}  # where a trial is, by number
+        self._ended = 0
+        self._failed = 0
 
     # ---- Ray's hooks
 
@@ -100,12 +106,15 @@ class Watch(Unkept, Callback):
         """A trial has an actor (again, after its worker died)."""
         if trial.trial_id in self._number:
             return
-        number = self._number[trial.trial_id] = self.searcher.numbers[trial.trial_id]
-        values, resumed = trial.config["values"], self.searcher.resumed.get(number)
+        number = self.searcher.numbers[trial.trial_id]
+        self._number[trial.trial_id] = number
+        values = trial.config["values"]
         attrs = self.searcher.ledger.frozen(number).user_attrs
-        facts: dict[str, Any] = {k: attrs[k] for k in ("role", "source") if k in attrs}
+        facts: dict[str, Any] = {key: attrs[key] for key in ("role", "source") if key in attrs}
         self.tracking.start(self.stage, number, self.config_of(values), facts)
-        self.board.started(number, values, resumed.reported[-1][0] if resumed else 0)
+        resumed = self.searcher.resumed.get(number)
+        epoch = 0 if resumed is None else resumed.reported[-1][0]
+        self.board.started(number, values, epoch)
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
@@ -113,20 +122,19 @@ class Watch(Unkept, Callback):
         """An epoch."""
         if FAILURE_KEY in result:
             return
-        number, epoch = self._number[trial.trial_id], result["training_iteration"]
-        self._place(number, result)
-        metrics = {
-            k: v
-            for k, v in result["metrics"].items()
-            if isinstance(v, (int, float)) and math.isfinite(v)
-        }
-        values = trial.config["values"]
+        number = self._number[trial.trial_id]
+        epoch = result["training_iteration"]
+        self._tag_node(number, result)
+        metrics = _finite(result["metrics"])
         if self.mutates:  # settings change on the way
-            metrics |= {f"hp/{k}": v for k, v in values.items() if isinstance(v, float)}
+            values = trial.config["values"]
+            for key, value in values.items():
+                if isinstance(value, float):
+                    metrics[f"hp/{key}"] = value
             self.searcher.ledger.note(number, values=values)
         if math.isfinite(result[OBJECTIVE_KEY]):
-            # First: what the UI compares by. A record of its own, as after a kill it alone may be
-            # written once more.
+            # First: what the UI compares by. A record of its own, since after a kill it alone may
+            # be written once more.
             self.tracking.log(self.stage, number, {"objective": result[OBJECTIVE_KEY]}, epoch)
         self.tracking.log(self.stage, number, metrics, epoch)
         for note in result.get(NOTES_KEY, ()):
@@ -160,9 +168,8 @@ class Watch(Unkept, Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
         """Its worker died more often than is allowed."""
-        self.searcher.tell_lost(
-            trial.trial_id, f"the worker died: {cause(trial) or 'no reason known'}"
-        )
+        why = cause(trial) or "no reason known"
+        self.searcher.tell_lost(trial.trial_id, f"the worker died: {why}")
         self._number.setdefault(trial.trial_id, -1)
         self._end(trial)
 
@@ -170,16 +177,18 @@ class Watch(Unkept, Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
         """Its worker died; Ray starts another from the last checkpoint."""
-        if trial.trial_id in self._number:
-            number, why = self._number[trial.trial_id], cause(trial)
-            why = f" ({why})" if why and SUDDEN not in why else ""
-            self.board.say(
-                f"{self.stage} {number}: its worker died; it goes on from its checkpoint{why}"
-            )
+        if trial.trial_id not in self._number:
+            return
+        number = self._number[trial.trial_id]
+        line = f"{self.stage} {number}: its worker died; it goes on from its checkpoint"
+        why = cause(trial)
+        if why and SUDDEN not in why:
+            line += f" ({why})"
+        self.board.say(line)
 
     # ---- helpers
 
-    def _place(self, number: int, result: dict[str, Any]) -> None:
+    def _tag_node(self, number: int, result: dict[str, Any]) -> None:
         """Tell tracking on which node the trial is, when it has begun there."""
         node = f"{result.get(HOSTNAME, '')} ({result.get(NODE_IP, '')})"
         if self._node.get(number) != node:
@@ -191,14 +200,14 @@ class Watch(Unkept, Callback):
         if number < 0:
             return
         frozen = self.searcher.ledger.frozen(number)
-        failed = "reason" in frozen.user_attrs and not frozen.user_attrs.get("diverged")
-        state = "failed" if failed else "diverged" if "reason" in frozen.user_attrs else ""
-        state = state or ("completed" if frozen.state.name == "COMPLETE" else "pruned")
+        state = _state(frozen)
         self.tracking.finish(self.stage, frozen)
         self.board.ended(number, state, str(frozen.user_attrs.get("reason", "")))
-        self._ended, self._failed = self._ended + 1, self._failed + failed
+        self._ended += 1
+        if state == "failed":
+            self._failed += 1
         if self._failed == self._ended >= HOPELESS:
-            self.halt.now(f"the first {HOPELESS} trials all failed")
+            self.stop.now(f"the first {HOPELESS} trials all failed")
 
     def cut_off(self, reason: str) -> None:
         """The stage was stopped: what runs is marked so in tracking and stays unfinished in the
@@ -209,26 +218,37 @@ class Watch(Unkept, Callback):
                 self.tracking.stopped(self.stage, number, reason)
 
 
-def cause(trial: Trial) -> str:
-    """Why a trial's worker died last, in one line, by the log that Ray keeps on the driver's side;
-    "" without one.
+def _finite(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers among them that a store takes."""
+    numbers = {key: value for key, value in metrics.items() if isinstance(value, (int, float))}
+    return {key: value for key, value in numbers.items() if math.isfinite(value)}
 
-    Ray's own copy of the error lies with the checkpoints, late, and cut short where their disk is
-    full.
+
+def _state(trial: FrozenTrial) -> str:
+    """completed, pruned, failed or diverged."""
+    if "reason" in trial.user_attrs:
+        return "diverged" if trial.user_attrs.get("diverged") else "failed"
+    return "completed" if trial.state.name == "COMPLETE" else "pruned"
+
+
+def cause(trial: Trial) -> str:
+    """Why a trial's worker died last, in one line; "" where that is not known.
+
+    From the log that Ray keeps on the driver's side: its own copy of the error lies with the
+    checkpoints, late, and cut short where their disk is full.
     """
     try:
         text = Path(trial.error_file or "").read_text(errors="replace")
     except OSError:
         return ""
-    last = re.sub(r"\x1b\[\d*m", "", text).rpartition("Failure # ")[
-        2
-    ]  # "1 (occurred at ...)", then the error
+    plain = re.sub(r"\x1b\[\d*m", "", text)
+    last = plain.rpartition("Failure # ")[2]  # "1 (occurred at ...)", then the error
     lines = [line.strip() for line in last.splitlines()[1:] if line.strip()]
     if not lines:
         return ""
-    return lines[-1 if lines[0].startswith("ray::") else 0][
-        :500
-    ]  # an exception's own words end its traceback
+    # An exception's own words end its traceback.
+    line = lines[-1] if lines[0].startswith("ray::") else lines[0]
+    return line[:500]
 
 
 def keep_files(tracking: Tracking, stage: Stage, number: int, checkpoint: Checkpoint) -> None:

@@ -11,6 +11,7 @@ from functools import partial
 from rich.console import Console
 from rich.text import Text
 
+from tune_mm.config import Config
 from tune_mm.data.base import Source
 from tune_mm.errors import UserError
 from tune_mm.tune.execute import footprint, gpu_share, mps, nodes, ray_session
@@ -18,20 +19,18 @@ from tune_mm.tune.plan.plan import Plan
 
 
 @dataclass(frozen=True)
-class Site:
-    """slots: trials at once; gpus: of each; joined: a cluster that was there, not one started here;
-    environment: what the workers need in theirs.
-    """
+class Resources:
+    """What trials run on."""
 
-    slots: int
-    gpus: float = 0
-    joined: bool = False
-    environment: Mapping[str, str] = field(default_factory=dict)
+    slots: int  # trials at once
+    gpus: float = 0  # of each
+    joined: bool = False  # a cluster that was there, not one started here
+    environment: Mapping[str, str] = field(default_factory=dict)  # what the workers need in theirs
 
 
 @contextlib.contextmanager
-def prepared(plan: Plan, source: Source | None, console: Console) -> Iterator[Site]:
-    """A site on which trials of `plan` can start, given back at the end.
+def prepared(plan: Plan, source: Source | None, console: Console) -> Iterator[Resources]:
+    """What trials of `plan` can start on, given back at the end.
 
     source: the data set that every node must have (None: trials read none). Raises UserError, with
     the node's name where one is to blame: before anything has started or is written.
@@ -50,7 +49,7 @@ def prepared(plan: Plan, source: Source | None, console: Console) -> Iterator[Si
             folder = mps.folder()
             undo.callback(mps.stop, mps.start(folder), folder)
             environment = mps.environment(folder)
-        yield Site(slots, gpus, joined, environment)
+        yield Resources(slots, gpus, joined, environment)
 
 
 def _root(plan: Plan) -> str | None:
@@ -63,13 +62,7 @@ def _gpus(plan: Plan, source: Source | None, console: Console) -> float:
     if gpus == "auto":
         peak = None
         if source is not None:
-            found = [
-                c
-                for s in (plan.space, plan.baseline)
-                if s
-                for c in footprint.candidates(s, plan.config(s, 1))
-            ]
-            peak = partial(footprint.peak, found, source, _root(plan))
+            peak = partial(footprint.peak, _candidates(plan), source, _root(plan))
         gpus, why = gpu_share.share(plan.cpus, peak)
         if gpus:
             console.print(Text(f"--gpus-per-trial auto: {why}"))
@@ -79,3 +72,12 @@ def _gpus(plan: Plan, source: Source | None, console: Console) -> float:
             f"train.device: is {device}, and trials get no GPU; take auto, or give --gpus-per-trial"
         )
     return gpus
+
+
+def _candidates(plan: Plan) -> list[Config]:
+    """The configs among which the largest trial is, of the search and of its baseline."""
+    found: list[Config] = []
+    for space in (plan.space, plan.baseline):
+        if space is not None:
+            found += footprint.candidates(space, plan.config(space, 1))
+    return found

@@ -70,24 +70,17 @@ class Runnable(Protocol):
 
 
 @dataclass(frozen=True)
-class Job:
-    """What the trials of a stage share; sent to the workers once.
+class TrialJob:
+    """What the trials of a stage share; sent to the workers once."""
 
-    build: a trial's values -> what runs. epochs: when a run is done. cpus: threads torch may use.
-    save_every: seconds between checkpoints (0: after every epoch). test: compute the test metrics
-    once, at the end (finals only). storage: the local folder of checkpoints ("": they are kept
-    elsewhere). gpus: what Ray booked for a trial (None: whatever there is). environment: variables
-    to set before CUDA is used.
-    """
-
-    build: Callable[[Mapping[str, Any]], Runnable]
-    epochs: int
-    cpus: float = 1.0
-    save_every: float = 10.0
-    test: bool = False
-    storage: str = ""
-    gpus: float | None = None
-    environment: Mapping[str, str] = field(default_factory=dict)
+    build: Callable[[Mapping[str, Any]], Runnable]  # a trial's values -> what runs
+    epochs: int  # when a run is done
+    cpus: float = 1.0  # threads that torch may use
+    save_every: float = 10.0  # seconds between checkpoints; 0: after every epoch
+    test: bool = False  # compute the test metrics once, at the end (finals only)
+    storage: str = ""  # the local folder of checkpoints; "": they are kept elsewhere
+    gpus: float | None = None  # what Ray booked for a trial; None: whatever there is
+    environment: Mapping[str, str] = field(default_factory=dict)  # set before CUDA is used
 
 
 class RunTrainable(Trainable):
@@ -95,7 +88,7 @@ class RunTrainable(Trainable):
 
     run: Runnable | None
 
-    def setup(self, config: dict[str, Any], job: Job | None = None) -> None:
+    def setup(self, config: dict[str, Any], job: TrialJob | None = None) -> None:
         """Ray's hook. job comes through `tune.with_parameters`.
 
         Nothing is built before the first step: Ray hands a trial whose actor is still starting to
@@ -110,14 +103,16 @@ class RunTrainable(Trainable):
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Run another trial in this actor."""
-        self.run, self._failure, self._best_metrics, self._finished = (
-            None,
-            "",
-            dict[str, float](),
-            False,
-        )
-        self._notes, self._full, self._spent = list[str](), False, list[float]()
-        self._seconds, self._saved_at, self._settings = 0.0, time.monotonic(), new_config
+        self._settings = new_config
+        self.run = None
+        self._failure = ""  # why the run cannot go on
+        self._finished = False
+        self._best_metrics: dict[str, float] = {}
+        self._notes: list[str] = []  # for the user, with the next result
+        self._spent: list[float] = []  # passes over the data after each epoch
+        self._full = False  # the disk of the checkpoints, as far as was said
+        self._seconds = 0.0
+        self._saved_at = time.monotonic()
         return True
 
     def _begin(self) -> None:
@@ -148,20 +143,23 @@ class RunTrainable(Trainable):
             return self._failed()
 
     def _failed(self) -> dict[str, Any]:
-        told = {
+        return {
             FAILURE_KEY: self._failure,
             OBJECTIVE_KEY: math.nan,
             "done": True,
             FINISHED_KEY: False,
+            PASSES_KEY: self._spent[-1] if self._spent else 0.0,
         }
-        return told | {PASSES_KEY: self._spent[-1] if self._spent else 0.0}
 
     def _advance(self, run: Runnable) -> dict[str, Any]:
         start = time.monotonic()
-        metrics, diverged = dict[str, float](), False
+        metrics: dict[str, float] = {}
+        diverged = False
         if not self._finished and run.epochs_done < self._job.epochs:
             found = run.epoch()
-            metrics, diverged, self._finished = found.metrics, found.diverged, found.done
+            metrics = found.metrics
+            diverged = found.diverged
+            self._finished = found.done
             self._notes += found.notes
             self._spent.append(metrics.get("passes", float(run.epochs_done)))
             if found.best:
@@ -178,7 +176,8 @@ class RunTrainable(Trainable):
             "metrics": metrics,
             "best_metrics": self._best_metrics,
         }
-        if self._spent != [*range(1, len(self._spent) + 1)]:
+        one_per_epoch = list(range(1, len(self._spent) + 1))
+        if self._spent != one_per_epoch:
             result[SPENT_KEY] = list(self._spent)
         if self._job.test and self._finished and not diverged:
             result["test"] = run.test()
@@ -186,7 +185,8 @@ class RunTrainable(Trainable):
         result["seconds"] = self._seconds
         if self._due() and self._room(run):
             result[SHOULD_CHECKPOINT] = True
-        result[NOTES_KEY], self._notes = self._notes, []
+        result[NOTES_KEY] = self._notes
+        self._notes = []
         return result
 
     def _due(self) -> bool:
@@ -198,31 +198,33 @@ class RunTrainable(Trainable):
         return time.monotonic() - self._saved_at >= self._job.save_every
 
     def _room(self, run: Runnable) -> bool:
-        """Whether a checkpoint fits where they are kept; says so once where it does not, and again
-        at the end.
+        """Whether a checkpoint fits where they are kept.
 
         One that does not fit would end the trial, which would be tried again from the one before,
-        and so on.
+        and so on. Said once, and again at the end.
         """
         if not os.path.isdir(self._job.storage):
             return True
-        extra = (run.best_state(), run.gradient_vectors()) if self._finished else ()
-        needed = MARGIN + checkpoint.size((run.state_dict(), *extra))
+        kept: list[Any] = [run.state_dict()]
+        if self._finished:
+            kept += [run.best_state(), run.gradient_vectors()]
+        needed = MARGIN + checkpoint.size(tuple(kept))
         free = shutil.disk_usage(self._job.storage).free
         if free >= needed:
             self._full = False
-        elif not self._full or self._finished:
-            self._full = True
-            mib, where = 2**20, self._job.storage
-            rest = (
-                "its files are not kept"
-                if self._finished
-                else "training goes on, the last checkpoint stays"
-            )
-            self._notes.append(
-                f"no checkpoint: it needs {needed / mib:.1f} MiB and {where} has {free / mib:.1f} left; {rest}"
-            )
-        return not self._full
+            return True
+        if not self._full or self._finished:
+            self._notes.append(self._no_room(needed, free))
+        self._full = True
+        return False
+
+    def _no_room(self, needed: int, free: int) -> str:
+        mib = 2**20
+        what = f"it needs {needed / mib:.1f} MiB and {self._job.storage} has {free / mib:.1f} left"
+        rest = "training goes on, the last checkpoint stays"
+        if self._finished:
+            rest = "its files are not kept"
+        return f"no checkpoint: {what}; {rest}"
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Write the whole state; at the end of a final run also what is kept of it for use
@@ -273,7 +275,7 @@ class RunTrainable(Trainable):
         self._spent = list(own["spent"])
 
 
-def _keep_to(job: Job) -> None:
+def _keep_to(job: TrialJob) -> None:
     """Use no more of the GPU than was booked, for which Ray itself does nothing."""
     os.environ.update(job.environment)
     if job.gpus == 0:

@@ -18,7 +18,7 @@ RECENT = 6
 
 
 @dataclass
-class Row:
+class TrialRow:
     """One trial as shown."""
 
     number: int
@@ -91,12 +91,17 @@ class Board:
             self._live = None
 
     def begin(
-        self, stage: str, done: int, total: int, best: Row | None = None, epochs: int | None = None
+        self,
+        stage: str,
+        done: int,
+        total: int,
+        best: TrialRow | None = None,
+        epochs: int | None = None,
     ) -> None:
         """A stage starts with `done` of its `total` trials there already."""
         self.stage, self.done, self.total, self._best = stage, done, total, best
         self.epochs = epochs or self.epochs
-        self.rows: dict[int, Row] = {}
+        self.rows: dict[int, TrialRow] = {}
         self._started, self._began_with, self._slots = time.monotonic(), done, 1
         if total:
             self.say(
@@ -113,7 +118,7 @@ class Board:
 
     def started(self, trial: int, values: Mapping[str, Any], epoch: int) -> None:
         """A trial runs, from `epoch` on."""
-        self.rows[trial] = Row(trial, values, epoch=epoch)
+        self.rows[trial] = TrialRow(trial, values, epoch=epoch)
         self._slots = max(self._slots, sum(r.state == "running" for r in self.rows.values()))
 
     def progress(self, trial: int, epoch: int, value: float) -> None:
@@ -159,7 +164,7 @@ class Board:
             parts.append(f"about {span(left)} left")
         return "   ".join(parts)
 
-    def _line(self, row: Row) -> str:
+    def _line(self, row: TrialRow) -> str:
         what = f"{self.stage} {row.number:>3} {row.state:<9} epoch {row.epoch:>3}  {self.objective} {number(row.value)}"
         tail = f"  {row.note}" if row.note else ""
         return f"[{self.done}/{self.total}] {what}  {settings(row.values)}{tail}   | {self._head().partition('   ')[2]}"
