@@ -17,10 +17,13 @@ SMOOTH = 1.0  # pixels: an empty class that is not predicted has a Dice loss of 
 
 
 def precise(logits: Tensor) -> Tensor:
-    """In float32 if they are of half precision. Under autocast torch does so for the losses on
-    CUDA, not on a CPU.
+    """In float32 if they are of half precision.
+
+    Under autocast torch does so for the losses on CUDA, not on a CPU.
     """
-    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+    if logits.dtype in (torch.float16, torch.bfloat16):
+        return logits.float()
+    return logits
 
 
 def per_sample(task: Task, logits: Tensor, target: Tensor) -> Tensor:
@@ -36,13 +39,15 @@ def per_sample(task: Task, logits: Tensor, target: Tensor) -> Tensor:
     if task.kind == "regression":
         return (logits.squeeze(-1) - target).abs()
     target = _nearest(target, logits)
-    chosen = torch.log_softmax(logits, 1).gather(1, _known(task, target)[:, None])[:, 0]
-    loss = -(chosen * _weight(task, logits, target)).sum((1, 2))
-    return (
-        loss + task.dice * (1 - _soft_dice(logits, target, _truth(task, logits, target)))
-        if task.dice
-        else loss
-    )
+    classes = _known(task, target)
+    log_chances = torch.log_softmax(logits, 1)
+    chosen = log_chances.gather(1, classes[:, None])[:, 0]
+    weight = _weight(task, logits, target)
+    cross_entropy = -(chosen * weight).sum((1, 2))
+    if not task.dice:
+        return cross_entropy
+    score = _soft_dice(logits, target, _truth(task, logits, target))
+    return cross_entropy + task.dice * (1 - score)
 
 
 def task_loss(task: Task, logits: Tensor, target: Tensor) -> Tensor:
@@ -61,14 +66,19 @@ def delta(task: Task, logits: Tensor, target: Tensor) -> Tensor:
     logits = precise(logits)
     if task.kind == "classification":
         expected = F.one_hot(target, task.outputs).to(logits.dtype)
-        return (torch.softmax(logits, -1) - expected) / len(target)
+        error = torch.softmax(logits, -1) - expected
+        return error / len(target)
     if task.kind == "regression":
-        return torch.sign(logits - target.unsqueeze(-1)) / len(target)
-    truth, chances = _truth(task, logits, target), torch.softmax(logits, 1)
-    out = (chances - truth) * _weight(task, logits, target)[:, None]
+        error = logits - target.unsqueeze(-1)
+        return torch.sign(error) / len(target)
+    truth = _truth(task, logits, target)
+    chances = torch.softmax(logits, 1)
+    weight = _weight(task, logits, target)
+    out = (chances - truth) * weight[:, None]
     if task.dice:
         slope = task.dice * _dice_slope(chances, target, truth)
-        out = out + chances * (slope - (chances * slope).sum(1, keepdim=True))
+        mean_slope = (chances * slope).sum(1, keepdim=True)
+        out = out + chances * (slope - mean_slope)  # through the softmax
     return out / len(target)
 
 
@@ -97,18 +107,19 @@ def _pulled_back(slope: Tensor, height: int, width: int) -> Tensor:
         unit = torch.eye(size, dtype=slope.dtype, device=slope.device)[None]
         return F.interpolate(unit, wanted, mode="linear", align_corners=False)[0]
 
-    rows, columns = interpolation(height, slope.shape[2]), interpolation(width, slope.shape[3])
+    rows = interpolation(height, slope.shape[2])
+    columns = interpolation(width, slope.shape[3])
     return torch.einsum("bcHW,hH,wW->bchw", slope, rows, columns)
 
 
 def _nearest(target: Tensor, logits: Tensor) -> Tensor:
     """The target on the logits' grid [B, H, W]: of each of its pixels the one at the upper left."""
     for axis in (1, 2):
-        size, wanted = target.shape[axis], logits.shape[axis + 1]
+        size = target.shape[axis]
+        wanted = logits.shape[axis + 1]
         if size != wanted:
-            target = target.index_select(
-                axis, torch.arange(wanted, device=target.device) * size // wanted
-            )
+            steps = torch.arange(wanted, device=target.device)
+            target = target.index_select(axis, steps * size // wanted)
     return target
 
 
@@ -119,16 +130,19 @@ def _known(task: Task, target: Tensor) -> Tensor:
 
 def _truth(task: Task, logits: Tensor, target: Tensor) -> Tensor:
     """One-hot [B, C, H, W], 0 for unknown pixels."""
-    one_hot = F.one_hot(_known(task, target), task.outputs).movedim(-1, 1).to(logits.dtype)
-    return one_hot * (target < task.outputs)[:, None]
+    one_hot = F.one_hot(_known(task, target), task.outputs)
+    known = target < task.outputs
+    return one_hot.movedim(-1, 1).to(logits.dtype) * known[:, None]
 
 
 def _weight(task: Task, logits: Tensor, target: Tensor) -> Tensor:
     """The pixels' weights [B, H, W], which sum to 1 per sample (to 0 where no pixel is known)."""
     weight = (target < task.outputs).to(logits.dtype)
     if task.weights:
-        weight = weight * logits.new_tensor(task.weights)[_known(task, target)]
-    return weight / weight.sum((1, 2), keepdim=True).clamp(min=torch.finfo(weight.dtype).tiny)
+        of_class = logits.new_tensor(task.weights)
+        weight = weight * of_class[_known(task, target)]
+    total = weight.sum((1, 2), keepdim=True)
+    return weight / total.clamp(min=torch.finfo(weight.dtype).tiny)
 
 
 def _soft_dice(logits: Tensor, target: Tensor, truth: Tensor) -> Tensor:
@@ -138,20 +152,22 @@ def _soft_dice(logits: Tensor, target: Tensor, truth: Tensor) -> Tensor:
 
 
 def _overlap(chances: Tensor, target: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Twice the overlap, and the sum of both sizes, [B, C - 1] each, smoothed; known pixels [B, 1,
-    H, W].
-    """
-    known = (target < truth.shape[1])[:, None].to(chances.dtype)
-    found, wanted = (chances * known)[:, 1:], truth[:, 1:]
-    above = 2 * (found * wanted).sum((2, 3)) + SMOOTH
-    return above, found.sum((2, 3)) + wanted.sum((2, 3)) + SMOOTH, known
+    """Twice the overlap, and the sum of both sizes, [B, C - 1] each, smoothed; known [B, 1, H, W]."""
+    classes = truth.shape[1]
+    known = (target < classes)[:, None].to(chances.dtype)
+    found = (chances * known)[:, 1:]
+    wanted = truth[:, 1:]
+    overlap = (found * wanted).sum((2, 3))
+    sizes = found.sum((2, 3)) + wanted.sum((2, 3))
+    return 2 * overlap + SMOOTH, sizes + SMOOTH, known
 
 
 def _dice_slope(chances: Tensor, target: Tensor, truth: Tensor) -> Tensor:
-    """d (1 - soft Dice) / d chances [B, C, H, W] of each sample: (above - 2 truth below) / below^2
-    / (C - 1).
-    """
+    """d (1 - soft Dice) / d chances [B, C, H, W]: (above - 2 truth below) / below^2 / (C - 1)."""
     above, below, known = _overlap(chances, target, truth)
-    above, below = above[:, :, None, None], below[:, :, None, None]
-    slope = known * (above - 2 * truth[:, 1:] * below) / below.square() / above.shape[1]
-    return torch.cat([torch.zeros_like(slope[:, :1]), slope], 1)
+    above = above[:, :, None, None]
+    below = below[:, :, None, None]
+    numerator = known * (above - 2 * truth[:, 1:] * below)
+    slope = numerator / below.square() / above.shape[1]
+    of_first_class = torch.zeros_like(slope[:, :1])
+    return torch.cat([of_first_class, slope], 1)

@@ -21,8 +21,9 @@ def sgd(
     params: Tensor, grads: Tensor, slots: Tensors, hp: Tensors, step: int
 ) -> tuple[Tensor, Tensors]:
     """SGD with momentum (no dampening, no Nesterov) and coupled weight decay. step counts from 1."""
-    grads = grads + hp["weight_decay"] * params
-    velocity = grads if step == 1 else hp["momentum"] * slots["momentum"] + grads
+    velocity = grads + hp["weight_decay"] * params
+    if step > 1:
+        velocity = hp["momentum"] * slots["momentum"] + velocity
     return params - hp["lr"] * velocity, {"momentum": velocity}
 
 
@@ -30,31 +31,35 @@ def adam(
     params: Tensor, grads: Tensor, slots: Tensors, hp: Tensors, step: int
 ) -> tuple[Tensor, Tensors]:
     """Adam (Kingma & Ba, 2015) with L2 regularisation added to the gradient. step counts from 1."""
-    return _adam(params, grads + hp["weight_decay"] * params, slots, hp, step)
+    penalised = grads + hp["weight_decay"] * params
+    return _adam(params, penalised, slots, hp, step)
 
 
 def adamw(
     params: Tensor, grads: Tensor, slots: Tensors, hp: Tensors, step: int
 ) -> tuple[Tensor, Tensors]:
-    """AdamW (Loshchilov & Hutter, 2019): weight decay decoupled from the moments. step counts from
-    1.
-    """
-    return _adam(params * (1 - hp["lr"] * hp["weight_decay"]), grads, slots, hp, step)
+    """AdamW (Loshchilov & Hutter, 2019): weight decay apart from the moments. step counts from 1."""
+    decayed = params * (1 - hp["lr"] * hp["weight_decay"])
+    return _adam(decayed, grads, slots, hp, step)
 
 
 def _adam(
     params: Tensor, grads: Tensor, slots: Tensors, hp: Tensors, step: int
 ) -> tuple[Tensor, Tensors]:
-    beta1, beta2 = hp["beta1"], hp["beta2"]
+    beta1 = hp["beta1"]
+    beta2 = hp["beta2"]
     mean = beta1 * slots["exp_avg"] + (1 - beta1) * grads
     square = beta2 * slots["exp_avg_sq"] + (1 - beta2) * (grads * grads)
-    scale = (square / (1 - beta2**step)).sqrt_().add_(hp["eps"])
-    return params - hp["lr"] / (1 - beta1**step) * mean / scale, {
-        "exp_avg": mean,
-        "exp_avg_sq": square,
-    }
+    unbiased = square / (1 - beta2**step)
+    scale = unbiased.sqrt_().add_(hp["eps"])
+    rate = hp["lr"] / (1 - beta1**step)
+    moved = params - rate * mean / scale
+    return moved, {"exp_avg": mean, "exp_avg_sq": square}
 
 
 RULES: dict[str, Rule] = {"sgd": sgd, "adam": adam, "adamw": adamw}
-SLOTS: dict[str, tuple[str, ...]] = {"sgd": ("momentum",), "adam": ("exp_avg", "exp_avg_sq")}
-SLOTS["adamw"] = SLOTS["adam"]
+SLOTS: dict[str, tuple[str, ...]] = {
+    "sgd": ("momentum",),
+    "adam": ("exp_avg", "exp_avg_sq"),
+    "adamw": ("exp_avg", "exp_avg_sq"),
+}

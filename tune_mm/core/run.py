@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from tune_mm.config import Config
 from tune_mm.core import batches, metrics, micro, rng, schedule, statistics, step, teachers
@@ -49,7 +50,8 @@ class Run:
     """One training run of `config` on `dataset`. Raises ValueError for what `check` would refuse."""
 
     def __init__(self, config: Config, dataset: Dataset) -> None:
-        self.config, self.dataset = config, dataset
+        self.config = config
+        self.dataset = dataset
         self.device = device_of(config.train.device)
         self.method = method_of(config)
         self.spec = self.method.spec(dataset.spec)
@@ -69,7 +71,9 @@ class Run:
         self.opt = step.init(config.optim.name, {n: p.detach() for n, p in self.net.params.items()})
         self.plateau = schedule.Plateau()
         self.parts = micro.Parts()
-        self.epochs_done, self.best_epoch, self.samples = 0, 0, 0
+        self.epochs_done = 0
+        self.samples = 0  # seen in training, those of copies included
+        self.best_epoch = 0
         self.best_value = -math.inf if self.mode == "max" else math.inf
         self._best: Tensors = {}
         self._best_method: Tensors = {}
@@ -90,7 +94,8 @@ class Run:
         logs.update(self._measure())
         values = {**_read(logs), **self.evaluate("val"), "lr": self.config.optim.lr * factor}
         values["time/epoch"] = time.perf_counter() - start
-        values["samples"], values["passes"] = self.samples, self.samples / len(self.splits["train"])
+        values["samples"] = self.samples
+        values["passes"] = self.samples / len(self.splits["train"])
         self.epochs_done += 1
         diverged = not (math.isfinite(values["train/loss"]) and math.isfinite(values["val/loss"]))
         best = not diverged and self._select(values)
@@ -98,7 +103,8 @@ class Run:
             self.config.schedule, self.plateau, values["val/loss"], self.config.train.epochs
         )
         done = diverged or self.epochs_done >= self.config.train.epochs
-        notes, self.parts.notes = tuple(self.parts.notes), []
+        notes = tuple(self.parts.notes)
+        self.parts.notes = []
         return Result(self.epochs_done, values, best, done, diverged, notes)
 
     def _factor(self, share: float = 0.0) -> float:
@@ -107,36 +113,48 @@ class Run:
         return schedule.factor(c.schedule, self.epochs_done, c.train.epochs, self.plateau, share)
 
     def _train(self) -> Tensors:
-        """One pass over the shuffled training split; each log averaged over the steps that have it
-        (no host read).
+        """One pass over the shuffled training split.
+
+        Each log is averaged over the steps that have it, without a read by the host.
         """
         self.model.train()
-        split, stream = self.splits["train"], batches.key(self.config.seed, self.epochs_done)
+        split = self.splits["train"]
+        stream = batches.key(self.config.seed, self.epochs_done)
         order = batches.order(len(split), self.config.train.batch_size, stream)
+        ahead = split.stored and self.device.type == "cuda"
+        epochs = self.config.train.epochs
         sums: Tensors = {}
         counts: Counter[str] = Counter()
-        for i, batch in enumerate(
-            batches.read(split, order, stream, split.stored and self.device.type == "cuda")
-        ):
-            for sub in range(self.method.substeps(self.net.modalities)):
-                clock = Clock(self.epochs_done, i, len(order), self.config.train.epochs, sub)
-                found = self.step(batch, clock, self._factor(i / len(order)))
+        for number, batch in enumerate(batches.read(split, order, stream, ahead)):
+            factor = self._factor(number / len(order))
+            for substep in range(self.method.substeps(self.net.modalities)):
+                clock = Clock(self.epochs_done, number, len(order), epochs, substep)
+                found = self.step(batch, clock, factor)
                 counts.update(found.keys())
                 for key, value in found.items():
                     sums[key] = sums[key] + value if key in sums else value
         means = {key: value / counts[key] for key, value in sums.items()}
-        clock = Clock(self.epochs_done, len(order), len(order), self.config.train.epochs)
+        clock = Clock(self.epochs_done, len(order), len(order), epochs)
         end = self.method.epoch_end(self._probe(self._factor(1.0)), self.hp, self.state, clock)
         self._replace(end.params)
-        self.state, self.samples = end.state, self.samples + len(split) + end.samples
+        self.state = end.state
+        self.samples += len(split) + end.samples
         return {**means, **end.logs}
 
     def _probe(self, factor: float) -> Probe:
         splits = {name: self.splits[name] for name in ("train", "val")}
-        sizes = self.config.train.batch_size, self.config.train.eval_batch_size
         hp = {**self.optim_hp, "lr": self.optim_hp["lr"] * factor}
-        return Probe(self.net, splits, *sizes, self.config.seed, self.config.optim.name, hp,
-                     self.method.optim(self.hp, hp), self._autocast)  # fmt: skip
+        return Probe(
+            self.net,
+            splits,
+            self.config.train.batch_size,
+            self.config.train.eval_batch_size,
+            self.config.seed,
+            self.config.optim.name,
+            hp,
+            self.method.optim(self.hp, hp),
+            self._autocast,
+        )
 
     def _autocast(self) -> torch.autocast:
         """What training steps compute in; everything else computes in float32."""
@@ -147,16 +165,17 @@ class Run:
     @torch.no_grad()
     def _replace(self, params: Tensors) -> None:
         """Set parameters and buffers; the parameters' optimizer memory starts anew."""
-        if params:
-            own = {**self.net.params, **self.net.buffers}
-            torch._foreach_copy_([own[n] for n in params], list(params.values()))
-            slots = {
-                slot: {n: torch.zeros_like(t) if n in params else t for n, t in values.items()}
-                for slot, values in self.opt.slots.items()
-            }
-            self.opt = step.OptState(
-                slots, {n: 0 if n in params else k for n, k in self.opt.steps.items()}
-            )
+        if not params:
+            return
+        own = {**self.net.params, **self.net.buffers}
+        torch._foreach_copy_([own[name] for name in params], list(params.values()))
+        slots = {slot: dict(values) for slot, values in self.opt.slots.items()}
+        steps = dict(self.opt.steps)
+        for name in params.keys() & steps.keys():
+            steps[name] = 0
+            for values in slots.values():
+                values[name] = torch.zeros_like(values[name])
+        self.opt = step.OptState(slots, steps)
 
     def step(self, batch: Batch, clock: Clock, factor: float = 1.0) -> Tensors:
         """One optimizer step on `batch`; logs as 0-dim tensors. factor: the schedule's multiplier
@@ -168,18 +187,17 @@ class Run:
             )
         hp = {**self.optim_hp, "lr": self.optim_hp["lr"] * factor}
         with torch.no_grad():
-            params = {n: self.net.params[n] for n in update.grads}
+            params = {name: self.net.params[name] for name in update.grads}
             overrides = step.rated(self.method.optim(self.hp, hp), hp, update.rates)
             rule = self.config.optim.name
             _, self.opt, logs = step.descend(
                 rule, params, update.grads, self.opt, hp, overrides, in_place=True
             )
         self.state = update.state
-        return {
-            "train/loss": update.loss,
-            **update.logs,
-            **(logs if self.config.train.gradient_statistics else {}),
-        }
+        out = {"train/loss": update.loss, **update.logs}
+        if self.config.train.gradient_statistics:
+            out |= logs
+        return out
 
     def _measure(self) -> Tensors:
         """Gradient statistics on a fixed batch of training samples."""
@@ -217,11 +235,9 @@ class Run:
         `name/<kind>_metric/modality`.
         """
         self.model.eval()
-        net, state, split = (
-            net or self.net,
-            self.state if state is None else state,
-            self.splits[name],
-        )
+        net = self.net if net is None else net
+        state = self.state if state is None else state
+        split = self.splits[name]
         meters: dict[str, metrics.Meter] = {}
         for index in torch.split(torch.arange(len(split)), self.config.train.eval_batch_size):
             batch = split.batch(index)
@@ -230,13 +246,10 @@ class Run:
         out: Tensors = {}
         for key, meter in meters.items():
             kind, _, modality = key.rpartition("/")
-            prefix, suffix = f"{kind}_" if kind else "", "" if key == "joint" else f"/{modality}"
-            out.update(
-                {
-                    f"{name}/{prefix}{metric}{suffix}": value
-                    for metric, value in meter.compute().items()
-                }
-            )
+            prefix = f"{kind}_" if kind else ""
+            suffix = "" if key == "joint" else f"/{modality}"
+            for metric, value in meter.compute().items():
+                out[f"{name}/{prefix}{metric}{suffix}"] = value
         return _read(out)
 
     def test(self) -> dict[str, float]:
@@ -256,25 +269,23 @@ class Run:
         if not (wanted and self._best and self.method.linear):
             return {}
         self.model.eval()
-        split, net = self.splits["train"], self._best_net()
-        order = batches.order(
-            len(split), self.config.train.batch_size, batches.key(self.config.seed, 0)
-        )
-        rows = [
-            statistics.vectors(net, split.batch(index), self.method) for index in order[:wanted]
-        ]
-        return {name: torch.stack([row[name] for row in rows]).cpu() for name in rows[0]}
+        split = self.splits["train"]
+        net = self._best_net()
+        stream = batches.key(self.config.seed, 0)
+        order = batches.order(len(split), self.config.train.batch_size, stream)
+        rows: dict[str, list[Tensor]] = {}
+        for index in order[:wanted]:
+            found = statistics.vectors(net, split.batch(index), self.method)
+            for name, vector in found.items():
+                rows.setdefault(name, []).append(vector)
+        return {name: torch.stack(vectors).cpu() for name, vectors in rows.items()}
 
     def _best_net(self) -> Net:
         """The model at the best validation epoch."""
         own = dict(self.model.named_parameters())
-        params = {n: t for n, t in self._best.items() if n in own}
-        return Net(
-            self.model,
-            self.spec.task,
-            params,
-            {n: t for n, t in self._best.items() if n not in own},
-        )
+        params = {name: t for name, t in self._best.items() if name in own}
+        buffers = {name: t for name, t in self._best.items() if name not in own}
+        return Net(self.model, self.spec.task, params, buffers)
 
     def best_state(self) -> Tensors:
         """Parameters and buffers at the best validation epoch, on the CPU (empty before the first)."""
@@ -320,20 +331,26 @@ class Run:
         self.state = self._moved(state["method"])
         self.plateau = schedule.restore(state["plateau"])
         self._rng = {k: v.clone() for k, v in state["rng"].items()}
-        self.epochs_done, self.samples = state["epochs_done"], state["samples"]
+        self.epochs_done = state["epochs_done"]
+        self.samples = state["samples"]
         self.parts = micro.Parts(state["parts"])
         best = state["best"]
-        self.best_epoch, self.best_value = best["epoch"], best["value"]
-        self._best, self._best_method = self._moved(best["model"]), self._moved(best["method"])
+        self.best_epoch = best["epoch"]
+        self.best_value = best["value"]
+        self._best = self._moved(best["model"])
+        self._best_method = self._moved(best["method"])
 
     # ---- helpers
 
     def _unimodal(self, changes: Mapping[str, Any]) -> dict[str, Net]:
         """See `Start.unimodal`."""
-        own = {m: teachers.alone(self.config, m, changes) for m in self.spec.modalities}
+        folder = cache_folder() / "unimodal"
+        out: dict[str, Net] = {}
         with rng.isolated(self.device):
-            return {m: teachers.net(c, self.dataset, cache_folder() / "unimodal", self._trained, self.device)
-                    for m, c in own.items()}  # fmt: skip
+            for m in self.spec.modalities:
+                config = teachers.alone(self.config, m, changes)
+                out[m] = teachers.net(config, self.dataset, folder, self._trained, self.device)
+        return out
 
     @torch.enable_grad()
     def _trained(self, config: Config) -> Tensors:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tune_mm.core import grads as G
 from tune_mm.core import losses
+from tune_mm.core.grads import flat, groups
 from tune_mm.core.method import Method
 from tune_mm.core.net import Net
 from tune_mm.core.types import Batch, Features, PathChoice, Tensors
@@ -29,25 +29,28 @@ def probe(net: Net, batch: Batch, path: PathChoice) -> Tensors:
     `suppression`. probe/loss/<m>: the loss of m alone.
     """
     features = net.encode(batch.inputs)
-    hidden, alone = net.hidden(features), net.unimodal_hidden(features, path)
-    logits = {m: net.head(h) for m, h in alone.items()}
+    target = batch.target
+    hidden = net.hidden(features)
     joint = net.head(hidden)
-    unimodal = {m: net.loss(z, batch.target) for m, z in logits.items()}
-    multi = _norms(net, net.loss(joint, batch.target))
-    uni = _norms(net, torch.stack(list(unimodal.values())).sum())
+    alone = net.unimodal_hidden(features, path)
+    logits = {m: net.head(h) for m, h in alone.items()}
+    unimodal = {m: net.loss(z, target) for m, z in logits.items()}
+    multi_norms = _norms(net, net.loss(joint, target))
+    uni_norms = _norms(net, torch.stack(list(unimodal.values())).sum())
+    out: Tensors = {}
     with torch.no_grad():
-        fused = losses.head_gradient(net.task, joint, hidden, batch.target)
-        out: Tensors = {}
+        fused = losses.head_gradient(net.task, joint, hidden, target)
         for m in net.modalities:
-            own = losses.head_gradient(net.task, logits[m], alone[m], batch.target)
+            own = losses.head_gradient(net.task, logits[m], alone[m], target)
             block = net.block(m)
-            out[f"grad/norm_multi/{m}"], out[f"grad/norm_uni/{m}"] = multi[m], uni[m]
-            out[f"grad/cos/{m}"] = torch.cosine_similarity(
-                fused[:, block].flatten(), own[:, block].flatten(), 0
-            )
+            shared_part = fused[:, block].flatten()
+            own_part = own[:, block].flatten()
+            out[f"grad/norm_multi/{m}"] = multi_norms[m]
+            out[f"grad/norm_uni/{m}"] = uni_norms[m]
+            out[f"grad/cos/{m}"] = torch.cosine_similarity(shared_part, own_part, 0)
             out[f"probe/loss/{m}"] = unimodal[m].detach()
         if net.task.kind == "classification":
-            out.update(suppression(net, features, batch.target))
+            out.update(suppression(net, features, target))
     return out
 
 
@@ -61,12 +64,14 @@ def vectors(net: Net, batch: Batch, method: Method) -> Tensors:
     with torch.no_grad():
         features = net.encode(batch.inputs)
         alone = net.unimodal_hidden(features, method.unimodal_path)
-        found = {}
+        found: Tensors = {}
         for m in net.modalities:
             own = losses.head_gradient(net.task, net.head(alone[m]), alone[m], batch.target)
             found[f"{m}/unimodal"] = own[:, net.block(m)].flatten()
         theirs = method.classifier_gradients(net, features, batch.target)
-        return found | {f"{m}/classifier": gradient.flatten() for m, gradient in theirs.items()}
+        for m, gradient in theirs.items():
+            found[f"{m}/classifier"] = gradient.flatten()
+        return found
 
 
 def _norms(net: Net, loss: Tensor) -> Tensors:
@@ -76,9 +81,11 @@ def _norms(net: Net, loss: Tensor) -> Tensors:
         loss, list(params.values()), retain_graph=True, materialize_grads=True
     )
     grads = dict(zip(params, values, strict=True))
-    return {
-        owner.split(".")[1]: G.flat(grads, names).norm() for owner, names in G.groups(grads).items()
-    }
+    out: Tensors = {}
+    for owner, names in groups(grads).items():
+        modality = owner.split(".")[1]
+        out[modality] = flat(grads, names).norm()
+    return out
 
 
 def suppression(net: Net, features: Features, target: Tensor) -> Tensors:
@@ -95,6 +102,8 @@ def suppression(net: Net, features: Features, target: Tensor) -> Tensors:
     for m in net.modalities:
         logits = net.head(net.hidden(features, (m,)))
         scores = logits if bias is None else logits - bias
-        gap = (scores - scores.gather(1, target[:, None])).clamp(max=EXPONENT_CAP)
-        out[f"grad/suppression/{m}"] = (gap.exp() * others).sum() / others.sum()
+        of_the_class = scores.gather(1, target[:, None])
+        gap = (scores - of_the_class).clamp(max=EXPONENT_CAP)
+        total = (gap.exp() * others).sum()
+        out[f"grad/suppression/{m}"] = total / others.sum()
     return out

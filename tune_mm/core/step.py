@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from tune_mm.core import grads as G
 from tune_mm.core import optim
+from tune_mm.core.grads import flat, groups, unflat
 from tune_mm.core.types import Tensors
 
 PART = 2**21  # values of a vector: 8 MiB in float32, which caches hold
@@ -21,19 +21,18 @@ PART = 2**21  # values of a vector: 8 MiB in float32, which caches hold
 
 @dataclass(frozen=True)
 class OptState:
-    """Slots by name and parameter, and how many steps each parameter has taken (untouched ones take
-    none).
-    """
+    """An optimizer's memory."""
 
-    slots: dict[str, Tensors] = field(default_factory=dict)
+    slots: dict[str, Tensors] = field(default_factory=dict)  # by name and parameter
+    # Taken by each parameter; an untouched one takes none.
     steps: dict[str, int] = field(default_factory=dict)
 
 
 def init(name: str, params: Tensors) -> OptState:
     """Zero state for all of `params` under the rule `name` (sgd, adam, adamw)."""
-    slots = {
-        slot: {n: torch.zeros_like(p) for n, p in params.items()} for slot in optim.SLOTS[name]
-    }
+    slots: dict[str, Tensors] = {}
+    for slot in optim.SLOTS[name]:
+        slots[slot] = {n: torch.zeros_like(p) for n, p in params.items()}
     return OptState(slots, dict.fromkeys(params, 0))
 
 
@@ -41,24 +40,25 @@ def norms(
     grads: Tensors, owners: Mapping[str, list[str]], max_norm: Tensor | None
 ) -> tuple[Tensors, Tensor | None]:
     """L2 norm per owner, and the clipping factor over everything but `aux` (None: no clipping)."""
-    found = {}
+    found: Tensors = {}
     for owner, names in owners.items():
-        parts = [G.flat(grads, part).norm() for part in _parts(grads, names)]
+        parts = [flat(grads, part).norm() for part in _parts(grads, names)]
         found[owner] = parts[0] if len(parts) == 1 else torch.stack(parts).norm()
     if max_norm is None:
         return found, None
-    total = torch.stack([n for owner, n in found.items() if owner != "aux"]).norm()
-    return found, (max_norm / (total + 1e-6)).clamp(max=1.0)
+    clipped = [norm for owner, norm in found.items() if owner != "aux"]
+    total = torch.stack(clipped).norm()
+    factor = max_norm / (total + 1e-6)
+    return found, factor.clamp(max=1.0)
 
 
 def rated(overrides: Mapping[str, Tensors], hp: Tensors, rates: Tensors) -> dict[str, Tensors]:
-    """`overrides` of `hp` by owner with the learning rate of each owner in `rates` multiplied by
-    its factor.
-    """
+    """`overrides` of `hp` by owner, with the learning rate of each owner in `rates` times its factor."""
     out = dict(overrides)
     for owner, factor in rates.items():
-        own = {**hp, **out.get(owner, {})}
-        out[owner] = {**out.get(owner, {}), "lr": own["lr"] * factor}
+        own = out.get(owner, {})
+        lr = own.get("lr", hp["lr"])
+        out[owner] = {**own, "lr": lr * factor}
     return out
 
 
@@ -78,36 +78,43 @@ def descend(
     `aux`. overrides: settings by owner. in_place: write to `params` and to the slots of `state`,
     which then are the new ones; no second copy is made.
     """
-    overrides, owners = overrides or {}, G.groups(grads)
+    owners = groups(grads)
     found, clip = norms(grads, owners, hp.get("clip"))
-    new = dict(params) if in_place else {}
-    slots = (
-        state.slots if in_place else {slot: dict(values) for slot, values in state.slots.items()}
-    )
+    if in_place:
+        new = dict(params)
+        slots = state.slots
+    else:
+        new = {}
+        slots = {slot: dict(values) for slot, values in state.slots.items()}
     for owner, names in owners.items():
-        settings = {**hp, **overrides.get(owner, {})}
+        settings = {**hp, **(overrides or {}).get(owner, {})}
         for step, chosen in _by_steps(state, names).items():
             for part in _parts(grads, chosen):
-                flat = G.flat(grads, part)
-                flat = flat if clip is None or owner == "aux" else flat * clip
-                old = {slot: G.flat(values, part) for slot, values in slots.items()}
-                moved, memory = optim.RULES[rule](
-                    G.flat(params, part), flat, old, settings, step + 1
-                )
-                values = G.unflat(moved, params, part)
+                slope = flat(grads, part)
+                if clip is not None and owner != "aux":
+                    slope = slope * clip
+                old = {slot: flat(values, part) for slot, values in slots.items()}
+                before = flat(params, part)
+                moved, memory = optim.RULES[rule](before, slope, old, settings, step + 1)
+                values = unflat(moved, params, part)
                 if in_place:
                     torch._foreach_copy_([params[n] for n in part], list(values.values()))
                 else:
                     new.update(values)
                 for slot, vector in memory.items():
-                    slots[slot].update(G.unflat(vector, params, part))
-    steps = {n: k + (n in grads) for n, k in state.steps.items()}
-    logs = {
-        f"grad/norm/{owner.split('.')[1]}": n if clip is None else n * clip
-        for owner, n in found.items()
-        if owner.startswith("encoders.")
-    }
-    return new, OptState(slots, steps), logs
+                    slots[slot].update(unflat(vector, params, part))
+    steps = {name: taken + (name in grads) for name, taken in state.steps.items()}
+    return new, OptState(slots, steps), _logged(found, clip)
+
+
+def _logged(found: Tensors, clip: Tensor | None) -> Tensors:
+    """Norms of the encoders' gradients as they were applied."""
+    logs: Tensors = {}
+    for owner, norm in found.items():
+        kind, _, modality = owner.partition(".")
+        if kind == "encoders":
+            logs[f"grad/norm/{modality}"] = norm if clip is None else norm * clip
+    return logs
 
 
 def _parts(tensors: Tensors, names: list[str]) -> list[list[str]]:
