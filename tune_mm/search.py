@@ -22,7 +22,7 @@ from tune_mm.config.yaml import read_value
 from tune_mm.errors import ConfigError, UserError
 
 EPILOG = """exit codes: 0 done; 1 trials failed (each is named; one that diverged is a result, no failure);
-2 a mistake in what was asked for; 130 interrupted (go on with --resume)"""
+2 a mistake in what was asked for; 130 interrupted (resume with --resume)"""
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -111,7 +111,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="where the data sets are (else TUNE_MM_DATA, else data/)",
     )
-    p.add_argument("--require-real", action="store_true", help="refuse to stand in synthetic data")
+    p.add_argument(
+        "--require-real", action="store_true", help="fail instead of using synthetic data"
+    )
     p.add_argument(
         "--skip-bad",
         action="store_true",
@@ -152,7 +154,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--resume",
         action="store_true",
-        help="go on with --name, or with the latest search of --space",
+        help="resume --name, or the latest search of --space",
     )
     p.add_argument("--extend", type=_count, metavar="N", help="the same with N more trials")
     return p

@@ -34,12 +34,11 @@ from tune_mm.core.types import (
 
 @dataclass(frozen=True)
 class Start:
-    """What a method may ask for before the first step. samples: of the training split; unimodal:
-    nets of one modality each, trained alone with the given changes of the config and then fixed:
-    trials of a machine that ask for the same get the same, from the cache.
-    """
+    """What a method may ask for before the first step."""
 
-    samples: int
+    samples: int  # of the training split
+    # Nets of one modality each, trained alone with the given changes of the config and then fixed.
+    # Trained once per machine: trials that ask for the same get them from the cache.
     unimodal: Callable[[Mapping[str, Any]], dict[str, Net]]
 
 

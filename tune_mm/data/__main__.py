@@ -224,7 +224,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_extract(commands: Any) -> None:
     parser = commands.add_parser(
-        "extract", help="features of frozen models, once; a call that was stopped is gone on with"
+        "extract", help="features of frozen models, computed once; interrupted runs resume"
     )
     parser.add_argument("name", help="a data set or a configuration")
     parser.add_argument(

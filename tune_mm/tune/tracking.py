@@ -137,7 +137,7 @@ class Tracker:
         self._writer.finish(run, STATUS[trial.state], str(facts.get("reason", "")))
 
     def stopped(self, stage: Stage, number: int, reason: str) -> None:
-        """A trial was cut off; a resumed search goes on with it."""
+        """A trial was cut off; a resumed search picks it up."""
         if (stage, number) in self._runs:
             self._writer.finish(self._runs[stage, number], "stopped", reason)
 

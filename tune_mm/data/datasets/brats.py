@@ -16,7 +16,7 @@ error, or left out with `skip_bad`.
 
 Size of the store, in the folder that TUNE_MM_CACHE names: 518,400 bytes a slice of 240 x 240, 34 MB
 a case of 65 slices with a tumour, 42 GB for all 1,251 cases. Where the disk fills up the run ends
-and says so; cases that are stored stay so, and the next run goes on with the others.
+and says so; cases that are stored stay so, and the next run resumes with the others.
 
 Scores: Dice of the nested regions WT (whole tumour: classes 1, 2, 3), TC (core: 1, 3) and ET
 (enhancing: 3), over all pixels of a split, and their mean. Loss: soft Dice and cross-entropy

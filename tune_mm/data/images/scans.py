@@ -4,7 +4,7 @@ A file holds `image` [M, H, W, D], finite numbers of M sequences, and `label` [H
 0..3 (4 is read as 3, which BraTS does not use). Stored are the slices along D that hold a tumour (a
 class other than 0): image float16 [S, M, H, W], label uint8 [S, H, W], and int64 [S, 2] the place
 of each along D and the pixels of its tumour. Every case has a store of its own: an interrupted run
-goes on with the case at which it stopped, and several processes share the work.
+resumes at the case where it stopped, and several processes share the work.
 
 No file of these stores stays open or mapped: a batch reads its planes where they lie, out of the
 pages that the system keeps for all processes. Labels that evaluation sees are stored once more,

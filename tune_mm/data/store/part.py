@@ -1,14 +1,4 @@
-"""A folder of .npy files in the making that outlives the process: filled in stages, batch by batch,
-gone on with later.
-
-    samples.json    what the rows are made of: a digest per row, and one of everything else
-    progress.json   `rows`: how many rows of which stage are on disk; `again`: which of these are out of date and must
-                    be made again; `bad`: what could not be read
-
-Progress is written after the rows, so it never says too much. When the content of a few samples
-changes (a damaged file was replaced), the rows of all others stay: `adopt` gives the folder to the
-new name, and these few are made again.
-"""
+"""A folder of .npy files in the making that outlives its process: filled in batches, resumable."""
 
 from __future__ import annotations
 

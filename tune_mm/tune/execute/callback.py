@@ -45,7 +45,7 @@ class Tracking(Protocol):
 class StopSwitch(Unkept, Stopper):
     """Stops a stage: at a deadline, on a signal, or when every trial fails.
 
-    Trials that run stay unfinished in the ledger, so that a resumed search goes on with them.
+    Trials that run stay unfinished in the ledger, so that a resumed search picks them up.
     """
 
     def __init__(self, deadline: float | None = None) -> None:
