@@ -30,8 +30,8 @@ from tune_mm.core.run import Run
 from tune_mm.core.types import Clock, Dataset
 from tune_mm.data import base as data
 from tune_mm.filesystem import ENV_CACHE
-from tune_mm.tune.space import space as S
-from tune_mm.tune.space import suite as U
+from tune_mm.tune.space import space as space_files
+from tune_mm.tune.space import suite as suites
 
 SUITES = ("methods_avdigits", "methods_utd")
 
@@ -41,7 +41,7 @@ def configs(suite: str, epochs: int) -> dict[str, Config]:
     every fusion.
     """
     out: dict[str, Config] = {}
-    for space in U.spaces(U.build(suite, S.read(suite)), {}).values():
+    for space in suites.spaces(suites.build(suite, space_files.read(suite)), {}).values():
         shared = {
             "train.device": "cpu",
             "train.epochs": epochs,

@@ -10,7 +10,7 @@ from tune_mm.core.run import Run
 from tune_mm.core.settings import float_fields
 from tune_mm.core.types import Clock
 from tune_mm.methods import mslr
-from tune_mm.tune.space import space as S
+from tune_mm.tune.space import space as space_files
 
 CLOCK = Clock(0, 0, 6, 2)
 SPACE = """# A ratio for a modality.
@@ -66,10 +66,12 @@ def test_a_ratio_is_a_setting_of_its_own():
 def test_a_searched_ratio_is_tried_on_the_data_before_trials_start(name, problem, tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(SPACE.format(name=name))
-    space = S.build("mine", S.read(str(path)), {})
-    assert {f"method.ratios.{name}": 0.1} in S.variants(space)
+    space = space_files.build("mine", space_files.read(str(path)), {})
+    assert {f"method.ratios.{name}": 0.1} in space_files.variants(space)
     spec = support.dataset(("audio", "visual")).spec
-    tried = [with_overrides(support.config("mslr"), change) for change in S.variants(space)]
+    tried = [
+        with_overrides(support.config("mslr"), change) for change in space_files.variants(space)
+    ]
     refused = set()
     for cfg in tried:
         try:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tune_mm.models import _attention as A
+from tune_mm.models import _attention
 from tune_mm.models._dropout import keep_bytes, kept_share
 
 SAMPLES, HEADS, KEYS, CHANNELS = 3, 2, 6, 4
@@ -40,7 +40,7 @@ def formula(
 
 
 def attend(qkv: Three, mask: Tensor | None, p: float = 0.0) -> Tensor:
-    return A.attention(qkv, A.bias_of(mask, HEADS, qkv[0].dtype), p, HEADS)
+    return _attention.attention(qkv, _attention.bias_of(mask, HEADS, qkv[0].dtype), p, HEADS)
 
 
 def assert_same(found, wanted, tensors, tolerance=1e-14):
@@ -56,7 +56,7 @@ def assert_same(found, wanted, tensors, tolerance=1e-14):
 @pytest.fixture
 def long(monkeypatch):
     """Every sequence counts as long: the chunked form is used."""
-    monkeypatch.setattr(A, "LONG", 1)
+    monkeypatch.setattr(_attention, "LONG", 1)
 
 
 @pytest.mark.parametrize("dropped", [False, True])
@@ -67,9 +67,9 @@ def test_chunks_equal_the_formula(monkeypatch, dropped, masked, queries, chunk):
     tensors, mask = case(queries, masked=masked)
     keep = keep_bytes((SAMPLES * HEADS, queries, KEYS), 0.3) if dropped else None
     share = kept_share(0.3) if dropped else 1.0
-    monkeypatch.setattr(A, "CHUNK", chunk)
-    found = A.ChunkedAttention.apply(
-        *tensors, A.bias_of(mask, HEADS, torch.float64), keep, share, HEADS
+    monkeypatch.setattr(_attention, "CHUNK", chunk)
+    found = _attention.ChunkedAttention.apply(
+        *tensors, _attention.bias_of(mask, HEADS, torch.float64), keep, share, HEADS
     )
     assert_same(found, formula(tensors, mask, keep, share), tensors)
 
@@ -79,10 +79,11 @@ def test_gradcheck(masked):
     tensors, mask = case(masked=masked)
     keep, bias = (
         keep_bytes((SAMPLES * HEADS, KEYS, KEYS), 0.3),
-        A.bias_of(mask, HEADS, torch.float64),
+        _attention.bias_of(mask, HEADS, torch.float64),
     )
     assert torch.autograd.gradcheck(
-        lambda *t: A.ChunkedAttention.apply(*t, bias, keep, kept_share(0.3), HEADS), tensors
+        lambda *t: _attention.ChunkedAttention.apply(*t, bias, keep, kept_share(0.3), HEADS),
+        tensors,
     )
 
 
@@ -90,7 +91,7 @@ def test_gradcheck(masked):
 @pytest.mark.parametrize("masked", [False, True])
 def test_dropout_equals_the_formula(monkeypatch, form, masked):
     """Both forms draw one mask of the scores' shape from the global generator."""
-    monkeypatch.setattr(A, "LONG", 1 if form == "long" else 1 << 30)
+    monkeypatch.setattr(_attention, "LONG", 1 if form == "long" else 1 << 30)
     tensors, mask = case(masked=masked)
     torch.manual_seed(3)
     keep = keep_bytes((SAMPLES * HEADS, KEYS, KEYS), 0.3)
@@ -109,10 +110,10 @@ def test_without_dropout_equals_sdpa(monkeypatch, dtype, tolerance, masked):
     allowed = None if mask is None else mask[:, None, None, :]
     wanted = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed).flatten(0, 1)
     short = attend(tensors, mask)
-    monkeypatch.setattr(A, "LONG", 1)
+    monkeypatch.setattr(_attention, "LONG", 1)
     chunked = attend(tensors, mask)
     assert "ChunkedAttention" in type(chunked.grad_fn).__name__
-    plain = A.plain_attention(*tensors, bias=A.bias_of(mask, HEADS, dtype), p=0.0)
+    plain = _attention.plain_attention(*tensors, bias=_attention.bias_of(mask, HEADS, dtype), p=0.0)
     for found in (short, chunked, plain):
         assert found.dtype == dtype
         assert_same(found, wanted, tensors, tolerance)
@@ -120,7 +121,7 @@ def test_without_dropout_equals_sdpa(monkeypatch, dtype, tolerance, masked):
 
 @pytest.mark.parametrize("form", ["short", "long"])
 def test_half_precision_keeps_its_type_with_dropout(monkeypatch, form):
-    monkeypatch.setattr(A, "LONG", 1 if form == "long" else 1 << 30)
+    monkeypatch.setattr(_attention, "LONG", 1 if form == "long" else 1 << 30)
     tensors, mask = case(dtype=torch.bfloat16)
     out = attend(tensors, mask, 0.5)
     assert out.dtype == torch.bfloat16
@@ -145,7 +146,7 @@ def test_dropout_follows_the_global_generator(long):
 @pytest.mark.parametrize("p", [0.0, 0.3])
 @pytest.mark.parametrize("form", ["short", "long"])
 def test_padded_keys_change_nothing(monkeypatch, form, p):
-    monkeypatch.setattr(A, "LONG", 1 if form == "long" else 1 << 30)
+    monkeypatch.setattr(_attention, "LONG", 1 if form == "long" else 1 << 30)
     (q, k, v), mask = case()
     real = mask.repeat_interleave(HEADS, 0)[..., None]
     k2, v2 = (torch.where(real, t, torch.randn_like(t) * 100) for t in (k, v))
@@ -158,13 +159,13 @@ def test_padded_keys_change_nothing(monkeypatch, form, p):
 
 def test_fold_and_unfold():
     x = torch.arange(2.0 * 3 * 8).view(2, 3, 8)
-    (folded,) = A.fold(x, 1, HEADS)
+    (folded,) = _attention.fold(x, 1, HEADS)
     assert folded.shape == (4, 3, 4)
     assert torch.equal(folded[1], x[0, :, 4:])
-    assert torch.equal(A.unfold(folded, HEADS), x)
-    q, k = A.fold(torch.cat([x, -x], 2), 2, HEADS)
-    assert torch.equal(A.unfold(q, HEADS), x)
-    assert torch.equal(A.unfold(k, HEADS), -x)
+    assert torch.equal(_attention.unfold(folded, HEADS), x)
+    q, k = _attention.fold(torch.cat([x, -x], 2), 2, HEADS)
+    assert torch.equal(_attention.unfold(q, HEADS), x)
+    assert torch.equal(_attention.unfold(k, HEADS), -x)
 
 
 def test_under_functorch(long):

@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tune_mm.models import _layers as L
+from tune_mm.models import _layers
 from tune_mm.models._attention import bias_of
 
-DROPOUTS = L.Dropouts(0.3, 0.2, 0.1, 0.4)
+DROPOUTS = _layers.Dropouts(0.3, 0.2, 0.1, 0.4)
 
 
 def transformer(layers=2, dropouts=DROPOUTS, width=10):
     torch.manual_seed(0)
-    body = L.Transformer(width, 2, layers, dropouts).double()
+    body = _layers.Transformer(width, 2, layers, dropouts).double()
     for p in body.parameters():
         torch.nn.init.normal_(p, std=0.3)
     return body
@@ -77,18 +77,18 @@ def test_every_dropout_acts():
     """Each of the four probabilities alone changes the result of training mode."""
     x = torch.randn(2, 4, 10, dtype=torch.float64)
     for i in range(4):
-        body = transformer(1, L.Dropouts(*[0.5 if j == i else 0.0 for j in range(4)]))
-        still = transformer(1, L.Dropouts())
-        assert not torch.allclose(body(x), still(x)), L.Dropouts._fields[i]
+        body = transformer(1, _layers.Dropouts(*[0.5 if j == i else 0.0 for j in range(4)]))
+        still = transformer(1, _layers.Dropouts())
+        assert not torch.allclose(body(x), still(x)), _layers.Dropouts._fields[i]
 
 
 def test_sinusoids():
-    table = L.sinusoids(5, 6, torch.zeros(1, dtype=torch.float64))
+    table = _layers.sinusoids(5, 6, torch.zeros(1, dtype=torch.float64))
     rates = torch.tensor([1.0, 1e-2, 1e-4], dtype=torch.float64)
     angles = torch.arange(5, dtype=torch.float64)[:, None] * rates
     torch.testing.assert_close(table, torch.cat([angles.sin(), angles.cos()], 1), rtol=0, atol=1e-6)
-    assert L.sinusoids(3, 5, torch.zeros(1)).shape == (3, 5)
-    assert L.sinusoids(3, 1, torch.zeros(1)).shape == (3, 1)
+    assert _layers.sinusoids(3, 5, torch.zeros(1)).shape == (3, 5)
+    assert _layers.sinusoids(3, 1, torch.zeros(1)).shape == (3, 1)
 
 
 def test_positions_made_in_inference_mode_serve_training():
@@ -102,11 +102,11 @@ def test_positions_made_in_inference_mode_serve_training():
 
 def test_heads_must_divide_the_width():
     with pytest.raises(ValueError, match="heads=3, width=10"):
-        L.Transformer(10, 3, 1, L.Dropouts())
+        _layers.Transformer(10, 3, 1, _layers.Dropouts())
 
 
 def test_bfloat16_autocast_trains():
-    body = L.Transformer(10, 2, 2, DROPOUTS)
+    body = _layers.Transformer(10, 2, 2, DROPOUTS)
     x, keys = torch.randn(3, 6, 10), torch.arange(6) < torch.tensor([[2], [6], [4]])
     with torch.autocast("cpu", torch.bfloat16):
         out = body.first(x, keys)

@@ -24,7 +24,7 @@ from tune_mm.core.build import check
 from tune_mm.core.run import Run
 from tune_mm.core.types import Clock, DataSpec, Features, Padded, Task, UnimodalPath
 from tune_mm.models.fusions.mixer import MixerConfig, MixerFusion, binned
-from tune_mm.tune.space import space as S
+from tune_mm.tune.space import space
 
 SHAPES = {"text": (4, 6), "audio": (9, 6), "visual": (6,)}
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -284,7 +284,7 @@ def test_settings_are_checked(settings: dict[str, Any], message: str) -> None:
 
 def test_the_baseline_of_the_dgl_space_searches_the_same_fusion() -> None:
     dgl, joint = (
-        S.build(name, S.read(name), {}) for name in ("dgl_mosi_mixer", "joint_mosi_mixer")
+        space.build(name, space.read(name), {}) for name in ("dgl_mosi_mixer", "joint_mosi_mixer")
     )
     assert dgl.spec.finals.baseline == "joint_mosi_mixer"
     assert dgl.base.model == joint.base.model

@@ -42,7 +42,7 @@ from pydantic import Field
 from torch import Tensor
 
 from tune_mm.config import Section
-from tune_mm.core import grads as G
+from tune_mm.core import grads as gradients
 from tune_mm.core.method import Method, Start
 from tune_mm.core.net import Net
 from tune_mm.core.support import Support, require_modalities
@@ -123,7 +123,7 @@ class MLA(Method):
             vector = _late.own_vector(bound, modality, batch.inputs[modality])
             return bound.loss(bound.head(vector), batch.target), {"mean": vector.mean(0)}
 
-        found, loss, seen = G.gradient(objective, net, (f"encoders.{modality}", "fusion"))
+        found, loss, seen = gradients.gradient(objective, net, (f"encoders.{modality}", "fusion"))
         logs = {f"train/loss/{modality}": loss}
         projection = state["projection"]
         if self.config.project != "off" and (clock.epoch, clock.step, clock.substep) != (0, 0, 0):

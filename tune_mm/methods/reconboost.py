@@ -46,7 +46,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from tune_mm.config import Section
-from tune_mm.core import grads as G
+from tune_mm.core import grads as gradients
 from tune_mm.core import losses
 from tune_mm.core.method import Method, Start
 from tune_mm.core.net import Net, owned
@@ -183,7 +183,7 @@ class ReconBoost(Method):
                 ), {}
 
             prefixes = (*(f"encoders.{m}" for m in members), "fusion", "aux")
-        found, loss, logs = G.gradient(objective, net, prefixes)
+        found, loss, logs = gradients.gradient(objective, net, prefixes)
         return Update(found, loss, logs, state)
 
     def epoch_end(self, probe: Probe, hp: Tensors, state: Tensors, clock: Clock) -> EpochEnd:

@@ -27,7 +27,7 @@ from typing import Any
 
 from tune_mm.errors import UserError
 from tune_mm.filesystem import fsync
-from tune_mm.track import about as A
+from tune_mm.track import about as queue_file
 from tune_mm.track import lease
 from tune_mm.track.segment import Rest, Segment, count
 
@@ -54,7 +54,7 @@ class Queue:
         self._exact = about is None
         self.folder = folder
         self.about: dict[str, Any] = (
-            A.read(folder) if about is None else {"format": A.FORMAT, **about}
+            queue_file.read(folder) if about is None else {"format": queue_file.FORMAT, **about}
         )
         self._lock = threading.Lock()
         self._held: int | None = None  # descriptor of the lock
@@ -203,7 +203,7 @@ class Queue:
             before, self.about = self.about, {**self.about, **changes}
             if self._held is not None and self.about != before:
                 with contextlib.suppress(OSError):
-                    A.write(self.folder, self.about)
+                    queue_file.write(self.folder, self.about)
 
     def sync(self) -> None:
         """Wait until the disk has everything; what was kept in memory is tried on the disk again."""
@@ -256,7 +256,7 @@ class Queue:
             self._sealed = [*map(Segment, numbers), *self._sealed]
             self._next = max([self._next, *(n + 1 for n in numbers)])
             self._agree()
-        A.write(self.folder, self.about)
+        queue_file.write(self.folder, self.about)
         self._told = True
 
     def _agree(self) -> None:
@@ -264,7 +264,7 @@ class Queue:
         another experiment's.
         """
         try:
-            before = A.read(self.folder)
+            before = queue_file.read(self.folder)
         except UserError:  # a new one, or one that a power cut has emptied
             return
         if self._sealed and before["experiment"] != self.about["experiment"]:

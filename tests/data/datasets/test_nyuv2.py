@@ -26,7 +26,7 @@ from tune_mm.data.datasets.nyuv2 import CLASSES, Nyuv2, Nyuv2Config
 from tune_mm.data.images import pictures
 from tune_mm.data.images.colour import Jitter, to_hsv, to_rgb
 from tune_mm.data.images.zoom import Zoom
-from tune_mm.tune.space import space as S
+from tune_mm.tune.space import space as space_files
 
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 SMALL = {"train": 12, "val": 10, "test": 10}
@@ -389,7 +389,7 @@ def test_settings_are_checked(given: dict[str, object]) -> None:
 @pytest.mark.parametrize("name", ["joint_nyuv2", "dgl_nyuv2", "cggm_nyuv2"])
 def test_the_spaces_fit_the_data_at_their_size(name: str, root: Path) -> None:
     """At 480 x 640, without memory; their first trial has the published learning rate."""
-    space = S.build("t", S.read(name), {})
+    space = space_files.build("t", space_files.read(name), {})
     spec = load(root).spec
     shapes = {m: (shape[0], 480, 640) for m, shape in spec.shapes.items()}
     check(space.base, type(spec)(shapes, spec.task))

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from tests.reports.pages.pages import EVIL, RHO, Page, make, space
-from tune_mm.reports.pages import epochs as E
-from tune_mm.reports.pages import search as S
+from tune_mm.reports.pages import epochs
+from tune_mm.reports.pages import search as searches
 from tune_mm.reports.pages.points import axis, points
 from tune_mm.reports.pages.search_page import search_page
 from tune_mm.reports.runs.store import Reader
@@ -54,14 +54,14 @@ def population(root: Path) -> Reader:
 
 def test_settings_that_change_are_a_panel_each_and_a_line_per_trial(tmp_path: Path) -> None:
     reader = population(tmp_path)
-    search = S.load(reader, "toy-1")
-    assert E.changed(search) == [
+    search = searches.load(reader, "toy-1")
+    assert epochs.changed(search) == [
         "method.rho",
         "optim.lr",
     ]  # as the space has them; the fusion is not logged
     names = ["hp/method.rho", "hp/optim.lr"]
     found = [(t, reader.curves(t.record, names)) for t in search.trials["search"]]
-    figure = E.schedules(search, found)
+    figure = epochs.schedules(search, found)
     assert [a.text for a in figure.layout.annotations] == ["method.rho", "optim.lr"]
     lines = {(t.name, t.yaxis): t for t in figure.data if t.mode == "lines"}
     assert len(lines) == 6

@@ -17,7 +17,7 @@ import pytest
 from tests.reports import sample_runs
 from tests.reports.pages.pages import EVIL, RHO, Page, make, objective, space
 from tune_mm.errors import UserError
-from tune_mm.reports.pages import search as S
+from tune_mm.reports.pages import search
 from tune_mm.reports.pages.search_page import search_page
 from tune_mm.reports.pages.study import study
 from tune_mm.reports.runs.store import Reader
@@ -165,7 +165,10 @@ def test_settings_that_changed_on_the_way_are_shown_as_they_ended(tmp_path: Path
     assert page.column("rho", "status") == ["1.7", "1.1"]
     assert "shown are those that a trial ended with" in page.text
     # 1.7 lies outside of the domain: Optuna's picture has it nevertheless
-    assert [t.params["method.rho"] for t in study(S.load(reader, "toy-1")).trials] == [1.7, 1.1]
+    assert [t.params["method.rho"] for t in study(search.load(reader, "toy-1")).trials] == [
+        1.7,
+        1.1,
+    ]
 
 
 def test_conditional_settings_and_choices_are_read_as_the_space_states_them(tmp_path: Path) -> None:
@@ -191,7 +194,7 @@ def test_conditional_settings_and_choices_are_read_as_the_space_states_them(tmp_
         {"params": {**base, "optim.name": "sgd", "optim.momentum": 0.6}, "curve": [0.3]},
     ]
     reader = make(tmp_path, trials, space=space(**domains))
-    drawn = [t.params for t in study(S.load(reader, "toy-1")).trials]
+    drawn = [t.params for t in study(search.load(reader, "toy-1")).trials]
     common = {"method.magnitude": False, "model.fusion": None, "train.batch_size": 16}
     assert drawn[0] == {**common, "optim.name": "adam"}
     assert drawn[1] == {**common, "optim.name": "sgd", "optim.momentum": 0.7}

@@ -12,9 +12,9 @@ from optuna.trial import TrialState
 
 from tests.reports import sample_runs
 from tests.reports.pages.pages import RHO, make, objective, space
-from tune_mm.reports.pages import epochs as E
-from tune_mm.reports.pages import plots as P
-from tune_mm.reports.pages import search as S
+from tune_mm.reports.pages import epochs as epochss
+from tune_mm.reports.pages import plots
+from tune_mm.reports.pages import search as searches
 from tune_mm.reports.pages.study import distribution, study
 from tune_mm.reports.runs.store import Reader
 
@@ -25,7 +25,7 @@ def reader(store_root: Path) -> Reader:
 
 
 def test_the_study_has_the_trials_states_values_and_settings(reader: Reader) -> None:
-    search = S.load(reader, sample_runs.UNFINISHED.name)
+    search = searches.load(reader, sample_runs.UNFINISHED.name)
     one = study(search)
     states = {
         "completed": TrialState.COMPLETE,
@@ -48,7 +48,7 @@ def test_the_study_has_the_trials_states_values_and_settings(reader: Reader) -> 
 def test_the_history_draws_the_best_so_far_of_completed_trials_and_crosses_for_pruned_ones(
     reader: Reader,
 ) -> None:
-    figure = P.history(S.load(reader, sample_runs.UNFINISHED.name))
+    figure = plots.history(searches.load(reader, sample_runs.UNFINISHED.name))
     traces = {t.name: t for t in figure.data}
     line = traces["best so far, search (dgl)"]
     assert line.y[0] == pytest.approx(objective(0))
@@ -61,7 +61,7 @@ def test_the_history_draws_the_best_so_far_of_completed_trials_and_crosses_for_p
 def test_early_stopping_shows_how_long_each_trial_lived(reader: Reader) -> None:
     bars = {
         t.name: t
-        for t in P.lives(S.load(reader, sample_runs.UNFINISHED.name)).data
+        for t in plots.lives(searches.load(reader, sample_runs.UNFINISHED.name)).data
         if t.type == "bar"
     }
     assert {t.width for t in bars.values()} == {
@@ -76,7 +76,7 @@ def test_early_stopping_shows_how_long_each_trial_lived(reader: Reader) -> None:
 
 
 def test_curves_are_means_over_seeds_by_modality_and_loss(reader: Reader) -> None:
-    search = S.load(reader, sample_runs.ALPHAS.name)
+    search = searches.load(reader, sample_runs.ALPHAS.name)
     records = [r for r in search.finals if r.tags["source"] == "grid/0"]
     names = [
         "val/accuracy",
@@ -84,7 +84,7 @@ def test_curves_are_means_over_seeds_by_modality_and_loss(reader: Reader) -> Non
         "grad/norm_multi/visual",
         "grad/norm_uni/visual",
     ]
-    figure = E.curves("val/accuracy", {"one": [reader.curves(r, names) for r in records]})
+    figure = epochss.curves("val/accuracy", {"one": [reader.curves(r, names) for r in records]})
     lines = {(t.name, t.line.dash, t.yaxis): list(t.y) for t in figure.data if t.mode == "lines"}
     mean = sample_runs.ALPHA[0].base + 0.022
     epochs = range(1, sample_runs.EPOCHS + 1)
@@ -104,8 +104,10 @@ def test_importances_of_enough_trials_name_what_matters(tmp_path: Path) -> None:
         for i, r in enumerate(rhos)
     ]
     lr = {"kind": "uniform", "args": [0.1, 0.4]}
-    search = S.load(make(tmp_path, trials, space=space(method_rho=RHO, optim_lr=lr)), "toy-1")
-    figure = P.importances(search, study(search))
+    search = searches.load(
+        make(tmp_path, trials, space=space(method_rho=RHO, optim_lr=lr)), "toy-1"
+    )
+    figure = plots.importances(search, study(search))
     assert not isinstance(figure, str)
     weights = dict(zip(figure.data[0].y, figure.data[0].x, strict=True))
     assert (
@@ -115,15 +117,15 @@ def test_importances_of_enough_trials_name_what_matters(tmp_path: Path) -> None:
 
 
 def test_a_domain_is_widened_to_what_was_seen() -> None:
-    wide = distribution(S.Domain("loguniform", (0.01, 1.0)), [0.005, 2.0])
+    wide = distribution(searches.Domain("loguniform", (0.01, 1.0)), [0.005, 2.0])
     assert (wide.low, wide.high, wide.log) == (0.005, 2.0, True)  # type: ignore[attr-defined]
-    more = distribution(S.Domain("choice", ("a", "b")), ["c"])
+    more = distribution(searches.Domain("choice", ("a", "b")), ["c"])
     assert more.choices == ("a", "b", "c")  # type: ignore[attr-defined]
 
 
 def test_averages_leave_out_what_is_not_finite() -> None:
     one, two = [(1, 1.0), (2, math.nan), (3, 0.0)], [(1, 3.0), (2, 5.0)]
-    epochs, mean, std = E.averaged([one, two])
+    epochs, mean, std = epochss.averaged([one, two])
     assert (epochs, list(mean)) == ([1, 2, 3], [2.0, 5.0, 0.0])
     assert list(std) == pytest.approx([math.sqrt(2), 0.0, 0.0])
-    assert E.averaged([one, two], positive=True)[0] == [1, 2]
+    assert epochss.averaged([one, two], positive=True)[0] == [1, 2]

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from tests.reports.pages.pages import RHO, Page, make, space
-from tune_mm.reports.pages import search as S
-from tune_mm.reports.pages import surface as C
+from tune_mm.reports.pages import search as searches
+from tune_mm.reports.pages import surface as surfaces
 from tune_mm.reports.pages.search_page import search_page
 from tune_mm.reports.pages.study import study
 
@@ -34,9 +34,9 @@ def trial(rho: float, lam: float, **more: Any) -> dict[str, Any]:
     return {"params": {"method.rho": rho, "method.lam": lam}, "curve": [plane(rho, lam)], **more}
 
 
-def searched(root: Path, trials: list[dict[str, Any]], **domains: Any) -> S.Search:
+def searched(root: Path, trials: list[dict[str, Any]], **domains: Any) -> searches.Search:
     stated = domains or {"method_lam": LAM, "method_rho": RHO}
-    return S.load(make(root, trials, space=space(**stated)), "toy-1")
+    return searches.load(make(root, trials, space=space(**stated)), "toy-1")
 
 
 def test_a_contour_gives_a_plane_back_between_completed_trials_and_nothing_beyond_them(
@@ -47,11 +47,11 @@ def test_a_contour_gives_a_plane_back_between_completed_trials_and_nothing_beyon
     )  # without (1.5, 1.0): the hull is a triangle and what the others add
     stopped = trial(1.5, 0.9, status="pruned")
     search = searched(tmp_path, [*(trial(*p) for p in inner), stopped])
-    assert C.pair(search, study(search)) == (
+    assert surfaces.pair(search, study(search)) == (
         "method.rho",
         "method.lam",
     )  # rho is named first, though lam is stated so
-    figure = C.contour(search, ("method.rho", "method.lam"))
+    figure = surfaces.contour(search, ("method.rho", "method.lam"))
     assert not isinstance(figure, str)
     surface, dots, crosses = figure.data
     x, y, z = (np.asarray(surface[k], dtype=float) for k in "xyz")
@@ -70,7 +70,7 @@ def test_a_contour_gives_a_plane_back_between_completed_trials_and_nothing_beyon
 
 def test_a_surface_has_no_colour_axis_in_common_with_the_dots(tmp_path: Path) -> None:
     # plotly.js 3.7 does not come to an end over such a surface, and the page stays empty
-    figure = C.contour(
+    figure = surfaces.contour(
         searched(tmp_path, [trial(*p) for p in PLACES]), ("method.rho", "method.lam")
     )
     assert not isinstance(figure, str)
@@ -81,10 +81,10 @@ def test_a_surface_has_no_colour_axis_in_common_with_the_dots(tmp_path: Path) ->
 def test_trials_on_a_line_are_dots_without_a_surface(tmp_path: Path) -> None:
     places = [(1 + 0.1 * i, 0.01 * 2**i) for i in range(5)]  # lam's logarithm is linear in rho
     search = searched(tmp_path, [trial(*p) for p in places])
-    figure = C.contour(search, ("method.rho", "method.lam"))
+    figure = surfaces.contour(search, ("method.rho", "method.lam"))
     assert not isinstance(figure, str)
     assert [t.type for t in figure.data] == ["scatter"]
-    assert "without a surface" in C.told(search, figure)
+    assert "without a surface" in surfaces.told(search, figure)
 
 
 def test_too_few_or_equal_trials_are_said(tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_too_few_or_equal_trials_are_said(tmp_path: Path) -> None:
         in page.text
     )
     equal = searched(tmp_path / "b", [trial(*p, curve=[0.5]) for p in PLACES[:5]])
-    assert C.contour(equal, ("method.rho", "method.lam")) == (
+    assert surfaces.contour(equal, ("method.rho", "method.lam")) == (
         "All completed trials have the same objective: a surface would be flat."
     )
 
@@ -120,19 +120,19 @@ def test_without_rho_and_lam_the_two_most_important_numbers_are_drawn(tmp_path: 
     search = searched(
         tmp_path, trials, optim_clip=LR, optim_lr=LR, method_alpha=LR, model_fusion=fusion
     )
-    pair = C.pair(search, study(search))
+    pair = surfaces.pair(search, study(search))
     assert pair is not None and pair[0] == "method.alpha"
     numbers = {
         "optim.lr": search.domains["search"]["optim.lr"],
         "model.fusion": search.domains["search"]["model.fusion"],
     }
-    assert C.pair(replace(search, domains={"search": numbers}), study(search)) is None
+    assert surfaces.pair(replace(search, domains={"search": numbers}), study(search)) is None
 
 
 def test_a_grid_of_two_settings_is_a_heat_map_of_means_over_seeds() -> None:
     settings = [{"rho": r, "lam": v, "name": "same"} for r in (1.2, 0.9) for v in (0.1, 0.2)]
     values = [[0.5, 0.7], [0.6, math.nan], [math.nan], [0.1, 0.2, 0.6]]
-    figure = C.heat(settings, values, "test/accuracy", lower=False, best=0)
+    figure = surfaces.heat(settings, values, "test/accuracy", lower=False, best=0)
     assert figure is not None
     cells = figure.data[0]
     assert (list(cells.x), list(cells.y)) == (["0.9", "1.2"], ["0.1", "0.2"])
@@ -158,7 +158,8 @@ def test_a_grid_of_two_settings_is_a_heat_map_of_means_over_seeds() -> None:
 )
 def test_other_grids_are_no_heat_maps(settings: list[dict[str, Any]]) -> None:
     assert (
-        C.heat(settings, [[0.5]] * len(settings), "test/accuracy", lower=False, best=None) is None
+        surfaces.heat(settings, [[0.5]] * len(settings), "test/accuracy", lower=False, best=None)
+        is None
     )
 
 

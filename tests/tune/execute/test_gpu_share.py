@@ -27,7 +27,7 @@ from tune_mm.tune import search
 from tune_mm.tune.execute import footprint, gpu_share, mps, nodes, ray_session, trainable
 from tune_mm.tune.execute.nodes import Node
 from tune_mm.tune.plan.plan import Options
-from tune_mm.tune.space import space as S
+from tune_mm.tune.space import space as space_files
 
 GB = 2**30
 
@@ -200,8 +200,8 @@ def test_what_is_measured_is_the_greatest_that_a_space_draws(tmp_path: Path) -> 
         "  method.unimodal_weight: {uniform: [0.0, 1.0]}\n",
         "  model.encoder.layers: {randint: [1, 3]}\n",
     )
-    document = S.read(Searches(tmp_path).write(text))
-    space = S.build("toy", document, {})
+    document = space_files.read(Searches(tmp_path).write(text))
+    space = space_files.build("toy", document, {})
     (found,) = footprint.candidates(space, space.base)
     flat = flatten(found)
     assert (flat["train.batch_size"], flat["model.encoder.layers"]) == (64, 3)

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from tests.tune.conftest import TOY
 from tune_mm.tune.output import finals, summary, tables
-from tune_mm.tune.plan import plan as P
+from tune_mm.tune.plan import plan as plans
 from tune_mm.tune.plan.plan import Options, Plan
 from tune_mm.tune.propose.journal import open_storage
 from tune_mm.tune.propose.ledger import Ledger, Point
@@ -26,7 +26,7 @@ def plan(root: Path, objective: str) -> Plan:
         "{top: 0}", f"{{top: 2, baseline: {root}/below.yaml}}"
     )
     (root / "toy.yaml").write_text(text)
-    return P.resolve(Options(root=root, space=str(root / "toy.yaml")))
+    return plans.resolve(Options(root=root, space=str(root / "toy.yaml")))
 
 
 def ledger(root: Path, mode: str, points: list[Point], name: str) -> Ledger:
@@ -131,7 +131,7 @@ def test_points_of_a_grid_stay_in_order_and_are_compared_with_the_first(tmp_path
         "{top: 0}", "{top: all, seeds: 2}"
     )
     (tmp_path / "toy.yaml").write_text(grid.replace("{name: tpe, startup: 4}", "grid"))
-    ablation = P.resolve(Options(root=tmp_path, space=str(tmp_path / "toy.yaml")))
+    ablation = plans.resolve(Options(root=tmp_path, space=str(tmp_path / "toy.yaml")))
     test = {"grid/0": (0.60, 0.70), "grid/1": (0.65, 0.79)}
     points = [
         Point({}, {"values": {"seed": seed}, "source": source, "role": "grid"})

@@ -9,7 +9,7 @@ import pytest
 
 from tests.tune.conftest import TOY
 from tune_mm.errors import UserError
-from tune_mm.tune.plan import plan as P
+from tune_mm.tune.plan import plan as plans
 from tune_mm.tune.plan.plan import Options, Plan
 
 
@@ -20,7 +20,7 @@ def write(root: Path, text: str = TOY, name: str = "toy") -> str:
 
 
 def resolve(root: Path, space: str | None = None, **options: Any) -> Plan:
-    return P.resolve(Options(root=root, space=space, **options))
+    return plans.resolve(Options(root=root, space=space, **options))
 
 
 def begun(root: Path, **options: Any) -> Plan:
@@ -81,10 +81,10 @@ def test_names_are_counted_and_never_taken_twice(tmp_path: Path) -> None:
 
 def test_another_process_that_began_meanwhile_wins(tmp_path: Path) -> None:
     first, second = (resolve(tmp_path, write(tmp_path), name="mine") for _ in range(2))
-    P.still_free(first)
+    plans.still_free(first)
     first.save(closed=False)
     with pytest.raises(UserError, match="begun by another process"):
-        P.still_free(second)
+        plans.still_free(second)
 
 
 def test_resume_finds_the_latest_search_of_a_space_and_keeps_what_it_began_with(
@@ -171,7 +171,7 @@ def test_the_baseline_has_as_many_trials_and_the_same_ground(tmp_path: Path) -> 
     assert plan.baseline is not None
     assert (plan.baseline.name, plan.baseline_trials) == ("joint_iemocap", 7)
     assert plan.baseline.base.train.batch_size == 32
-    assert P.unlike(plan) == []
+    assert plans.unlike(plan) == []
     plan.save(closed=True)
     assert resolve(tmp_path, name=plan.name, extend=3).baseline_trials == 10
     other = write(tmp_path, TOY.replace("{top: 0}", "{baseline: joint_mosi}"))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tune_mm.config import ConfigError, flatten, with_overrides
-from tune_mm.tune.space import space as S
+from tune_mm.tune.space import space as space_files
 from tune_mm.tune.space.space import Space
 
 GOOD = """config: iemocap
@@ -28,7 +28,7 @@ defaults:
 def build(tmp_path: Path, text: str, **overrides: Any) -> Space:
     path = tmp_path / "mine.yaml"
     path.write_text(text)
-    return S.build("mine", S.read(str(path)), overrides)
+    return space_files.build("mine", space_files.read(str(path)), overrides)
 
 
 def problems(tmp_path: Path, text: str, **overrides: Any) -> tuple[str, ...]:
@@ -37,17 +37,17 @@ def problems(tmp_path: Path, text: str, **overrides: Any) -> tuple[str, ...]:
     return caught.value.problems
 
 
-@pytest.mark.parametrize("name", S.names())
+@pytest.mark.parametrize("name", space_files.names())
 def test_shipped_spaces_are_right(name: str) -> None:
-    space = S.build(name, S.read(name), {})
+    space = space_files.build(name, space_files.read(name), {})
     assert space.defaults or space.exhaustive, "published settings run first"
     for default in space.defaults:
         with_overrides(space.base, default)
     if space.spec.finals.baseline is not None:
-        baseline = S.build("baseline", S.read(space.spec.finals.baseline), {})
+        baseline = space_files.build("baseline", space_files.read(space.spec.finals.baseline), {})
         assert baseline.spec.config == space.spec.config
         assert baseline.spec.objective == space.spec.objective
-    assert S.read(name).path.read_text().startswith("# ")
+    assert space_files.read(name).path.read_text().startswith("# ")
 
 
 def test_a_default_is_filled_from_the_config_where_it_is_searched(tmp_path: Path) -> None:

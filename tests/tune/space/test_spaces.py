@@ -6,7 +6,7 @@ import pytest
 
 from tune_mm import plugins
 from tune_mm.config import flatten, load_config, with_overrides
-from tune_mm.tune.space import space as S
+from tune_mm.tune.space import space as space_files
 from tune_mm.tune.space.drawing import grid
 
 CGGM = ("method.magnitude", "method.rho", "method.lam", "method.direction")
@@ -14,7 +14,7 @@ CGGM = ("method.magnitude", "method.rho", "method.lam", "method.direction")
 
 def cells(name: str, data: str) -> list[dict[str, object]]:
     """The settings of every point of a space's grid on the protocol `data`."""
-    space = S.build("t", S.read(name), {"data": data})
+    space = space_files.build("t", space_files.read(name), {"data": data})
     assert space.exhaustive
     return [
         flatten(with_overrides(space.base, p)) for p in grid(space.domains, flatten(space.base))

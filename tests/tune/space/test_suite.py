@@ -20,8 +20,8 @@ from tune_mm.tune import search as search_runner
 from tune_mm.tune import suite as suite_runner
 from tune_mm.tune.plan import suite_plan
 from tune_mm.tune.plan.plan import Options
-from tune_mm.tune.space import space as S
-from tune_mm.tune.space import suite as U
+from tune_mm.tune.space import space as space_files
+from tune_mm.tune.space import suite as suites
 from tune_mm.tune.space.suite import Suite
 
 SUITE = """config: iemocap
@@ -56,7 +56,7 @@ def written(root: Path, text: str = SUITE, **spaces: str) -> str:
 
 
 def built(root: Path, text: str = SUITE, **spaces: str) -> Suite:
-    return U.build("all", S.read(written(root, text, **spaces)))
+    return suites.build("all", space_files.read(written(root, text, **spaces)))
 
 
 def call(
@@ -93,7 +93,7 @@ def test_what_a_suite_says_holds_for_all_and_a_method_keeps_its_own(tmp_path: Pa
     """
     text = SUITE.replace("trials: 3", "domains: {optim.clip: {uniform: [0.5, 2.0]}}\ntrials: 3")
     suite = built(tmp_path, text)
-    spaces = U.spaces(suite, {})
+    spaces = suites.spaces(suite, {})
     assert [m.name for m in suite.members] == ["joint", "dgl", "greedy"]
     assert set(spaces["joint"].domains) == {"optim.clip"}
     assert set(spaces["dgl"].domains) == {"method.alpha", "optim.clip"}
@@ -110,7 +110,7 @@ def test_what_a_suite_says_holds_for_all_and_a_method_keeps_its_own(tmp_path: Pa
 def test_without_shared_domains_the_spaces_keep_theirs_and_their_published_values(
     tmp_path: Path,
 ) -> None:
-    spaces = U.spaces(built(tmp_path), {})
+    spaces = suites.spaces(built(tmp_path), {})
     assert set(spaces["dgl"].domains) == {"method.alpha", "optim.lr"}
     assert spaces["dgl"].defaults[0]["optim.lr"] == 1e-3
 
@@ -118,27 +118,27 @@ def test_without_shared_domains_the_spaces_keep_theirs_and_their_published_value
 def test_an_entry_sets_and_searches_what_it_will(tmp_path: Path) -> None:
     own = "    domains: {method.alpha: null, optim.weight_decay: {uniform: [0.0, 0.1]}}\n  - GREEDY"
     text = SUITE.replace("  - GREEDY", own).replace("mask}", "mask, optim.lr: 0.01}")
-    spaces = U.spaces(built(tmp_path, text), {})
+    spaces = suites.spaces(built(tmp_path, text), {})
     assert set(spaces["dgl"].domains) == {"optim.weight_decay"}, "one null, one set"
     assert spaces["dgl"].base.optim.lr == 0.01
     assert set(spaces["joint"].domains) == {"optim.lr"}
 
 
 def test_data_are_switched_as_in_a_search(tmp_path: Path) -> None:
-    spaces = U.spaces(built(tmp_path), {"data": "mosi"})
+    spaces = suites.spaces(built(tmp_path), {"data": "mosi"})
     assert {s.spec.config for s in spaces.values()} == {"mosi"}
     assert spaces["joint"].base.data.name == "mosi"
 
 
 def test_deviations_name_what_is_unlike_outside_the_method(tmp_path: Path) -> None:
     text = SUITE.replace("mask}", "mask, optim.clip: 3.0}")
-    spaces = U.spaces(built(tmp_path, text), {"optim.weight_decay": 0.5})
-    assert U.deviations(spaces["joint"], spaces["joint"]) == []
-    assert U.deviations(spaces["dgl"], spaces["joint"]) == ["optim.clip=3.0"]
-    assert U.deviations(spaces["greedy"], spaces["joint"]) == ["model.fusion=mmtm"]
+    spaces = suites.spaces(built(tmp_path, text), {"optim.weight_decay": 0.5})
+    assert suites.deviations(spaces["joint"], spaces["joint"]) == []
+    assert suites.deviations(spaces["dgl"], spaces["joint"]) == ["optim.clip=3.0"]
+    assert suites.deviations(spaces["greedy"], spaces["joint"]) == ["model.fusion=mmtm"]
     own = "{space: GREEDY, domains: {optim.lr: {uniform: [0.1, 1]}, model.fusion: {choice: [mmtm, sum]}}}"
-    spaces = U.spaces(built(tmp_path, text.replace("GREEDY", own)), {})
-    found = U.deviations(spaces["greedy"], spaces["joint"])
+    spaces = suites.spaces(built(tmp_path, text.replace("GREEDY", own)), {})
+    found = suites.deviations(spaces["greedy"], spaces["joint"])
     assert found == ["optim.lr in uniform [0.1, 1]", "model.fusion in choice [mmtm, sum]"]
 
 
@@ -213,18 +213,18 @@ def test_a_mistake_is_named_with_file_and_line(
     monkeypatch.chdir(tmp_path)
     assert old in SUITE
     with pytest.raises(ConfigError) as caught:
-        U.spaces(built(tmp_path, SUITE.replace(old, new)), {})
+        suites.spaces(built(tmp_path, SUITE.replace(old, new)), {})
     assert message in str(caught.value)
 
 
-@pytest.mark.parametrize("name", U.names())
+@pytest.mark.parametrize("name", suites.names())
 def test_shipped_suites_are_right(name: str) -> None:
     """Every method has the same trials, seeds, epochs and scheduler, and published settings run
     first.
     """
-    document = S.read(name)
-    suite = U.build(name, document)
-    spaces = U.spaces(suite, {})
+    document = space_files.read(name)
+    suite = suites.build(name, document)
+    spaces = suites.spaces(suite, {})
     assert (
         len(
             {

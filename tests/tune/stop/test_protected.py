@@ -15,7 +15,7 @@ from tests.tune.toy import Toy
 from tune_mm.config import Config, ScheduleConfig, load_config, with_overrides
 from tune_mm.tune import search
 from tune_mm.tune.plan.plan import Options
-from tune_mm.tune.space import space as S
+from tune_mm.tune.space import space as space_files
 from tune_mm.tune.stop import protected, schedulers
 from tune_mm.tune.stop.protected import ProtectedEpochs
 
@@ -65,14 +65,14 @@ def test_all_trials_keep_to_the_dips_of_any_setting_that_is_listed() -> None:
     """G-Blending: fixed has none, offline estimates after epoch 1, online after 1, 11 and 21
     (super-epoch 10).
     """
-    space = S.build("g_blending_avdigits", S.read("g_blending_avdigits"), {})
+    space = space_files.build("g_blending_avdigits", space_files.read("g_blending_avdigits"), {})
     assert protected.shared(space, with_overrides(space.base, {"train.epochs": 30})) == (
         (2, 3),
         (12, 13),
         (22, 23),
     )
     assert protected.text(((2, 3), (12, 12))) == "2-3, 12"
-    joint = S.build("joint_avdigits", S.read("joint_avdigits"), {})
+    joint = space_files.build("joint_avdigits", space_files.read("joint_avdigits"), {})
     assert protected.shared(joint, joint.base) == ()
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tune_mm.reports.pages import search as S
+from tune_mm.reports.pages import search as searches
 from tune_mm.reports.pages.cells import finite, soft, spread, words
 from tune_mm.reports.pages.html import Cell, Grid, Html, plot, section, tag
 from tune_mm.reports.pages.points import points
@@ -64,7 +64,7 @@ def _from_runs(search: Search) -> list[Group]:
         done = [r for r in runs if r.status == "completed"]
         val = {r.seed: r.metrics.get(f"best/{search.objective}", math.nan) for r in done}
         test = {r.seed: {k: v for k, v in r.metrics.items() if k.startswith("test/")} for r in done}
-        groups.append(Group(source, role, S.settings(runs[0], domains), val, test))
+        groups.append(Group(source, role, searches.settings(runs[0], domains), val, test))
     return groups
 
 

@@ -14,10 +14,8 @@ from collections.abc import Mapping, Sequence
 from optuna.study import Study
 from plotly.graph_objects import Figure
 
-from tune_mm.reports.pages import epochs as E
-from tune_mm.reports.pages import plots as P
-from tune_mm.reports.pages import search as S
-from tune_mm.reports.pages import surface as C
+from tune_mm.reports.pages import epochs, plots, surface
+from tune_mm.reports.pages import search as searches
 from tune_mm.reports.pages.cells import duration, figure, finite, headings, setting, soft, tally
 from tune_mm.reports.pages.finals import Group, final_groups, finals
 from tune_mm.reports.pages.html import Cell, Grid, Html, facts, page, plot, section, tag
@@ -34,7 +32,7 @@ def search_page(reader: Reader, search: str) -> str:
     """The page of a search by name or unique id. Raises UserError when the store has no such
     search.
     """
-    found = S.load(reader, search)
+    found = searches.load(reader, search)
     groups = final_groups(found)
     return page(
         f"{found.name} · tune_mm",
@@ -133,11 +131,11 @@ def _tuning(reader: Reader, search: Search) -> list[Html]:
         t for t in search.trials["search"] if t.record.status == "completed" and t.value is not None
     ]
     dots = "Dots: completed trials at their best; line: the best so far." + _crosses(search)
-    parts = [section("History", _plot(search, P.history(search), dots))]
+    parts = [section("History", _plot(search, plots.history(search), dots))]
     parts.append(
-        section("Early stopping", _plot(search, P.lives(search), _stopping(search), least=760))
+        section("Early stopping", _plot(search, plots.lives(search), _stopping(search), least=760))
     )
-    changed = E.changed(search)
+    changed = epochs.changed(search)
     if changed:
         parts.append(section("Settings over time", _schedules(reader, search)))
     if not done:
@@ -149,20 +147,22 @@ def _tuning(reader: Reader, search: Search) -> list[Html]:
         changed
     )
     parts.append(
-        section("Parallel coordinates", _plot(search, P.parallel(search, one), named, least=900))
+        section(
+            "Parallel coordinates", _plot(search, plots.parallel(search, one), named, least=900)
+        )
     )
     words = (
         "Dots: completed trials, darker the later they came." + _crosses(search) + _last(changed)
     )
-    figures = list(P.slices(search, one))
+    figures = list(plots.slices(search, one))
     slices = [_plot(search, f, words if f is figures[-1] else "", least=860) for f in figures]
     parts.append(section("Slices", *slices))
     parts += _contour(search, one, _last(changed))
-    weights = P.importances(search, one)
+    weights = plots.importances(search, one)
     if isinstance(weights, str):
         return [*parts, section("Importances", tag("p", weights))]
     told = f"Optuna's default importances (PED-ANOVA) over {len(done)} completed trials"
-    told += ": a hint, no more, from so few." if len(done) < P.FEW else "."
+    told += ": a hint, no more, from so few." if len(done) < plots.FEW else "."
     return [*parts, section("Importances", _plot(search, weights, told + _last(changed)))]
 
 
@@ -172,7 +172,7 @@ def _plot(search: Search, figure: Figure, caption: str, least: int = 0) -> Html:
 
 
 def _crosses(search: Search) -> str:
-    any_pruned = any(P.pruned(search, stage) for stage in search.trials)
+    any_pruned = any(plots.pruned(search, stage) for stage in search.trials)
     return (
         " Crosses: trials that were pruned, at the best value that they reached."
         if any_pruned
@@ -190,29 +190,29 @@ def _last(changed: Sequence[str]) -> str:
 
 def _schedules(reader: Reader, search: Search) -> Html:
     """The settings that population-based training changed, by epoch."""
-    names = [E.CHANGED + key for key in E.changed(search)]
+    names = [epochs.CHANGED + key for key in epochs.changed(search)]
     found = [(t, reader.curves(t.record, names)) for t in search.trials["search"]]
     told = "Population-based training: what each trial was trained with, epoch by epoch; one line per trial, coloured "
     told += "by its best objective, the best trial thick. A poor trial goes on from a better one's weights, with that "
     told += "one's settings or with changed ones."
-    rest = [k for k in search.domains["search"] if k not in E.changed(search)]
+    rest = [k for k in search.domains["search"] if k not in epochs.changed(search)]
     if rest:
         told += (
             f" Not kept by epoch, and shown as drawn at the start everywhere: {', '.join(rest)}."
         )
-    return _plot(search, E.schedules(search, found), told, least=900)
+    return _plot(search, epochs.schedules(search, found), told, least=900)
 
 
 def _contour(search: Search, one: Study, last: str) -> list[Html]:
     """The objective over the two settings that matter most; nothing where there are no two numbers."""
-    keys = C.pair(search, one)
+    keys = surface.pair(search, one)
     if keys is None:
         return []
     title = f"Contour of {keys[0]} and {keys[1]}"
-    figure = C.contour(search, keys)
+    figure = surface.contour(search, keys)
     if isinstance(figure, str):
         return [section(title, tag("p", figure))]
-    return [section(title, _plot(search, figure, C.told(search, figure).strip() + last))]
+    return [section(title, _plot(search, figure, surface.told(search, figure).strip() + last))]
 
 
 def _stopping(search: Search) -> str:
@@ -222,7 +222,7 @@ def _stopping(search: Search) -> str:
         max((t.epochs for t in trials), default=0) * len(trials),
     )
     told = "Left: how long each trial lived. Right: its best so far; thick: the best trial."
-    if E.changed(search):
+    if epochs.changed(search):
         told += (
             " Population-based training stops none: a poor one goes on from a better one's weights."
         )
@@ -263,7 +263,7 @@ def _trials(search: Search) -> Html:
     marked = frozenset(i for i, (_, t) in enumerate(trials) if t is best)
     hint = f"{search.objective} is the best of the epochs that a trial lived"
     hint += f"; {', '.join(modalities)}: of a modality alone at that epoch" if modalities else ""
-    hint += f". Click a heading to sort.{_last(E.changed(search))}"
+    hint += f". Click a heading to sort.{_last(epochs.changed(search))}"
     return section("All trials", soft(hint), Grid(heads, rows, marked, sortable=True).html())
 
 
@@ -333,5 +333,5 @@ def _figure(
     shown = any(
         name.startswith(FAMILIES) for runs in found.values() for one in runs for name in one
     )
-    figure = E.curves(search.objective, found)
+    figure = epochs.curves(search.objective, found)
     return _plot(search, figure, f"{told} {gradients if shown else ''}".strip(), least=860)
