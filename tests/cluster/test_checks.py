@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from tests.cluster.cases import ALL, CLUSTER, LAUNCHED, MODE, NAMES, broken
-from tune_mm.cluster import __main__, kuberay
+from tune_mm.cluster import checks
+from tune_mm.cluster.formats import kuberay
 from tune_mm.config import read_yaml
 from tune_mm.config.yaml import write_yaml
 from tune_mm.errors import UserError
@@ -19,7 +20,7 @@ from tune_mm.errors import UserError
 
 @pytest.mark.parametrize("name", NAMES)
 def test_shipped_files_have_nothing_but_places_to_fill_in(name):
-    assert {p.check for p in __main__.problems(__main__.read(CLUSTER / name))} == {"placeholder"}
+    assert {p.check for p in checks.problems(checks.read(CLUSTER / name))} == {"placeholder"}
 
 
 @pytest.mark.parametrize(("name", "old", "new", "check", "severity", "words"), ALL)
@@ -27,7 +28,7 @@ def test_each_way_to_break_a_file_is_seen_and_nothing_else(
     tmp_path, name, old, new, check, severity, words
 ):
     file = broken(tmp_path, name, old, new)
-    found = [p for p in __main__.problems(file) if p.severity != "note"]
+    found = [p for p in checks.problems(file) if p.severity != "note"]
     assert {(p.check, p.severity) for p in found} == {(check, severity)}
     assert any(words in p.what for p in found), [p.what for p in found]
     assert all(p.why and p.mend for p in found)
@@ -78,7 +79,7 @@ def test_every_check_is_broken_by_some_case():
 
 def test_a_volume_of_one_node_is_no_shared_storage(tmp_path):
     file = broken(tmp_path, "kuberay.yaml", "[ReadWriteMany]", "[ReadWriteOnce]")
-    errors = [p.check for p in __main__.problems(file) if p.severity == "error"]
+    errors = [p.check for p in checks.problems(file) if p.severity == "error"]
     assert sorted(errors) == ["local-storage", "volume-mode"]
 
 
@@ -87,7 +88,7 @@ def test_initialization_commands_do_not_reach_the_container(tmp_path):
     text = (CLUSTER / "aws.yaml").read_text().replace(MODE, "")
     path = tmp_path / "aws.yaml"
     path.write_text(text.replace("initialization_commands:\n", "initialization_commands:\n" + line))
-    found = [p for p in __main__.problems(__main__.read(path)) if p.severity == "error"]
+    found = [p for p in checks.problems(checks.read(path)) if p.severity == "error"]
     assert {p.check for p in found} == {"auth-mode"}
     assert all("initialization_commands run outside it" in p.what for p in found)
 
@@ -96,7 +97,7 @@ def test_a_cloud_file_without_start_commands_gets_rays_open_dashboard(tmp_path):
     text = (CLUSTER / "aws.yaml").read_text()
     path = tmp_path / "aws.yaml"
     path.write_text(text[: text.index("# The machines are ours alone")])
-    found = [p for p in __main__.problems(__main__.read(path)) if p.severity == "error"]
+    found = [p for p in checks.problems(checks.read(path)) if p.severity == "error"]
     assert [(p.check, p.line) for p in found] == [("open-port", 0)]
 
 
@@ -115,7 +116,7 @@ def test_a_cloud_file_without_start_commands_gets_rays_open_dashboard(tmp_path):
 def test_values_of_a_wrong_type_are_problems_and_no_traceback(tmp_path, text):
     path = tmp_path / "a.yaml"
     path.write_text(text)
-    assert any(p.severity == "error" for p in __main__.problems(__main__.read(path)))
+    assert any(p.severity == "error" for p in checks.problems(checks.read(path)))
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if n.endswith(".yaml")])
@@ -124,7 +125,7 @@ def test_any_value_in_any_place_is_no_traceback(tmp_path, name):
     (UserError).
     """
     draw = random.Random(name)
-    documents = [d.data for d in __main__.read(CLUSTER / name).documents]
+    documents = [d.data for d in checks.read(CLUSTER / name).documents]
     values = [None, True, -1, 0.5, "x", "ray start --head", [], {}, [[1], {"a": 2}], {"a": ["b"]}]
     for _ in range(12):
         changed = copy.deepcopy(documents)
@@ -133,7 +134,7 @@ def test_any_value_in_any_place_is_no_traceback(tmp_path, name):
         path = tmp_path / name
         path.write_text("---\n".join(write_yaml(d) for d in changed if isinstance(d, dict)))
         try:
-            found = __main__.problems(__main__.read(path))
+            found = checks.problems(checks.read(path))
         except UserError as error:
             assert str(error)
         else:
@@ -163,7 +164,7 @@ def test_rayversion_that_the_image_does_not_have_is_an_error(tmp_path):
     )
     path = tmp_path / "kuberay.yaml"
     path.write_text(text)
-    found = {p.what for p in __main__.problems(__main__.read(path)) if p.check == "versions-differ"}
+    found = {p.what for p in checks.problems(checks.read(path)) if p.check == "versions-differ"}
     assert found == {
         "rayVersion is 2.59.0, and head has 2.60.0",
         "rayVersion is 2.59.0, and workers 'gpu' has 2.60.0",
@@ -190,7 +191,7 @@ def test_ray_itself_takes_the_shipped_files(name):
 )
 def test_options_of_sbatch_are_known(tmp_path, option):
     file = broken(tmp_path, "slurm.sbatch", "#SBATCH --mem=32G", f"#SBATCH {option}")
-    assert {p.check for p in __main__.problems(file)} == {"placeholder"}
+    assert {p.check for p in checks.problems(file)} == {"placeholder"}
 
 
 def test_the_slurm_script_is_valid_shell():

@@ -21,14 +21,14 @@ def exit_code(*arguments: str | Path) -> int:
     ("name", "old", "new"),
     [
         ("aws.yaml", "  cache_stopped_nodes: false", "  cache_stopped_nodes: maybe"),
-        ("kuberay.yaml", "ttlSecondsAfterFinished", "ttlSecondAfterFinished"),
+        ("kuberay.yaml", "apiVersion: ray.io/v1\n", "apiVersion: ray.io/v1alpha1\n"),
         ("slurm.sbatch", "--ntasks-per-node=1", "--ntasks-per-node=4"),
         ("gcp.yaml", "--dashboard-host=127.0.0.1", "--dashboard-host=0.0.0.0"),
     ],
 )
 def test_a_problem_names_the_line(tmp_path, monkeypatch, capsys, name, old, new):
     file = broken(tmp_path, name, old, new)
-    (number,) = [i for i, line in enumerate(file.text.splitlines(), 1) if new in line]
+    (number,) = [i for i, line in enumerate(file.text.splitlines(), 1) if new.strip() in line]
     monkeypatch.chdir(tmp_path)
     assert exit_code("check", name) == 2
     assert f" ({name} line {number}): " in capsys.readouterr().out.splitlines()[0]

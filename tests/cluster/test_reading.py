@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from tests.cluster.cases import CLUSTER
-from tune_mm.cluster import __main__, files, slurm
-from tune_mm.cluster.files import Line
+from tune_mm.cluster import checks
+from tune_mm.cluster.formats import files, slurm
+from tune_mm.cluster.formats.files import Line
 
 
 def test_documents_keep_the_lines_of_the_whole_file():
-    file = __main__.read(CLUSTER / "kuberay.yaml")
+    file = checks.read(CLUSTER / "kuberay.yaml")
     lines = file.text.splitlines()
     job, claim = file.documents
     assert (job.data["kind"], claim.data["kind"]) == ("RayJob", "PersistentVolumeClaim")

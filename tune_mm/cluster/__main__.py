@@ -9,50 +9,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from tune_mm.cli import MISTAKE, Parser, run_cli
-from tune_mm.cluster import access, kuberay, launcher, places, project, shape, size, slurm
-from tune_mm.cluster.files import ClusterFile, documents_of, text_of
-from tune_mm.cluster.problems import Check, Problem
+from tune_mm.cluster.checks import ORDER, problems, read
 from tune_mm.config.yaml import shown
-from tune_mm.errors import ConfigError
 
-CHECKS: tuple[Check, ...] = (
-    *shape.CHECKS,
-    *size.CHECKS,
-    *access.CHECKS,
-    *places.CHECKS,
-    *project.CHECKS,
-)
 EPILOG = "exit codes: 0 no errors (there may be warnings, and notes on what is to be filled in); 2 errors"
-_ORDER = ("error", "warning", "note")
-
-
-def read(path: str | Path) -> ClusterFile:
-    """The cluster file at `path`. Raises ConfigError when it is none, or cannot be read."""
-    path = Path(path)
-    text = text_of(path)
-    if text.startswith("#!") or "\n#SBATCH" in text:
-        if "#SBATCH" not in text:
-            raise ConfigError(
-                f"{shown(path)}: a script without #SBATCH directives is no cluster file"
-            )
-        return slurm.build(path, text)
-    documents = documents_of(path, text)
-    if any(str(d.data.get("apiVersion", "")).startswith("ray.io/") for d in documents):
-        return kuberay.build(path, text, documents)
-    if len(documents) == 1 and "provider" in documents[0].data:
-        return launcher.build(path, text, documents[0])
-    kinds = "provider (`ray up`), apiVersion: ray.io/v1 with kind: RayJob (KubeRay), or #SBATCH lines (Slurm)"
-    raise ConfigError(f"{shown(path)}: no cluster file; it must have {kinds}; got keys "
-                      f"{', '.join(key for d in documents for key in d.data)}")  # fmt: skip
-
-
-def problems(file: ClusterFile) -> list[Problem]:
-    """All that the checks find, errors first, then by line."""
-    found = [problem for check in CHECKS for problem in check(file)]
-    return sorted(found, key=lambda p: (_ORDER.index(p.severity), p.line, p.check))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -76,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found = problems(file)
         for problem in found:
             print(problem.text(file))
-        counts = {s: sum(p.severity == s for p in found) for s in _ORDER}
+        counts = {s: sum(p.severity == s for p in found) for s in ORDER}
         said = ", ".join(
             f"{n} {s}{'s' if n != 1 else ''}" for s, n in counts.items() if n or s == "error"
         )

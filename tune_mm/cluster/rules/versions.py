@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from tune_mm.cluster.files import ClusterFile, Line, Node, as_map
-from tune_mm.cluster.kuberay import CLUSTER, version_of
-from tune_mm.cluster.problems import Problem
+from tune_mm.cluster.formats.files import ClusterFile, Line, Node, as_map
+from tune_mm.cluster.formats.kuberay import CLUSTER, version_of
+from tune_mm.cluster.formats.problems import Problem
 
 _PACKAGE = re.compile(r"\btune[_-]mm\b(?!_)[^\s\"',]*(?:\s*@\s*[^\s\"',]+)?")
 _PINNED = re.compile(

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from tune_mm.cluster.files import ClusterFile, Line, as_list, as_map, is_count, option
-from tune_mm.cluster.problems import Problem
-from tune_mm.cluster.slurm import directives
+from tune_mm.cluster.formats.files import ClusterFile, Line, as_list, as_map, is_count, option
+from tune_mm.cluster.formats.problems import Problem
+from tune_mm.cluster.formats.slurm import directives
 
 IDLE_LIMIT = 60  # minutes
 

@@ -6,7 +6,15 @@ import re
 from pathlib import Path
 from typing import Any
 
-from tune_mm.cluster.files import ClusterFile, Line, Node, as_list, as_map, documented, is_count
+from tune_mm.cluster.formats.files import (
+    ClusterFile,
+    Line,
+    Node,
+    as_list,
+    as_map,
+    documented,
+    is_count,
+)
 from tune_mm.config.yaml import Document, shown
 from tune_mm.errors import ConfigError, nearest
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from tune_mm.cluster.files import ClusterFile
+from tune_mm.cluster.formats.files import ClusterFile
 from tune_mm.config.yaml import shown
 
 Severity = Literal["error", "warning", "note"]

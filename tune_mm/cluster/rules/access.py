@@ -7,9 +7,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from tune_mm.cluster.files import ClusterFile, Node, as_map
-from tune_mm.cluster.kuberay import CLUSTER
-from tune_mm.cluster.problems import Problem
+from tune_mm.cluster.formats.files import ClusterFile, Node, as_map
+from tune_mm.cluster.formats.kuberay import CLUSTER
+from tune_mm.cluster.formats.problems import Problem
 from tune_mm.errors import nearest
 
 MODE, TOKEN = "RAY_AUTH_MODE", ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")

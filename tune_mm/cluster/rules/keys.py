@@ -1,4 +1,4 @@
-"""Checks of a file's keys and values: Ray's own schema, the RayJob API, sbatch's options."""
+"""Rules about keys and values: Ray's own schema, what a RayJob and a batch script need."""
 
 from __future__ import annotations
 
@@ -12,176 +12,11 @@ from typing import Any
 
 import jsonschema  # type: ignore[import-untyped]
 
-from tune_mm.cluster.files import ClusterFile, as_list, as_map
-from tune_mm.cluster.kuberay import CLUSTER
-from tune_mm.cluster.problems import Problem
-from tune_mm.cluster.slurm import directives
+from tune_mm.cluster.formats.files import ClusterFile, as_list, as_map
+from tune_mm.cluster.formats.kuberay import CLUSTER
+from tune_mm.cluster.formats.problems import Problem
+from tune_mm.cluster.formats.slurm import directives
 from tune_mm.errors import UserError, nearest
-
-# Fields of ray.io/v1 by their Go types: https://ray-project.github.io/kuberay/reference/api/
-# (KubeRay 1.5), and of the Kubernetes objects around them what a RayJob's pods need.
-FIELDS: dict[str, tuple[str, ...]] = {
-    "RayJob": ("apiVersion", "kind", "metadata", "spec"),
-    "RayJobSpec": (
-        *(
-            "activeDeadlineSeconds",
-            "backoffLimit",
-            "rayClusterSpec",
-            "submitterPodTemplate",
-            "metadata",
-            "jobId",
-        ),
-        *(
-            "clusterSelector",
-            "submitterConfig",
-            "managedBy",
-            "deletionStrategy",
-            "entrypoint",
-            "runtimeEnvYAML",
-        ),
-        *(
-            "submissionMode",
-            "entrypointResources",
-            "entrypointNumCpus",
-            "entrypointNumGpus",
-            "suspend",
-        ),
-        *("ttlSecondsAfterFinished", "shutdownAfterJobFinishes", "preRunningDeadlineSeconds"),
-    ),
-    "RayClusterSpec": (
-        *(
-            "suspend",
-            "managedBy",
-            "authOptions",
-            "autoscalerOptions",
-            "headServiceAnnotations",
-            "rayVersion",
-        ),
-        *(
-            "enableInTreeAutoscaling",
-            "gcsFaultToleranceOptions",
-            "headGroupSpec",
-            "workerGroupSpecs",
-        ),
-        "upgradeStrategy",
-    ),
-    "HeadGroupSpec": (
-        *(
-            "template",
-            "headService",
-            "enableIngress",
-            "rayStartParams",
-            "serviceType",
-            "resources",
-            "labels",
-        ),
-    ),
-    "WorkerGroupSpec": (
-        *(
-            "suspend",
-            "groupName",
-            "replicas",
-            "minReplicas",
-            "maxReplicas",
-            "idleTimeoutSeconds",
-            "rayStartParams",
-        ),
-        *("template", "scaleStrategy", "numOfHosts", "resources", "labels"),
-    ),
-    "AuthOptions": ("mode",),
-    "SubmitterConfig": ("backoffLimit",),
-    "AutoscalerOptions": (
-        *(
-            "resources",
-            "image",
-            "imagePullPolicy",
-            "securityContext",
-            "idleTimeoutSeconds",
-            "upscalingMode",
-        ),
-        *("version", "env", "envFrom", "volumeMounts", "command", "args"),
-    ),
-}
-# Long options of sbatch 23: https://slurm.schedmd.com/sbatch.html
-_SBATCH = (
-    *(
-        "account",
-        "acctg-freq",
-        "array",
-        "batch",
-        "bb",
-        "bbf",
-        "begin",
-        "chdir",
-        "cluster-constraint",
-    ),
-    *("clusters", "comment", "constraint", "container", "container-id", "contiguous", "core-spec"),
-    *("cores-per-socket", "cpu-freq", "cpus-per-gpu", "cpus-per-task", "deadline", "delay-boot"),
-    *(
-        "dependency",
-        "distribution",
-        "error",
-        "exclude",
-        "exclusive",
-        "export",
-        "export-file",
-        "extra",
-    ),
-    *("extra-node-info", "get-user-env", "gid", "gpu-bind", "gpu-freq", "gpus", "gpus-per-node"),
-    *(
-        "gpus-per-socket",
-        "gpus-per-task",
-        "gres",
-        "gres-flags",
-        "hint",
-        "hold",
-        "ignore-pbs",
-        "input",
-    ),
-    *("job-name", "kill-on-invalid-dep", "licenses", "mail-type", "mail-user", "mcs-label", "mem"),
-    *(
-        "mem-bind",
-        "mem-per-cpu",
-        "mem-per-gpu",
-        "mincpus",
-        "network",
-        "nice",
-        "no-kill",
-        "no-requeue",
-    ),
-    *(
-        "nodefile",
-        "nodelist",
-        "nodes",
-        "ntasks",
-        "ntasks-per-core",
-        "ntasks-per-gpu",
-        "ntasks-per-node",
-    ),
-    *(
-        "ntasks-per-socket",
-        "open-mode",
-        "output",
-        "overcommit",
-        "oversubscribe",
-        "parsable",
-        "partition",
-    ),
-    *("power", "prefer", "priority", "profile", "propagate", "qos", "quiet", "reboot", "requeue"),
-    *("reservation", "segment", "signal", "sockets-per-node", "spread-job", "stepmgr", "switches"),
-    *("test-only", "thread-spec", "threads-per-core", "time", "time-min", "tmp", "tres-bind"),
-    *(
-        "tres-per-task",
-        "uid",
-        "use-min-nodes",
-        "verbose",
-        "wait",
-        "wait-all-nodes",
-        "wckey",
-        "wrap",
-    ),
-    "tasks-per-node",
-)
 
 
 def launcher_schema(file: ClusterFile) -> Iterator[Problem]:
@@ -283,16 +118,13 @@ def launcher_needs(file: ClusterFile) -> Iterator[Problem]:
 
 
 def rayjob_fields(file: ClusterFile) -> Iterator[Problem]:
-    """The RayJob has the fields that KubeRay knows, and those that it needs."""
+    """The RayJob has the fields without which KubeRay starts nothing.
+
+    Which others it knows changes with its version: the API server refuses what it does not know.
+    """
     if file.kind != "kuberay":
         return
     job = file.documents[0]
-    for name, at, value in _typed(job.data):
-        for key in value:
-            if key not in FIELDS[name]:
-                yield _unknown_key(
-                    key, FIELDS[name], job.line_of(f"{at}.{key}".lstrip(".")) or 0, at
-                )
     spec = as_map(job.data.get("spec"))
     cluster = as_map(spec.get("rayClusterSpec"))
     needs = {
@@ -328,27 +160,11 @@ def _groups(cluster: dict[str, Any]) -> list[str]:
     return [f"workerGroupSpecs.{i}" for i in range(len(as_list(cluster.get("workerGroupSpecs"))))]
 
 
-def _typed(data: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Each object of the RayJob whose fields are known: the type, where, the value."""
-    spec = as_map(data.get("spec"))
-    cluster = as_map(spec.get("rayClusterSpec"))
-    yield "RayJob", "", data
-    yield "RayJobSpec", "spec", spec
-    yield "SubmitterConfig", "spec.submitterConfig", as_map(spec.get("submitterConfig"))
-    yield "RayClusterSpec", CLUSTER, cluster
-    yield "AuthOptions", f"{CLUSTER}.authOptions", as_map(cluster.get("authOptions"))
-    yield (
-        "AutoscalerOptions",
-        f"{CLUSTER}.autoscalerOptions",
-        as_map(cluster.get("autoscalerOptions")),
-    )
-    yield "HeadGroupSpec", f"{CLUSTER}.headGroupSpec", as_map(cluster.get("headGroupSpec"))
-    for at, group in zip(_groups(cluster), as_list(cluster.get("workerGroupSpecs")), strict=True):
-        yield "WorkerGroupSpec", f"{CLUSTER}.{at}", as_map(group)
-
-
 def sbatch_options(file: ClusterFile) -> Iterator[Problem]:
-    """Directives are options of sbatch, and stand where Slurm reads them; the script starts a head."""
+    """Directives stand where Slurm reads them, and the script starts a head.
+
+    Which options there are changes with Slurm's version: sbatch refuses what it does not know.
+    """
     if file.kind != "slurm":
         return
     for directive in directives(file.text):
@@ -361,8 +177,6 @@ def sbatch_options(file: ClusterFile) -> Iterator[Problem]:
                 "Slurm reads directives up to the first command: this one does nothing",
                 "move it up",
             )
-        elif len(directive.name) > 1 and directive.name not in _SBATCH:
-            yield _unknown_key(directive.name, _SBATCH, directive.line, "#SBATCH")
     if not re.search(r"\bray\s+(?:start\b.*--head|symmetric-run)\b", file.text):
         yield Problem(
             "missing-key",

@@ -7,9 +7,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from tune_mm.cluster.files import ClusterFile, Line, as_list, as_map, option
-from tune_mm.cluster.kuberay import exclusive
-from tune_mm.cluster.problems import Problem
+from tune_mm.cluster.formats.files import ClusterFile, Line, as_list, as_map, option
+from tune_mm.cluster.formats.kuberay import exclusive
+from tune_mm.cluster.formats.problems import Problem
 
 _LOCAL = re.compile(
     r"(?:/tmp|/var/tmp|/dev/shm|/run|/local|/localscratch)(?:/|$)|\$\{?(?:TMPDIR|SLURM_TMPDIR)\b"

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tune_mm.cluster.files import (
+from tune_mm.cluster.formats.files import (
     ClusterFile,
     Line,
     Node,

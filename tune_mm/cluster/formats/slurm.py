@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from tune_mm.cluster.files import ClusterFile, Line, Node, assigned, documented
+from tune_mm.cluster.formats.files import ClusterFile, Line, Node, assigned, documented
 
 _DIRECTIVE = re.compile(r"#SBATCH\s+--?([A-Za-z][\w-]*)(?:[=\s]\s*(\S+))?")
 _SHORT = {

@@ -1,0 +1,1 @@
+"""Cluster files of each kind, read as the nodes that they describe."""

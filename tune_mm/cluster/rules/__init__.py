@@ -1,0 +1,1 @@
+"""What would cost a search, data or money: one module of rules per subject."""
