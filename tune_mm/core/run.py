@@ -25,6 +25,7 @@ from tune_mm.core.method import Start
 from tune_mm.core.net import Net
 from tune_mm.core.probe import Probe
 from tune_mm.core.settings import float_fields
+from tune_mm.core.torch_internals import copy_all
 from tune_mm.core.types import Batch, Clock, Dataset, Tensors, Update
 from tune_mm.filesystem import cache_folder
 from tune_mm.stats import direction
@@ -168,7 +169,7 @@ class Run:
         if not params:
             return
         own = {**self.net.params, **self.net.buffers}
-        torch._foreach_copy_([own[name] for name in params], list(params.values()))
+        copy_all([own[name] for name in params], list(params.values()))
         slots = {slot: dict(values) for slot, values in self.opt.slots.items()}
         steps = dict(self.opt.steps)
         for name in params.keys() & steps.keys():

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tune_mm.core import optim
 from tune_mm.core.grads import flat, groups, unflat
+from tune_mm.core.torch_internals import copy_all
 from tune_mm.core.types import Tensors
 
 PART = 2**21  # values of a vector: 8 MiB in float32, which caches hold
@@ -98,7 +99,7 @@ def descend(
                 moved, memory = optim.RULES[rule](before, slope, old, settings, step + 1)
                 values = unflat(moved, params, part)
                 if in_place:
-                    torch._foreach_copy_([params[n] for n in part], list(values.values()))
+                    copy_all([params[name] for name in part], list(values.values()))
                 else:
                     new.update(values)
                 for slot, vector in memory.items():

@@ -22,7 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from tune_mm.models._dropout import dropout, keep_bytes, kept_share, vmapped
+from tune_mm.core.torch_internals import softmax_backward, vmapped
+from tune_mm.models._dropout import dropout, keep_bytes, kept_share
 
 # Scores computed at once: 4 MiB of float32 stay in the cache, and the threads still have enough to
 # share.
@@ -141,7 +142,7 @@ class ChunkedAttention(torch.autograd.Function):
                 d.mul_(keep[part])
                 kept = torch.mul(weights, keep[part], out=work.buffer(2, part))
             torch.bmm(g.transpose(1, 2), kept, out=dv[part])
-            d = torch._softmax_backward_data(d, weights, -1, d.dtype)
+            d = softmax_backward(d, weights, -1)
             torch.bmm(work.k[part].transpose(1, 2), d.transpose(1, 2), out=dq[part])
             torch.bmm(work.q[part].transpose(1, 2), d, out=dk[part])
         dq.mul_(work.scale)

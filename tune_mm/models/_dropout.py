@@ -14,23 +14,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch._C import _functorch as functorch
 from torch.autograd.function import once_differentiable
+
+from tune_mm.core.torch_internals import vmapped
 
 LEVELS = 1 << 16
 # Elements drawn at once: the words of random bits stay in the cache.
 CHUNK = 1 << 20
-
-
-def vmapped() -> bool:
-    """Whether this code runs under `torch.func.vmap` (at any depth)."""
-    stack = functorch.get_interpreter_stack()
-    return stack is not None and any(level.key() == functorch.TransformType.Vmap for level in stack)
-
-
-def transformed() -> bool:
-    """Whether this code runs under any transform of `torch.func` (grad, vjp, vmap)."""
-    return bool(functorch.get_interpreter_stack())
 
 
 def kept_share(p: float) -> float:

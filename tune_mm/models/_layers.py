@@ -16,8 +16,8 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch._C import _functorch as functorch
 
+from tune_mm.core.torch_internals import transformed
 from tune_mm.models._attention import attention, bias_of, fold, unfold
 from tune_mm.models._dropout import add_dropped, dropout, relu_dropout
 
@@ -40,7 +40,7 @@ def sinusoids(length: int, width: int, like: Tensor) -> Tensor:
     Frequencies fall geometrically from 1 to 1e-4, as in Attention Is All You Need in fairseq's
     arrangement.
     """
-    if functorch.peek_interpreter_stack() is not None:
+    if transformed():
         return _sinusoids(length, width, like.dtype, like.device)
     return _cached(length, width, like.dtype, like.device)
 

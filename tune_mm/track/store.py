@@ -15,16 +15,15 @@ import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import sqlalchemy
 from mlflow.exceptions import MlflowException
-from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
 from tune_mm.errors import UserError
 from tune_mm.track import limits, quiet
+from tune_mm.track.mlflow_internals import create_database
 from tune_mm.track.reach import ask, away, present, sqlite_file
 
 FAILURES = (
@@ -207,8 +206,7 @@ def _create(file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".new-", dir=file.parent) as scratch:
         new = Path(scratch) / file.name
-        build: Any = SqlAlchemyStore  # which has no type hints
-        build(f"sqlite:///{new}", str(file.parent / "artifacts")).engine.dispose()
+        create_database(f"sqlite:///{new}", file.parent / "artifacts")
         try:
             os.link(new, file)
         except FileExistsError:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tune_mm.models._dropout import transformed
+from tune_mm.core.torch_internals import transformed
 
 
 def recomputed(layer: nn.Module, x: Tensor) -> Tensor:

@@ -34,6 +34,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from tune_mm.errors import UserError
 from tune_mm.reports.runs.records import Curve, Record
+from tune_mm.track.mlflow_internals import MIGRATIONS
 from tune_mm.track.sink import PARENT, SEARCH
 from tune_mm.track.store import FAILURES, reason, redacted
 
@@ -45,7 +46,6 @@ STATUS = {
     "KILLED": "stopped",
 }  # where a run lacks the tag
 SERVERS = ("http://", "https://", "databricks")
-MIGRATIONS = Path(mlflow.__file__).parent / "store" / "db_migrations"
 MAKE_RUNS = "`python -m tune_mm.search --space NAME` makes runs"
 ELSEWHERE = "--tracking-uri or MLFLOW_TRACKING_URI names another store"
 
