@@ -318,7 +318,8 @@ def test_a_name_a_path_and_the_shipped_copy(written, monkeypatch):
 
 
 def test_yaml_scalars_follow_version_1_2(written):
-    text = "a: on, b: no, c: 1e-3, d: 0o17, e: 012, f: 1_000, g: ~, h:, i: 2001-01-01, j: .5, k: 1:30, l: '1', m: !!str 1"
+    text = "a: on, b: no, c: 1e-3, d: 0o17, e: 012, f: 1_000, g: ~, h:, i: 2001-01-01, "
+    text += "j: .5, k: 1:30, l: '1', m: !!str 1"
     data = read_yaml(written(text.replace(", ", "\n") + "\nn: True")).data
     assert data == {
         "a": "on", "b": "no", "c": 0.001, "d": 15, "e": 12, "f": "1_000", "g": None, "h": None, "i": "2001-01-01",

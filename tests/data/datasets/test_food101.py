@@ -180,7 +180,8 @@ def test_training_batches_draw_a_view_per_sample_and_evaluation_takes_the_plain_
 def test_without_features_the_exact_command_is_named(tmp_path: Path) -> None:
     place = make(tmp_path, "mmbt")
     shutil.rmtree(place / "features")
-    command = f"python -m tune_mm.data extract food101 --root {place} --set layout=mmbt --image-model PATH --text-model PATH"
+    command = f"python -m tune_mm.data extract food101 --root {place} --set layout=mmbt "
+    command += "--image-model PATH --text-model PATH"
     with pytest.raises(DataError) as error:
         load(place, "mmbt")
     assert (

@@ -111,7 +111,8 @@ def test_a_missing_image_is_named_before_anything_is_computed(
     gone = samples(place)[-1]
     gone.image.unlink()
     assert main(argv(place, models)) == 2
-    message = f"1 of {ALL} samples cannot be read: {gone.image}: No such file or directory; --skip-bad leaves them out\n"
+    why = f"{gone.image}: No such file or directory"
+    message = f"1 of {ALL} samples cannot be read: {why}; --skip-bad leaves them out\n"
     assert capsys.readouterr().err == message
     assert not (place / "features").exists()
     assert main(argv(place, models, "--skip-bad")) == 0

@@ -251,7 +251,8 @@ def child(files: Path, mode: str) -> None:
 
 
 def start(files: Path, mode: str) -> "subprocess.Popen[str]":
-    code = f"from pathlib import Path; from tests.data.store.test_cache import child; child(Path({str(files)!r}), {mode!r})"
+    code = "from pathlib import Path; from tests.data.store.test_cache import child; "
+    code += f"child(Path({str(files)!r}), {mode!r})"
     pipe = subprocess.PIPE
     command = [sys.executable, "-c", code]
     return subprocess.Popen(

@@ -78,7 +78,8 @@ def _mend(file: ClusterFile, folder: str) -> str:
         return "a folder of the cluster's shared file system"
     if file.kind == "kuberay":
         return f"mount a ReadWriteMany volume around {folder} in head and workers"
-    return f"`mount` (or `mountpoint -q`) a shared file system around {folder} on all nodes (and bind it into containers)"
+    mount = f"`mount` (or `mountpoint -q`) a shared file system around {folder} on all nodes"
+    return f"{mount} (and bind it into containers)"
 
 
 def volume_mode(file: ClusterFile) -> Iterator[Problem]:
