@@ -50,16 +50,26 @@ class NpzConfig(Section):
     """See the module."""
 
     name: Literal["npz"] = "npz"
+    # Folder below the data root.
     folder: str = Field("npz", pattern=r"^[\w-][\w.-]*$")
+    # Keys of the arrays, in order; none: all others of train.npz.
     modalities: tuple[PlainName, ...] = ()
+    # Key of the targets.
     label: str = Field("label", min_length=1)
+    # Key of who or what a sample is from: never split between train and val.
     group: str | None = Field(None, min_length=1)
+    # Key of the samples' names.
     id: str | None = Field(None, min_length=1)
     task: Literal["classification", "regression"] = "classification"
+    # Number of classes; null: as many as train holds.
     classes: int | None = Field(None, ge=2)
+    # `train`: z-score each channel over the real steps of train.
     standardize: Literal["none", "train"] = "none"
+    # Modalities of joints that are made relative to the first joint of their step.
     relative: tuple[str, ...] = ()
+    # Share of train that is held out when there is no val.npz.
     val_fraction: float = Field(0.1, gt=0, lt=1)
+    # Seed of what is held out.
     split_seed: int = Field(0, ge=0)
 
     @model_validator(mode="after")
@@ -84,13 +94,18 @@ class _Part:
     ids: tuple[str, ...]
 
     def take(self, index: NDArray[np.int64]) -> _Part:
-        return _Part(
-            {m: v[index] for m, v in self.values.items()},
-            {m: None if v is None else v[index] for m, v in self.masks.items()},
-            self.target[index],
-            None if self.group is None else self.group[index],
-            tuple(self.ids[i] for i in index) if self.ids else (),
-        )
+        masks: dict[str, Mask | None] = dict.fromkeys(self.masks)
+        for modality, mask in self.masks.items():
+            if mask is not None:
+                masks[modality] = mask[index]
+        group = None
+        if self.group is not None:
+            group = self.group[index]
+        ids: tuple[str, ...] = ()
+        if self.ids:
+            ids = tuple(self.ids[i] for i in index)
+        values = {m: v[index] for m, v in self.values.items()}
+        return _Part(values, masks, self.target[index], group, ids)
 
 
 class Npz(NpzPlugin):

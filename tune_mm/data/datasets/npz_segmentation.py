@@ -58,21 +58,37 @@ class NpzSegmentationConfig(Section):
     """See the module."""
 
     name: Literal["npz_segmentation"] = "npz_segmentation"
+    # Folder below the data root.
     folder: str = Field("npz_segmentation", pattern=r"^[\w-][\w.-]*$")
+    # Keys of the images, in order; none: all others of train.npz.
     modalities: tuple[PlainName, ...] = ()
+    # Key of the pixels' classes.
     mask: str = Field("mask", min_length=1)
+    # Key of the samples' names.
     id: str | None = Field(None, min_length=1)
+    # Value of pixels whose class is not known.
     void: int | None = Field(None, ge=0)
+    # Number of classes; null: as many as train holds.
     classes: int | None = Field(None, ge=2, lt=VOID)
+    # Names of the classes, for metrics.
     class_names: tuple[PlainName, ...] = ()
+    # Sets of classes by name, whose Dice score is reported.
     regions: dict[PlainName, tuple[int, ...]] = Field(default_factory=dict)
+    # How values are scaled: see the module.
     scale: Literal["none", "unit", "train"] = "train"
+    # Side of the square that is cut out.
     crop: int | None = Field(None, ge=8)
+    # Mirror training images at random.
     flip: bool = True
+    # Turn training images at random.
     turn: bool = False
+    # Of the classes in the cross-entropy.
     weights: Literal["none", "median"] | tuple[Annotated[float, Field(gt=0)], ...] = "none"
+    # Weight of the soft Dice loss.
     dice: float = Field(0.0, ge=0)
+    # Share of train that is held out when there is no val.npz.
     val_fraction: float = Field(0.1, gt=0, lt=1)
+    # Seed of what is held out.
     split_seed: int = Field(0, ge=0)
 
     @model_validator(mode="after")
@@ -149,7 +165,9 @@ class _Part:
     """One split as arrays: inputs float32 [N, C, H, W], target uint8 [N, H, W] with VOID."""
 
     def __init__(self, inputs: dict[str, Pixels], target: Pixels, ids: tuple[str, ...]) -> None:
-        self.inputs, self.target, self.ids = inputs, target, ids
+        self.inputs = inputs
+        self.target = target
+        self.ids = ids
 
     def take(self, index: NDArray[np.int64]) -> _Part:
         ids = tuple(self.ids[i] for i in index) if self.ids else ()
@@ -270,17 +288,16 @@ def _scale(config: NpzSegmentationConfig, splits: list[dict[str, Pixels]]) -> No
     """z-scores by train, in place."""
     if config.scale != "train":
         return
-    for m, train in splits[0].items():
-        axes, pixels = (0, 2, 3), train.size // train.shape[1]
-        mean = sum(block.sum(axes, np.float64, keepdims=True) for block in _blocks(train)) / pixels
-        square = (
-            sum(np.square(block - mean).sum(axes, keepdims=True) for block in _blocks(train))
-            / pixels
-        )
-        std = np.sqrt(square)
+    axes = (0, 2, 3)
+    for modality, train in splits[0].items():
+        pixels = train.size // train.shape[1]
+        total = sum(block.sum(axes, np.float64, keepdims=True) for block in _blocks(train))
+        mean = total / pixels
+        squares = sum(np.square(block - mean).sum(axes, keepdims=True) for block in _blocks(train))
+        std = np.sqrt(squares / pixels)
         std[std <= 1e-6 * np.maximum(np.abs(mean), 1)] = 1
-        for own in splits:
-            for block in _blocks(own[m]):
+        for split in splits:
+            for block in _blocks(split[modality]):
                 block[:] = (block - mean) / std  # in float64, as `mean` is
 
 
