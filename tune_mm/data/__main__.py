@@ -1,8 +1,9 @@
 """Data on the command line.
 
-    python -m tune_mm.data list python -m tune_mm.data describe mosi --root DIR python -m
-    tune_mm.data make iemocap --root DIR --dominant text --imbalance 0.6 --noise 1 --seed 0 python
-    -m tune_mm.data extract food101 --root DIR --image-model PATH --text-model PATH --views 4
+    python -m tune_mm.data list
+    python -m tune_mm.data describe mosi --root DIR
+    python -m tune_mm.data make iemocap --root DIR --dominant text --imbalance 0.6 --noise 1 --seed 0
+    python -m tune_mm.data extract food101 --root DIR --image-model PATH --text-model PATH --views 4
 
 NAME is a data set (`list` shows them) or a configuration whose `data:` section is taken
 (`utd_mhad`).
@@ -83,11 +84,10 @@ def describe(dataset: Dataset) -> list[str]:
     for modality, shape in dataset.spec.shapes.items():
         x = dataset.splits["train"].inputs[modality]
         mask = x.mask if isinstance(x, Padded) else None
-        padding = (
-            ""
-            if mask is None
-            else f", {1 - mask.float().mean().item():.0%} of train's steps are padding"
-        )
+        padding = ""
+        if mask is not None:
+            share = 1 - mask.float().mean().item()
+            padding = f", {share:.0%} of train's steps are padding"
         lines.append(f"{modality}: {list(shape)}{padding}")
     lines += [
         f"{name}: {len(split)} samples, {_spread(split, task.kind)}"
@@ -103,13 +103,11 @@ def _spread(split: Split, kind: str) -> str:
         return f"values {t.min().item():.3g} to {t.max().item():.3g}, mean {t.mean().item():.3g}"
     if kind == "segmentation":
         found = count(split.target.numpy())
-        known = sum(n for k, n in found.items() if k != VOID)
-        unknown = f", {found[VOID] / split.target.numel():.1%} unknown" if VOID in found else ""
-        return (
-            "pixels "
-            + " ".join(f"{k}:{n / known:.1%}" for k, n in found.items() if k != VOID)
-            + unknown
-        )
+        unknown = ""
+        if VOID in found:
+            unknown = f", {found.pop(VOID) / split.target.numel():.1%} unknown"
+        known = sum(found.values())
+        return "pixels " + " ".join(f"{k}:{n / known:.1%}" for k, n in found.items()) + unknown
     return "per class " + " ".join(f"{k}:{n}" for k, n in count(split.target.numpy()).items())
 
 

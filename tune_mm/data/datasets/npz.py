@@ -21,57 +21,60 @@ never touched.
 from __future__ import annotations
 
 import dataclasses
-import keyword
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from tune_mm.config import Section
 from tune_mm.core.types import Dataset, DataSpec, Task
 from tune_mm.data.arrays import archive, checks
 from tune_mm.data.arrays.checks import SPLITS, DataError, Float, Mask
-from tune_mm.data.base import DataPlugin
-from tune_mm.data.splits.carve import carve
+from tune_mm.data.datasets._npz import (
+    NpzPlugin,
+    PlainName,
+    found_splits,
+    hold_out,
+    number_of_classes,
+    require_distinct,
+    require_plain_names,
+    sample_names,
+    synthetic_names,
+)
 from tune_mm.data.synthetic.vectors import SyntheticOptions, generate
-
-
-def _modality(name: str) -> str:
-    """Names become parts of parameter names and metrics."""
-    if not name.isidentifier() or keyword.iskeyword(name) or name.endswith(("_mask", "_length")):
-        raise ValueError(
-            "must be a plain name (letters, digits, _) that does not end in _mask or _length"
-        )
-    return name
-
-
-Modality = Annotated[str, AfterValidator(_modality)]
 
 
 class NpzConfig(Section):
     """See the module."""
 
     name: Literal["npz"] = "npz"
+    # Folder below the data root.
     folder: str = Field("npz", pattern=r"^[\w-][\w.-]*$")
-    modalities: tuple[Modality, ...] = ()
+    # Keys of the arrays, in order; none: all others of train.npz.
+    modalities: tuple[PlainName, ...] = ()
+    # Key of the targets.
     label: str = Field("label", min_length=1)
+    # Key of who or what a sample is from: never split between train and val.
     group: str | None = Field(None, min_length=1)
+    # Key of the samples' names.
     id: str | None = Field(None, min_length=1)
     task: Literal["classification", "regression"] = "classification"
+    # Number of classes; null: as many as train holds.
     classes: int | None = Field(None, ge=2)
+    # `train`: z-score each channel over the real steps of train.
     standardize: Literal["none", "train"] = "none"
+    # Modalities of joints that are made relative to the first joint of their step.
     relative: tuple[str, ...] = ()
+    # Share of train that is held out when there is no val.npz.
     val_fraction: float = Field(0.1, gt=0, lt=1)
+    # Seed of what is held out.
     split_seed: int = Field(0, ge=0)
 
     @model_validator(mode="after")
     def _names_fit(self) -> NpzConfig:
-        if len(set(self.modalities)) < len(self.modalities):
-            raise ValueError(
-                f"modalities must differ from each other, got {', '.join(self.modalities)}"
-            )
+        require_distinct(self.modalities)
         unknown = [m for m in self.relative if self.modalities and m not in self.modalities]
         if unknown:
             raise ValueError(
@@ -91,16 +94,21 @@ class _Part:
     ids: tuple[str, ...]
 
     def take(self, index: NDArray[np.int64]) -> _Part:
-        return _Part(
-            {m: v[index] for m, v in self.values.items()},
-            {m: None if v is None else v[index] for m, v in self.masks.items()},
-            self.target[index],
-            None if self.group is None else self.group[index],
-            tuple(self.ids[i] for i in index) if self.ids else (),
-        )
+        masks: dict[str, Mask | None] = dict.fromkeys(self.masks)
+        for modality, mask in self.masks.items():
+            if mask is not None:
+                masks[modality] = mask[index]
+        group = None
+        if self.group is not None:
+            group = self.group[index]
+        ids: tuple[str, ...] = ()
+        if self.ids:
+            ids = tuple(self.ids[i] for i in index)
+        values = {m: v[index] for m, v in self.values.items()}
+        return _Part(values, masks, self.target[index], group, ids)
 
 
-class Npz(DataPlugin):
+class Npz(NpzPlugin):
     """Arrays in three .npz files."""
 
     Config = NpzConfig
@@ -108,22 +116,10 @@ class Npz(DataPlugin):
     axes: ClassVar[tuple[int, ...]] = (1, 2)
 
     @classmethod
-    def folder_of(cls, config: NpzConfig) -> str:
-        return config.folder
-
-    @classmethod
-    def files(cls, config: NpzConfig) -> tuple[str, ...]:
-        return ("train.npz", "test.npz")
-
-    @classmethod
-    def optional(cls, config: NpzConfig) -> tuple[str, ...]:
-        return ("val.npz",)
-
-    @classmethod
     def load(cls, config: NpzConfig, place: Path) -> Dataset:
         modalities = config.modalities or _all_arrays(config, place / "train.npz")
-        found = [s for s in SPLITS if (place / f"{s}.npz").is_file()]
-        parts = {s: _part(config, modalities, place / f"{s}.npz") for s in found}
+        files = found_splits(place)
+        parts = {split: _part(config, modalities, path) for split, path in files.items()}
         shapes = {s: {m: v.shape[1:] for m, v in p.values.items()} for s, p in parts.items()}
         spec = DataSpec(checks.same_shapes(shapes, str(place)), _task(config, parts))
         notes: tuple[str, ...] = ()
@@ -159,23 +155,19 @@ class Npz(DataPlugin):
                 # Eight groups in train and others in val and test, as with people.
                 own[config.group] = 8 * SPLITS.index(split) + number % 8
             if config.id:
-                own[config.id] = np.array([f"synthetic{i:06d}" for i in number])
+                own[config.id] = synthetic_names(part)
             np.savez_compressed(place / f"{split}.npz", **own)
 
 
 def _all_arrays(config: NpzConfig, path: Path) -> tuple[str, ...]:
     """Keys that are modalities when none is named."""
     other = {config.label, config.group, config.id}
-    keys = [
-        k
-        for k, v in archive.read(path).items()
-        if k not in other and not k.endswith(("_mask", "_length")) and v.ndim > 1
-    ]
-    for key in keys:
-        try:
-            _modality(key)
-        except ValueError as error:
-            raise DataError(f"{path}: '{key}' {error}; name the modalities to read") from None
+    keys = []
+    for key, array in archive.read(path).items():
+        named_otherwise = key in other or key.endswith(("_mask", "_length"))
+        if array.ndim > 1 and not named_otherwise:
+            keys.append(key)
+    require_plain_names(keys, path)
     if not keys:
         raise DataError(f"{path}: no array [N, T, D] or [N, D] besides {config.label}")
     return tuple(keys)
@@ -194,11 +186,7 @@ def _part(config: NpzConfig, modalities: tuple[str, ...], path: Path) -> _Part:
             values[m][~mask] = 0
         checks.require_finite(values[m], f"{path}: {m}")
     group = None if config.group is None else checks.entry(raw, config.group, str(path)).reshape(-1)
-    ids = (
-        ()
-        if config.id is None
-        else checks.names(checks.entry(raw, config.id, str(path)), f"{path}: {config.id}")
-    )
+    ids = sample_names(raw, config.id, path)
     counts = {config.label: len(target), **{m: len(v) for m, v in values.items()}}
     if group is not None:
         counts[str(config.group)] = len(group)
@@ -237,38 +225,21 @@ def _mask(raw: dict[str, NDArray[Any]], modality: str, values: Float, path: Path
 def _task(config: NpzConfig, parts: dict[str, _Part]) -> Task:
     if config.task == "regression":
         return Task("regression", 1)
-    classes = config.classes or int(parts["train"].target.max()) + 1
-    for split, part in parts.items():
-        if part.target.max() >= classes:
-            hint = (
-                ""
-                if config.classes
-                else " (as many as train holds; set `classes` if train lacks some)"
-            )
-            got = int(part.target.max())
-            raise DataError(
-                f"{config.folder}: {split} classes must be between 0 and {classes - 1}{hint}, got {got}"
-            )
-    if classes < 2:
-        raise DataError(f"{config.folder}: train must hold at least 2 classes, got {classes}")
-    return Task("classification", classes)
+    largest = {split: int(part.target.max()) for split, part in parts.items()}
+    return Task("classification", number_of_classes(config.folder, config.classes, largest))
 
 
 def _with_val(
     config: NpzConfig, parts: dict[str, _Part], place: Path
 ) -> tuple[dict[str, _Part], tuple[str, ...]]:
-    """The parts with a validation split carved out of train, and a note that says so."""
     train = parts["train"]
-    strata = train.target if config.task == "classification" else _tenths(train.target)
-    try:
-        kept, held = carve(strata, train.group, config.val_fraction, config.split_seed)
-    except ValueError as error:
-        raise DataError(
-            f"{place}: no val.npz, and none can be carved out of train: {error}"
-        ) from error
-    how = f"whole '{config.group}' groups" if config.group else "stratified"
-    note = f"no val.npz: {len(held)} of {len(train.target)} train samples held out ({how}, seed {config.split_seed})"
-    return {"train": train.take(kept), "val": train.take(held), "test": parts["test"]}, (note,)
+    strata = train.target
+    if config.task == "regression":
+        strata = _tenths(train.target)
+    how = "stratified"
+    if config.group:
+        how = f"whole '{config.group}' groups"
+    return hold_out(parts, strata, train.group, config.val_fraction, config.split_seed, place, how)
 
 
 def _tenths(values: NDArray[Any]) -> NDArray[np.int64]:

@@ -10,7 +10,7 @@ Keys of each file (N samples, C channels, H x W pixels, all of one H x W):
 modalities: keys, in order; none: all others of train.npz. classes: their number; null: as many as
 train holds. scale `unit`: integers divided by the largest value of their type (uint8: 255);
 `train`: each channel z-scored over all pixels of train; `none`: as they are. crop, flip, turn: see
-`_images.Geometry`; the target is changed alike. weights: of the classes in the cross-entropy, or
+`Geometry`; the target is changed alike. weights: of the classes in the cross-entropy, or
 `median`: median-frequency balancing (Eigen & Fergus, ICCV 2015) over train. dice: weight of the
 soft Dice loss. regions: sets of classes by name, whose Dice score is reported.
 
@@ -27,17 +27,25 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from tune_mm.config import Section
 from tune_mm.core.types import VOID, Dataset, DataSpec, Padded, Split, Task, Transform
 from tune_mm.data.arrays import archive, checks
 from tune_mm.data.arrays.checks import SPLITS, DataError
-from tune_mm.data.base import DataPlugin
-from tune_mm.data.datasets.npz import _modality
+from tune_mm.data.datasets._npz import (
+    NpzPlugin,
+    PlainName,
+    found_splits,
+    hold_out,
+    number_of_classes,
+    require_distinct,
+    require_plain_names,
+    sample_names,
+    synthetic_names,
+)
 from tune_mm.data.images.frequency import class_counts, median_frequency
 from tune_mm.data.images.geometry import Geometry
-from tune_mm.data.splits.carve import carve
 from tune_mm.data.synthetic.images import images
 from tune_mm.data.synthetic.vectors import SyntheticOptions
 
@@ -50,31 +58,42 @@ class NpzSegmentationConfig(Section):
     """See the module."""
 
     name: Literal["npz_segmentation"] = "npz_segmentation"
+    # Folder below the data root.
     folder: str = Field("npz_segmentation", pattern=r"^[\w-][\w.-]*$")
-    modalities: tuple[Annotated[str, AfterValidator(_modality)], ...] = ()
+    # Keys of the images, in order; none: all others of train.npz.
+    modalities: tuple[PlainName, ...] = ()
+    # Key of the pixels' classes.
     mask: str = Field("mask", min_length=1)
+    # Key of the samples' names.
     id: str | None = Field(None, min_length=1)
+    # Value of pixels whose class is not known.
     void: int | None = Field(None, ge=0)
+    # Number of classes; null: as many as train holds.
     classes: int | None = Field(None, ge=2, lt=VOID)
-    class_names: tuple[Annotated[str, AfterValidator(_modality)], ...] = ()
-    regions: dict[Annotated[str, AfterValidator(_modality)], tuple[int, ...]] = Field(
-        default_factory=dict
-    )
+    # Names of the classes, for metrics.
+    class_names: tuple[PlainName, ...] = ()
+    # Sets of classes by name, whose Dice score is reported.
+    regions: dict[PlainName, tuple[int, ...]] = Field(default_factory=dict)
+    # How values are scaled: see the module.
     scale: Literal["none", "unit", "train"] = "train"
+    # Side of the square that is cut out.
     crop: int | None = Field(None, ge=8)
+    # Mirror training images at random.
     flip: bool = True
+    # Turn training images at random.
     turn: bool = False
+    # Of the classes in the cross-entropy.
     weights: Literal["none", "median"] | tuple[Annotated[float, Field(gt=0)], ...] = "none"
+    # Weight of the soft Dice loss.
     dice: float = Field(0.0, ge=0)
+    # Share of train that is held out when there is no val.npz.
     val_fraction: float = Field(0.1, gt=0, lt=1)
+    # Seed of what is held out.
     split_seed: int = Field(0, ge=0)
 
     @model_validator(mode="after")
     def _fit(self) -> NpzSegmentationConfig:
-        if len(set(self.modalities)) < len(self.modalities):
-            raise ValueError(
-                f"modalities must differ from each other, got {', '.join(self.modalities)}"
-            )
+        require_distinct(self.modalities)
         for name, given in (("class_names", self.class_names), ("weights", self.weights)):
             if self.classes and given and not isinstance(given, str) and len(given) != self.classes:
                 raise ValueError(
@@ -83,24 +102,12 @@ class NpzSegmentationConfig(Section):
         return self
 
 
-class NpzSegmentation(DataPlugin):
+class NpzSegmentation(NpzPlugin):
     """Images and masks in three .npz files."""
 
     Config = NpzSegmentationConfig
     folder: ClassVar[str] = "npz_segmentation"
     axes: ClassVar[tuple[int, ...]] = (3,)
-
-    @classmethod
-    def folder_of(cls, config: NpzSegmentationConfig) -> str:
-        return config.folder
-
-    @classmethod
-    def files(cls, config: NpzSegmentationConfig) -> tuple[str, ...]:
-        return ("train.npz", "test.npz")
-
-    @classmethod
-    def optional(cls, config: NpzSegmentationConfig) -> tuple[str, ...]:
-        return ("val.npz",)
 
     @classmethod
     def transforms(cls, config: NpzSegmentationConfig) -> Mapping[str, Transform]:
@@ -109,11 +116,11 @@ class NpzSegmentation(DataPlugin):
 
     @classmethod
     def load(cls, config: NpzSegmentationConfig, place: Path) -> Dataset:
-        found = [s for s in SPLITS if (place / f"{s}.npz").is_file()]
-        modalities, parts = config.modalities, dict[str, _Part]()
-        for s in found:
-            parts[s] = _part(config, modalities, place / f"{s}.npz")
-            modalities = tuple(parts["train"].inputs)  # the first
+        parts: dict[str, _Part] = {}
+        modalities = config.modalities
+        for split, path in found_splits(place).items():
+            parts[split] = _part(config, modalities, path)
+            modalities = tuple(parts["train"].inputs)  # train is read first
         shapes = {
             s: {m: tuple(v.shape[1:]) for m, v in part.inputs.items()} for s, part in parts.items()
         }
@@ -150,9 +157,7 @@ class NpzSegmentation(DataPlugin):
             own: dict[str, Any] = {m: v[part] for m, v in made.modalities.items()}
             own[config.mask] = made.mask[part]
             if config.id:
-                own[config.id] = np.array(
-                    [f"synthetic{i:06d}" for i in range(part.start, part.stop)]
-                )
+                own[config.id] = synthetic_names(part)
             np.savez_compressed(place / f"{split}.npz", **own)
 
 
@@ -160,7 +165,9 @@ class _Part:
     """One split as arrays: inputs float32 [N, C, H, W], target uint8 [N, H, W] with VOID."""
 
     def __init__(self, inputs: dict[str, Pixels], target: Pixels, ids: tuple[str, ...]) -> None:
-        self.inputs, self.target, self.ids = inputs, target, ids
+        self.inputs = inputs
+        self.target = target
+        self.ids = ids
 
     def take(self, index: NDArray[np.int64]) -> _Part:
         ids = tuple(self.ids[i] for i in index) if self.ids else ()
@@ -177,11 +184,7 @@ def _all_images(
     config: NpzSegmentationConfig, raw: Mapping[str, Pixels], path: Path
 ) -> tuple[str, ...]:
     keys = [k for k, v in raw.items() if k not in {config.mask, config.id} and v.ndim in (3, 4)]
-    for key in keys:
-        try:
-            _modality(key)
-        except ValueError as error:
-            raise DataError(f"{path}: '{key}' {error}; name the modalities to read") from None
+    require_plain_names(keys, path)
     if not keys:
         raise DataError(f"{path}: no array [N, C, H, W] or [N, H, W] besides {config.mask}")
     return tuple(keys)
@@ -192,11 +195,7 @@ def _part(config: NpzSegmentationConfig, modalities: tuple[str, ...], path: Path
     raw = archive.read(path)
     modalities = modalities or _all_images(config, raw, path)
     target = _mask(config, checks.entry(raw, config.mask, str(path)), f"{path}: {config.mask}")
-    ids = (
-        ()
-        if config.id is None
-        else checks.names(checks.entry(raw, config.id, str(path)), f"{path}: {config.id}")
-    )
+    ids = sample_names(raw, config.id, path)
     images, inputs = {m: checks.entry(raw, m, str(path)) for m in modalities}, {}
     raw.clear()  # with `pop`: what is converted is let go before the next is
     for m in modalities:
@@ -243,20 +242,10 @@ def _task(config: NpzSegmentationConfig, targets: Mapping[str, Pixels]) -> Task:
     known = train[train != VOID]
     if not len(known):
         raise DataError(f"{where}: train has no known pixel")
-    classes = config.classes or int(known.max()) + 1
+    largest = {}
     for split, target in targets.items():
-        top = int(np.where(target == VOID, 0, target).max())
-        if top >= classes:
-            hint = (
-                ""
-                if config.classes
-                else " (as many as train holds; set `classes` if train lacks some)"
-            )
-            raise DataError(
-                f"{where}: {split} classes must be between 0 and {classes - 1}{hint}, got {top}"
-            )
-    if classes < 2:
-        raise DataError(f"{where}: train must hold at least 2 classes, got {classes}")
+        largest[split] = int(np.where(target == VOID, 0, target).max())
+    classes = number_of_classes(where, config.classes, largest)
     for name, given in (("class_names", config.class_names), ("weights", config.weights)):
         if given and not isinstance(given, str) and len(given) != classes:
             raise DataError(
@@ -284,17 +273,9 @@ def _task(config: NpzSegmentationConfig, targets: Mapping[str, Pixels]) -> Task:
 def _with_val(
     config: NpzSegmentationConfig, parts: dict[str, _Part], place: Path
 ) -> tuple[dict[str, _Part], tuple[str, ...]]:
-    train = parts["train"]
-    strata = np.array([_main(mask) for mask in train.target])
-    try:
-        kept, held = carve(strata, None, config.val_fraction, config.split_seed)
-    except ValueError as error:
-        raise DataError(
-            f"{place}: no val.npz, and none can be carved out of train: {error}"
-        ) from error
-    how = f"stratified by main class, seed {config.split_seed}"
-    note = f"no val.npz: {len(held)} of {len(train.target)} train samples held out ({how})"
-    return {"train": train.take(kept), "val": train.take(held), "test": parts["test"]}, (note,)
+    strata = np.array([_main(mask) for mask in parts["train"].target])
+    how = "stratified by main class"
+    return hold_out(parts, strata, None, config.val_fraction, config.split_seed, place, how)
 
 
 def _main(mask: Pixels) -> int:
@@ -307,17 +288,16 @@ def _scale(config: NpzSegmentationConfig, splits: list[dict[str, Pixels]]) -> No
     """z-scores by train, in place."""
     if config.scale != "train":
         return
-    for m, train in splits[0].items():
-        axes, pixels = (0, 2, 3), train.size // train.shape[1]
-        mean = sum(block.sum(axes, np.float64, keepdims=True) for block in _blocks(train)) / pixels
-        square = (
-            sum(np.square(block - mean).sum(axes, keepdims=True) for block in _blocks(train))
-            / pixels
-        )
-        std = np.sqrt(square)
+    axes = (0, 2, 3)
+    for modality, train in splits[0].items():
+        pixels = train.size // train.shape[1]
+        total = sum(block.sum(axes, np.float64, keepdims=True) for block in _blocks(train))
+        mean = total / pixels
+        squares = sum(np.square(block - mean).sum(axes, keepdims=True) for block in _blocks(train))
+        std = np.sqrt(squares / pixels)
         std[std <= 1e-6 * np.maximum(np.abs(mean), 1)] = 1
-        for own in splits:
-            for block in _blocks(own[m]):
+        for split in splits:
+            for block in _blocks(split[modality]):
                 block[:] = (block - mean) / std  # in float64, as `mean` is
 
 

@@ -21,11 +21,10 @@ def carve(
     """
     rng = np.random.default_rng(seed)
     strata = np.unique(strata, return_inverse=True)[1].reshape(-1)
-    held = (
-        _by_stratum(strata, fraction, rng)
-        if group is None
-        else _by_group(strata, group, fraction, rng)
-    )
+    if group is None:
+        held = _by_stratum(strata, fraction, rng)
+    else:
+        held = _by_group(strata, group, fraction, rng)
     if not 0 < held.sum() < len(held):
         raise ValueError(f"{len(held)} samples are too few to hold out a share of {fraction}")
     return np.flatnonzero(~held), np.flatnonzero(held)
@@ -40,10 +39,12 @@ def _by_stratum(strata: Index, fraction: float, rng: np.random.Generator) -> NDA
     # Strata with the largest remainders give one more; a random order breaks ties.
     order = rng.permutation(len(sizes))
     order = order[np.argsort(-(exact - take)[order], kind="stable")]
-    take[[k for k in order if take[k] + 1 < sizes[k]][:missing]] += 1
+    spare = take + 1 < sizes
+    take[order[spare[order]][:missing]] += 1
     held = np.zeros(len(strata), bool)
     for k, n in enumerate(take):
-        held[rng.permutation(np.flatnonzero(strata == k))[:n]] = True
+        members = rng.permutation(np.flatnonzero(strata == k))
+        held[members[:n]] = True
     return held
 
 
@@ -59,13 +60,15 @@ def _by_group(
         raise ValueError(f"groups must be at least 2, got {number}")
     counts = np.zeros((number, int(strata.max()) + 1))
     np.add.at(counts, (index, strata), 1)
-    wanted, chosen = counts.sum(axis=0) * fraction, np.zeros(number, bool)
+    wanted = counts.sum(axis=0) * fraction
+    chosen = np.zeros(number, bool)
     while chosen.sum() < number - 1:
         have = counts[chosen].sum(axis=0)
         left = rng.permutation(np.flatnonzero(~chosen))
         distance = np.square(have + counts[left] - wanted).sum(axis=1)
         best = int(distance.argmin())
-        if chosen.any() and distance[best] >= np.square(have - wanted).sum():
+        nearer = distance[best] < np.square(have - wanted).sum()
+        if chosen.any() and not nearer:
             break
         chosen[left[best]] = True
     return chosen[index]

@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from tune_mm.data.synthetic.images import _shown
+from tune_mm.data.synthetic.images import shown_modalities
 from tune_mm.data.synthetic.vectors import VERSION, SyntheticOptions
 
 CONTRAST = {
@@ -56,24 +56,23 @@ def _case(
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     """image [M, H, W, D], label [H, W, D]."""
     size = next(iter(options.shapes.values()))
-    grid = np.stack(np.meshgrid(*(np.linspace(-1, 1, n) for n in size), indexing="ij"))
+    axes = [np.linspace(-1, 1, n) for n in size]
+    grid = np.stack(np.meshgrid(*axes, indexing="ij"))
     brain = (grid[:2] ** 2).sum(0) < 0.9
-    centre, radii = rng.uniform(-0.3, 0.3, 3), rng.uniform(0.35, 0.55, 3)
-    distance = np.sqrt(
-        (((grid - centre[:, None, None, None]) / radii[:, None, None, None]) ** 2).sum(0)
-    )
+    centre = rng.uniform(-0.3, 0.3, 3)
+    radii = rng.uniform(0.35, 0.55, 3)
+    offset = (grid - centre[:, None, None, None]) / radii[:, None, None, None]
+    distance = np.sqrt((offset**2).sum(0))
     label = np.zeros(size, np.uint8)
     for radius, number in ((1.0, 2), (SHELL, 3), (CORE, 1)):
         label[(distance < radius) & brain] = number
     # In the tumour's middle every class has a pixel, however few there are.
-    middle = int(np.abs(grid[2, 0, 0] - centre[2]).argmin())
-    row, column = (
-        int(np.abs(np.linspace(-1, 1, n) - c).argmin())
-        for n, c in zip(size[:2], centre[:2], strict=True)
+    row, column, depth = (
+        int(np.abs(axis - c).argmin()) for axis, c in zip(axes, centre, strict=True)
     )
-    label[row, column, middle] = 1
+    label[row, column, depth] = 1
     image = rng.normal(0, NOISE * max(options.noise, 1e-3), (len(options.shapes), *size))
-    shown = _shown(options, rng)
+    shown = shown_modalities(options, rng)
     for i, m in enumerate(options.shapes):
         if m in shown:
             image[i] += _contrast(m, label)

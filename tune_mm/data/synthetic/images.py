@@ -24,34 +24,43 @@ CONTRAST = 90.0
 
 
 @dataclass(frozen=True)
-class Images:
-    """modalities: uint8 [N, C, H, W] each; mask: uint8 [N, H, W]."""
+class SyntheticImages:
+    """Images of all samples, and the classes of their pixels."""
 
+    # uint8 [N, C, H, W] each
     modalities: Mapping[str, NDArray[np.uint8]]
+    # uint8 [N, H, W]
     mask: NDArray[np.uint8]
 
 
-def images(options: SyntheticOptions) -> Images:
+def images(options: SyntheticOptions) -> SyntheticImages:
     """All samples of the three splits, in the order of `options.bounds()`; shapes (C, H, W), of one
     H x W.
     """
     rng = np.random.default_rng([VERSION, options.seed])
     height, width = next(iter(options.shapes.values()))[1:]
-    contrast = {
-        m: CONTRAST * _signs(options.classes, shape[0], rng) for m, shape in options.shapes.items()
-    }
+    contrast = {}
+    values = {}
+    for modality, shape in options.shapes.items():
+        contrast[modality] = CONTRAST * _signs(options.classes, shape[0], rng)
+        values[modality] = np.full((options.total, *shape), 128.0, np.float32)
     mask = np.zeros((options.total, height, width), np.uint8)
-    values = {m: np.full((options.total, *s), 128.0, np.float32) for m, s in options.shapes.items()}
     for i in range(options.total):
         for k in range(DISCS):
-            # The first disc's class goes round, so that every split holds all classes.
-            chosen = 1 + (i if k == 0 else rng.integers(options.classes)) % (options.classes - 1)
+            number = i  # the first disc's class cycles, so that every split holds all classes
+            if k > 0:
+                number = int(rng.integers(options.classes))
+            chosen = 1 + number % (options.classes - 1)
             inside = _disc(height, width, rng)
             mask[i][inside] = chosen
-            for m in _shown(options, rng):
-                values[m][i][:, inside] = (128.0 + contrast[m][chosen])[:, None]
-    noisy = {m: v + rng.normal(0, SPREAD * options.noise, v.shape) for m, v in values.items()}
-    return Images({m: np.clip(v, 0, 255).astype(np.uint8) for m, v in noisy.items()}, mask)
+            for modality in shown_modalities(options, rng):
+                level = 128.0 + contrast[modality][chosen]
+                values[modality][i][:, inside] = level[:, None]
+    pixels = {}
+    for modality, plain in values.items():
+        noisy = plain + rng.normal(0, SPREAD * options.noise, plain.shape)
+        pixels[modality] = np.clip(noisy, 0, 255).astype(np.uint8)
+    return SyntheticImages(pixels, mask)
 
 
 def _signs(classes: int, channels: int, rng: np.random.Generator) -> NDArray[Any]:
@@ -63,15 +72,18 @@ def _signs(classes: int, channels: int, rng: np.random.Generator) -> NDArray[Any
 def _disc(height: int, width: int, rng: np.random.Generator) -> NDArray[np.bool_]:
     y, x = np.mgrid[:height, :width]
     radius = rng.uniform(0.1, 0.3) * min(height, width)
-    inside: NDArray[np.bool_] = (y - rng.uniform(0, height)) ** 2 + (
-        x - rng.uniform(0, width)
-    ) ** 2 < radius**2
+    distance_y = y - rng.uniform(0, height)
+    distance_x = x - rng.uniform(0, width)
+    inside: NDArray[np.bool_] = distance_y**2 + distance_x**2 < radius**2
     return inside
 
 
-def _shown(options: SyntheticOptions, rng: np.random.Generator) -> list[str]:
+def shown_modalities(options: SyntheticOptions, rng: np.random.Generator) -> list[str]:
+    """The modalities that show a shape, at least one."""
     others = [m for m in options.shapes if m != options.dominant]
-    out = [m for m in others if rng.random() < SHARE * (1 - options.imbalance)]
-    if rng.random() < SHARE or not (out or others):
-        out.append(options.dominant)
-    return out or [others[rng.integers(len(others))]]
+    shown = [m for m in others if rng.random() < SHARE * (1 - options.imbalance)]
+    if rng.random() < SHARE or not others:
+        shown.append(options.dominant)
+    if not shown:
+        shown.append(others[rng.integers(len(others))])
+    return shown
