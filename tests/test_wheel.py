@@ -22,6 +22,8 @@ def test_an_installed_wheel_finds_its_own_files(tmp_path):
     subprocess.run([sys.executable, "-c", build], cwd=source, capture_output=True, check=True)
     (wheel,) = source.glob("*.whl")
     zipfile.ZipFile(wheel).extractall(installed)
+    templates = installed / "tune_mm" / "scaffold" / "templates"
+    assert (templates / "method" / "method.py.txt").is_file()
     code = "from tune_mm.config import file_names, find_file; "
     code += "print(find_file('configs', 'mosi')); print(*file_names('configs'))"
     done = subprocess.run(
