@@ -1,34 +1,39 @@
-"""Words and numbers of a search's page: cells of its tables, settings in one line, counts and
-durations.
-"""
+"""Words and numbers of a search's page: cells, settings in one line, counts, durations."""
 
 from __future__ import annotations
 
 import math
-import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from tune_mm import stats
 from tune_mm.reports.pages.html import Cell, Html, tag
 
 
 def words(settings: Mapping[str, Any]) -> str:
     """Settings in one line."""
+    if not settings:
+        return "as configured"
     names = headings(list(settings))
-    return (
-        ", ".join(f"{n}={_short(v)}" for n, v in zip(names, settings.values(), strict=True))
-        or "as configured"
-    )
+    pairs = zip(names, settings.values(), strict=True)
+    return ", ".join(f"{name}={_short(value)}" for name, value in pairs)
 
 
 def headings(keys: Sequence[str]) -> list[str]:
     """Each key by its last part ("model.fusion.name": fusion); in full where two would be the same."""
-    short = [k.removesuffix(".name").rpartition(".")[2] for k in keys]
-    return [s if short.count(s) == 1 else k for s, k in zip(short, keys, strict=True)]
+    short = [key.removesuffix(".name").rpartition(".")[2] for key in keys]
+    names = []
+    for key, last in zip(keys, short, strict=True):
+        unique = short.count(last) == 1
+        names.append(last if unique else key)
+    return names
 
 
 def _short(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)
 
 
 def setting(value: object) -> Cell:
@@ -40,36 +45,45 @@ def setting(value: object) -> Cell:
 
 def finite(values: Iterable[float]) -> list[float]:
     """Those that are numbers."""
-    return [v for v in values if math.isfinite(v)]
+    return [value for value in values if math.isfinite(value)]
 
 
 def figure(value: float | None) -> Cell:
     """A metric; empty when there is none."""
-    return Cell("") if value is None or not math.isfinite(value) else Cell(f"{value:.4f}", value)
+    if value is None or not math.isfinite(value):
+        return Cell("")
+    return Cell(f"{value:.4f}", value)
 
 
 def spread(values: Iterable[float]) -> Cell:
-    """Mean ± sample standard deviation of the finite ones; what was left out is said."""
+    """Mean ± sample standard deviation of the finite ones, and how many were left out."""
     given = list(values)
     kept = finite(given)
-    lost = f" ({len(given) - len(kept)} not finite)" if len(kept) < len(given) else ""
-    if not kept:
+    found = stats.spread(kept)
+    lost = ""
+    if len(kept) < len(given):
+        lost = f" ({len(given) - len(kept)} not finite)"
+    if found is None:
         return Cell(f"–{lost}")
-    std = f" ± {statistics.stdev(kept):.4f}" if len(kept) > 1 else ""
-    return Cell(f"{statistics.fmean(kept):.4f}{std}{lost}", statistics.fmean(kept))
+    std = ""
+    if found.std is not None:
+        std = f" ± {found.std:.4f}"
+    return Cell(f"{found.mean:.4f}{std}{lost}", found.mean)
 
 
 def tally(values: Iterable[str]) -> list[tuple[str, int]]:
     """How often each occurs, most frequent first."""
-    found = list(values)
-    return sorted({v: found.count(v) for v in found}.items(), key=lambda p: -p[1])
+    return Counter(values).most_common()
 
 
 def duration(seconds: float) -> str:
     """Hours, minutes and seconds."""
     whole = round(seconds)
     parts = [(whole // 3600, "h"), (whole // 60 % 60, "min"), (whole % 60, "s")]
-    return " ".join(f"{n} {unit}" for n, unit in parts if n) or "0 s"
+    shown = [f"{n} {unit}" for n, unit in parts if n]
+    if not shown:
+        return "0 s"
+    return " ".join(shown)
 
 
 def soft(text: str) -> Html:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import statistics
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,9 +12,11 @@ from tune_mm.reports.pages.cells import finite, words
 from tune_mm.reports.pages.epochs import MODALITY
 from tune_mm.reports.pages.html import label
 from tune_mm.reports.pages.plots import BLACK, LEGEND, dressed
+from tune_mm.stats import spread
 
 WIDTH = 36  # characters in a line of a label
 APART = 0.16  # of the lines of one group
+MOST_TICKS = 12  # with more values, plotly chooses the ticks
 
 Settings = Sequence[Mapping[str, Any]]
 Lines = Mapping[str, Sequence[Sequence[float]]]  # by line, for each group the values of its seeds
@@ -33,50 +33,96 @@ def points(settings: Settings, lines: Lines, metric: str) -> go.Figure:
 
 def axis(settings: Settings) -> str | None:
     """The numeric setting that alone tells the groups apart."""
-    keys = {k for point in settings for k in point}
-    varied = [k for k in keys if len({repr(point.get(k)) for point in settings}) > 1]
-    values = [point.get(varied[0]) for point in settings] if len(varied) == 1 else [None]
-    numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
-    return varied[0] if numbers and len(set(values)) == len(settings) else None
+    keys = {key for point in settings for key in point}
+    varied = [key for key in keys if _differs(key, settings)]
+    if len(varied) != 1:
+        return None
+    values = [point.get(varied[0]) for point in settings]
+    if not all(_numeric(value) for value in values):
+        return None
+    if len(set(values)) < len(settings):
+        return None
+    return varied[0]
+
+
+def _differs(key: str, settings: Settings) -> bool:
+    seen = {repr(point.get(key)) for point in settings}
+    return len(seen) > 1
+
+
+def _numeric(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _colors(lines: Lines) -> Sequence[str]:
+    """A color for each line; they repeat where there are more lines than colors."""
+    palette = (BLACK, *MODALITY)
+    return [palette[at % len(palette)] for at in range(len(lines))]
 
 
 def _over(key: str, settings: Settings, lines: Lines, metric: str) -> go.Figure:
     figure = go.Figure()
     x = [float(point[key]) for point in settings]
-    order = sorted(range(len(x)), key=lambda i: x[i])
-    for (name, groups), color in zip(lines.items(), (BLACK, *MODALITY) * len(lines), strict=False):
-        mean, std = _moments([groups[i] for i in order])
-        figure.add_scatter(x=[x[i] for i in order], y=mean, error_y={"array": std, "thickness": 1.2},
-                           line={"color": color, "width": 1.2}, marker={"size": 8}, mode="lines+markers",
-                           name=label(name))  # fmt: skip
-    wide = min(x) > 0 and max(x) / min(x) >= 10
-    ticks = {"tickvals": x, "ticktext": [f"{v:g}" for v in x]} if len(x) <= 12 else {}
-    figure.update_xaxes(title=label(key), type="log" if wide else "linear", **ticks)
+    order = sorted(range(len(x)), key=lambda at: x[at])
+    ordered = [x[at] for at in order]
+    for (name, groups), color in zip(lines.items(), _colors(lines), strict=True):
+        mean, std = _moments([groups[at] for at in order])
+        figure.add_scatter(
+            x=ordered,
+            y=mean,
+            error_y={"array": std, "thickness": 1.2},
+            line={"color": color, "width": 1.2},
+            marker={"size": 8},
+            mode="lines+markers",
+            name=label(name),
+        )
+    figure.update_xaxes(title=label(key), type="linear")
+    if min(x) > 0 and max(x) / min(x) >= 10:
+        figure.update_xaxes(type="log")
+    if len(x) <= MOST_TICKS:
+        figure.update_xaxes(tickvals=x, ticktext=[f"{value:g}" for value in x])
     figure.update_yaxes(title=label(metric))
     return dressed(figure, 380, legend=LEGEND)
 
 
 def _listed(settings: Settings, lines: Lines, metric: str) -> go.Figure:
     figure = go.Figure()
-    names = [textwrap.wrap(words(point), WIDTH, break_on_hyphens=False) for point in settings]
     middle = (len(lines) - 1) / 2
-    for at, ((name, groups), color) in enumerate(
-        zip(lines.items(), (BLACK, *MODALITY) * len(lines), strict=False)
-    ):
+    for at, (name, groups) in enumerate(lines.items()):
         mean, std = _moments(groups)
-        figure.add_scatter(x=mean, y=[i + APART * (at - middle) for i in range(len(groups))], mode="markers",
-                           error_x={"array": std, "thickness": 1.2}, marker={"size": 8, "color": color},
-                           name=label(name))  # fmt: skip
-    texts = ["<br>".join(map(label, parts)) for parts in names]
-    figure.update_yaxes(tickvals=list(range(len(names))), ticktext=texts, range=[len(names) - 0.5, -0.5],
-                        automargin=True, zeroline=False)  # fmt: skip
+        shift = APART * (at - middle)
+        figure.add_scatter(
+            x=mean,
+            y=[group + shift for group in range(len(groups))],
+            mode="markers",
+            error_x={"array": std, "thickness": 1.2},
+            marker={"size": 8, "color": _colors(lines)[at]},
+            name=label(name),
+        )
+    names = [textwrap.wrap(words(point), WIDTH, break_on_hyphens=False) for point in settings]
+    figure.update_yaxes(
+        tickvals=list(range(len(names))),
+        ticktext=["<br>".join(map(label, parts)) for parts in names],
+        range=[len(names) - 0.5, -0.5],
+        automargin=True,
+        zeroline=False,
+    )
     figure.update_xaxes(title=label(metric))
     tallest = max(map(len, names))
-    return dressed(figure, 130 + len(names) * max(18 * tallest + 12, 44), legend=LEGEND)
+    each = max(18 * tallest + 12, 44)
+    return dressed(figure, 130 + len(names) * each, legend=LEGEND)
 
 
 def _moments(groups: Sequence[Sequence[float]]) -> tuple[list[float | None], list[float]]:
     """Mean (None: nothing finite) and sample standard deviation (0 for one run) of each."""
-    kept = [finite(group) for group in groups]
-    mean = [math.fsum(k) / len(k) if k else None for k in kept]
-    return mean, [statistics.stdev(k) if len(k) > 1 else 0.0 for k in kept]
+    means: list[float | None] = []
+    stds: list[float] = []
+    for group in groups:
+        found = spread(finite(group))
+        if found is None:
+            means.append(None)
+            stds.append(0.0)
+        else:
+            means.append(found.mean)
+            stds.append(found.std or 0.0)
+    return means, stds
