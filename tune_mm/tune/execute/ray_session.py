@@ -4,8 +4,6 @@ the environment.
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import logging
 import math
 import os
@@ -13,7 +11,6 @@ import secrets
 import socket
 import sys
 from dataclasses import dataclass
-from typing import Any
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # relative paths keep their meaning in a trial
@@ -21,35 +18,29 @@ os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # the search has its own
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # else a banner comes even with verbose=0
 os.environ.setdefault("TUNE_PRINT_ALL_TRIAL_ERRORS", "0")
-os.environ.setdefault(
-    "TUNE_GLOBAL_CHECKPOINT_S", "1000000"
-)  # Ray's own experiment state is not used
+# Ray's own experiment state is not used.
+os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "1000000")
 os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
-from ray.tune.execution.tune_controller import TuneController
 
 from tune_mm.errors import UserError
-from tune_mm.tune.execute import nodes
+from tune_mm.tune.execute import _ray_internals, nodes
 from tune_mm.tune.execute.nodes import Node
 
 EPSILON = 1e-9
-STORE = (
-    128 * 2**20
-)  # bytes of shared memory: data sets are loaded by each worker, nothing large goes through it
+# Bytes of shared memory. Each worker loads the data set itself: nothing large goes through it.
+STORE = 128 * 2**20
+# Variables by which a user decides how Ray authenticates.
+AUTHENTICATION = {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}
 
 
 def quiet() -> None:
     """Ray and Tune say nothing: what a search has to say it says itself."""
     for name in ("ray", "ray.tune", "ray.train", "ray._private"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    # What the raylet prints about a dead worker passes by `logging`; the search says it in a line
-    # of its own.
-    with contextlib.suppress(Exception):
-        from ray._private.ray_logging import global_worker_stdstream_dispatcher
-
-        global_worker_stdstream_dispatcher.remove_handler("ray_print_logs")
+    _ray_internals.silence_workers()
 
 
 def processors() -> int:
@@ -85,7 +76,7 @@ def connect(address: str | None, cpus: float, concurrency: int | None) -> Connec
             _start(cpus, concurrency)
         started = True
     quiet()
-    _let_actors_start()
+    _ray_internals.keep_starting_actors()
     return Connection(started)
 
 
@@ -100,39 +91,23 @@ def _join(address: str) -> None:
 
 
 def _start(cpus: float, concurrency: int | None) -> None:
-    if not {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ):
+    if not AUTHENTICATION & set(os.environ):
         # A Ray of one's own asks for a token by default, and would write one to the home directory.
         # (The mode itself is left to Ray: it has read that variable when it was imported.)
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-    wanted = (
-        max(processors(), math.ceil(cpus)) if concurrency is None else math.ceil(concurrency * cpus)
+    if concurrency is None:
+        wanted = max(processors(), math.ceil(cpus))
+    else:
+        wanted = math.ceil(concurrency * cpus)
+    ray.init(
+        address="local",
+        num_cpus=wanted,
+        object_store_memory=STORE,
+        _node_ip_address="127.0.0.1",
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.CRITICAL,
     )
-    ray.init(address="local", num_cpus=wanted, object_store_memory=STORE, _node_ip_address="127.0.0.1",
-             include_dashboard=False, log_to_driver=False, logging_level=logging.CRITICAL)  # fmt: skip
-
-
-def _let_actors_start() -> None:
-    """Keep Tune from killing actors that are starting.
-
-    With `reuse_actors` it hands an actor that falls free to any trial that waits, also to one whose
-    own actor is on its way, and kills that actor; the next trial then starts another, and so on.
-    Where trials are shorter than the start of a worker (seconds: it imports torch), slots stay
-    empty for good. Here such a trial keeps its actor, and the free one goes to the next trial.
-    """
-    reuse: Any = TuneController._maybe_reuse_cached_actor
-    if hasattr(reuse, "original"):
-        return
-
-    @functools.wraps(reuse)
-    def reuse_unless_starting(self: Any, trial: Any) -> Any:
-        actor = self._trial_to_actor.get(trial)
-        has_resources = actor in self._actor_manager._live_actors_to_ray_actors_resources
-        if actor is not None and has_resources and actor not in self._started_actors:
-            return False
-        return reuse(self, trial)
-
-    reuse_unless_starting.original = reuse  # type: ignore[attr-defined]
-    TuneController._maybe_reuse_cached_actor = reuse_unless_starting  # type: ignore[method-assign]
 
 
 def slots(cpus: float, gpus: float, concurrency: int | None) -> int:
@@ -148,8 +123,10 @@ def slots(cpus: float, gpus: float, concurrency: int | None) -> int:
             raise UserError(
                 f"--gpus-per-trial {gpus:g}: Ray sees no GPU here; leave it at 0 to train on the CPU"
             )
-        raise UserError(f"a trial needs {cpus:g} CPUs and {gpus:g} GPUs on one node, and there are "
-                        f"{' and '.join(f'{n.cpus:g} and {n.gpus:g} on {n.name}' for n in there)}")  # fmt: skip
+        offers = " and ".join(f"{n.cpus:g} and {n.gpus:g} on {n.name}" for n in there)
+        raise UserError(
+            f"a trial needs {cpus:g} CPUs and {gpus:g} GPUs on one node, and there are {offers}"
+        )
     count = fit if concurrency is None else min(fit, concurrency)
     # Tune starts actors one after another unless told how many may be on their way.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(count)
@@ -161,9 +138,9 @@ def room(node: Node, cpus: float, gpus: float) -> int:
     by_cpu = math.floor(node.cpus / cpus + EPSILON)
     if gpus <= 0:
         return by_cpu
-    by_gpu = (
-        int(node.gpus) * math.floor(1 / gpus + EPSILON)
-        if gpus < 1
-        else math.floor(node.gpus / gpus + EPSILON)
-    )
+    if gpus < 1:
+        per_gpu = math.floor(1 / gpus + EPSILON)
+        by_gpu = int(node.gpus) * per_gpu
+    else:
+        by_gpu = math.floor(node.gpus / gpus + EPSILON)
     return min(by_cpu, by_gpu)
