@@ -1,13 +1,11 @@
-"""What a search will do, decided and checked before anything starts, and `search.json`, which makes
-it resumable.
-"""
+"""What a search will do, decided and checked before anything starts."""
 
 from __future__ import annotations
 
 import re
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -18,9 +16,10 @@ from tune_mm.errors import UserError
 from tune_mm.filesystem import write_json
 from tune_mm.tune.plan import search_file
 from tune_mm.tune.plan.search_file import FORMAT, RECORD
-from tune_mm.tune.space import space as S
 from tune_mm.tune.space.drawing import grid
 from tune_mm.tune.space.space import Space
+from tune_mm.tune.space.space import build as build_space
+from tune_mm.tune.space.space import read as read_space
 
 TRIALS = 20
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -28,33 +27,49 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 @dataclass(frozen=True)
 class Options:
-    """The command line. None: not given. time_budget in seconds; root: the folder that holds
-    mlruns/.
+    """The command line. None: not given."""
 
-    save_every: seconds of a trial's training between checkpoints (0: after every epoch). suite: the
-    suite that the search is one of.
-    """
-
+    # The folder that holds mlruns/.
     root: Path
+    # A space or a suite: its name, or the path of its file.
     space: str | None = None
+    # Of the search.
     name: str | None = None
+    # Trials of the search, and of the baseline.
     trials: int | None = None
+    # The full budget of a trial and of a final run.
     epochs: int | None = None
+    # Of the sampler and of every trial.
     seed: int | None = None
+    # Settings of the config that are fixed, by key.
     overrides: Mapping[str, Any] = field(default_factory=dict)
+    # The folder that holds the data sets.
     data_root: Path | None = None
+    # Whether to fail instead of using synthetic data.
     require_real: bool = False
+    # Trials at a time.
     concurrency: int | None = None
+    # CPUs of a trial.
     cpus: float | None = None
+    # GPUs of a trial; auto: the share that its measured memory needs.
     gpus: float | Literal["auto"] | None = None
+    # Whether to start NVIDIA's Multi-Process Service.
     mps: bool = False
+    # Seconds of tuning in this call, search and baseline together.
     time_budget: float | None = None
+    # The MLflow store.
     tracking_uri: str | None = None
+    # A folder or a URI for checkpoints.
     storage: str | None = None
+    # The Ray cluster to join.
     address: str | None = None
+    # Whether to resume a search.
     resume: bool = False
+    # Resume it with this many more trials.
     extend: int | None = None
+    # Seconds of a trial's training between checkpoints (0: after every epoch).
     save_every: float = 10.0
+    # The suite that the search is one of.
     suite: str | None = None
 
     @property
@@ -65,36 +80,46 @@ class Options:
 
 @dataclass(frozen=True)
 class Plan:
-    """A resolved search. trials and epochs per stage; uid tells a search from an earlier one of the
-    same name.
-    """
+    """A resolved search."""
 
     name: str
+    # Tells the search from an earlier one of the same name.
     uid: str
+    # Everything that the search writes lies here.
     folder: Path
     space: Space
+    # The space that the finals compare with.
     baseline: Space | None
+    # Trials of the search.
     trials: int
+    # Trials of the baseline.
     baseline_trials: int
+    # The full budget of a trial.
     epochs: int
+    # The budget of a final run.
     final_epochs: int
     seed: int
     options: Options
+    # Whether the search was begun by an earlier call.
     resumed: bool
+    # What search.json holds.
     record: Mapping[str, Any]
+    # Trials that this call adds.
     extended: int = 0
 
     @property
     def cpus(self) -> float:
-        return (
-            self.options.cpus if self.options.cpus is not None else self.space.spec.resources.cpus
-        )
+        """CPUs of a trial."""
+        if self.options.cpus is not None:
+            return self.options.cpus
+        return self.space.spec.resources.cpus
 
     @property
     def gpus(self) -> float | Literal["auto"]:
-        return (
-            self.options.gpus if self.options.gpus is not None else self.space.spec.resources.gpus
-        )
+        """GPUs of a trial."""
+        if self.options.gpus is not None:
+            return self.options.gpus
+        return self.space.spec.resources.gpus
 
     @property
     def final_seeds(self) -> tuple[int, ...]:
@@ -107,19 +132,19 @@ class Plan:
         given = self.options.storage
         if given is None:
             return str(self.folder / "ray")
-        place = given if "://" in given else str(Path(given).resolve())
+        is_uri = "://" in given
+        place = given if is_uri else str(Path(given).resolve())
         return f"{place.rstrip('/')}/{self.uid}"
 
     def config(self, space: Space, epochs: int, seed: int | None = None) -> Config:
         """The config of a stage, before a trial's own values."""
-        return with_overrides(
-            space.base, {"train.epochs": epochs, "seed": self.seed if seed is None else seed}
-        )
+        chosen = self.seed if seed is None else seed
+        return with_overrides(space.base, {"train.epochs": epochs, "seed": chosen})
 
     def save(self, *, closed: bool) -> None:
-        """Write search.json, whole or not at all. closed: everything of the search is written,
-        nothing is buffered.
+        """Write search.json, whole or not at all.
 
+        closed: everything of the search is written, nothing is buffered.
         Raises UserError where it cannot be written.
         """
         try:
@@ -132,51 +157,69 @@ class Plan:
 
 
 def resolve(options: Options) -> Plan:
-    """The plan of a new search, or of one that is resumed or extended. Raises UserError (all
-    problems at once).
+    """The plan of a new search, or of one that is resumed or extended.
+
+    Raises UserError with all problems at once.
     """
     _require_utf8(options)
     if options.resume or options.extend is not None:
-        return _continued(options)
+        return _resumed(options)
+    return _new(options)
+
+
+def _new(options: Options) -> Plan:
     if options.space is None:
         raise UserError(
             "--space NAME or PATH is needed (see --list), or --name NAME with --resume or --extend"
         )
-    document = S.read(options.space)
-    space = S.build(document.path.stem, document, options.overrides)
+    document = read_space(options.space)
+    space = build_space(document.path.stem, document, options.overrides)
     baseline = _baseline(space, options.overrides)
-    name = _free(options.searches, space.name) if options.name is None else options.name
-    if not _NAME.fullmatch(name):
-        raise UserError(
-            f"--name: must be letters, digits, '.', '_' and '-' (at most 100), got '{name}'"
-        )
-    if (options.searches / name / RECORD).exists():
-        way = f"continue it with --name {name} --resume, add trials with --extend N, or choose another --name"
-        raise UserError(
-            f"--name: a search '{name}' exists already in {options.searches / name}; {way}"
-        )
+    name = options.name
+    if name is None:
+        name = _free_name(options.searches, space.name)
+    _require_new(name, options.searches)
     trials = _count(space, options.trials)
-    baseline_trials = (space.spec.finals.baseline_trials or trials) if baseline else 0
     record = {
         "format": FORMAT,
         "name": name,
         "uid": f"{name}-{secrets.token_hex(4)}",
         "created": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "space": {"name": space.name, "path": str(document.path.resolve()), "values": space.raw},
-        "baseline": baseline and {"name": baseline.name, "values": baseline.raw},
+        "baseline": None,
         "config": to_dict(space.base),
         "trials": trials,
-        "baseline_trials": _capped(baseline, baseline_trials) if baseline else 0,
+        "baseline_trials": 0,
         "seed": space.base.seed if options.seed is None else options.seed,
         "epochs": options.epochs,
         "overrides": dict(options.overrides),
-        "data_root": options.data_root and str(options.data_root.absolute()),
+        "data_root": None,
         "require_real": options.require_real,
         "tracking_uri": options.tracking_uri,
         "storage": options.storage,
         "suite": options.suite,
     }
+    if baseline is not None:
+        wanted = space.spec.finals.baseline_trials or trials
+        record["baseline"] = {"name": baseline.name, "values": baseline.raw}
+        record["baseline_trials"] = _capped(baseline, wanted)
+    if options.data_root is not None:
+        record["data_root"] = str(options.data_root.absolute())
     return _plan(options, record, space, baseline)
+
+
+def _require_new(name: str, searches: Path) -> None:
+    """Raises UserError for a name that no folder can have, or that another search has."""
+    if not _NAME.fullmatch(name):
+        raise UserError(
+            f"--name: must be letters, digits, '.', '_' and '-' (at most 100), got '{name}'"
+        )
+    folder = searches / name
+    if (folder / RECORD).exists():
+        raise UserError(
+            f"--name: a search '{name}' exists already in {folder}; continue it with "
+            f"--name {name} --resume, add trials with --extend N, or choose another --name"
+        )
 
 
 def _require_utf8(options: Options) -> None:
@@ -188,12 +231,14 @@ def _require_utf8(options: Options) -> None:
 
 
 def still_free(plan: Plan) -> None:
-    """To be asked under the search's lock: did another process begin a new search of that name
-    meanwhile?
+    """Raises UserError where another process began a search of that name meanwhile.
+
+    To be asked under the search's lock.
     """
     if not plan.resumed and (plan.folder / RECORD).exists():
         raise UserError(
-            f"--name: a search '{plan.name}' was begun by another process just now; choose another --name"
+            f"--name: a search '{plan.name}' was begun by another process just now; "
+            "choose another --name"
         )
 
 
@@ -204,25 +249,36 @@ def _plan(
     baseline: Space | None,
     resumed: bool = False,
 ) -> Plan:
-    spec, given, fixed = space.spec, record["epochs"], record["overrides"].get("train.epochs")
-    epochs = given or fixed or spec.scheduler.epochs or space.base.train.epochs
-    final = given or spec.finals.epochs or space.base.train.epochs
-    folder = options.searches / record["name"]
-    counts = (record["trials"], record["baseline_trials"])
-    plan = Plan(record["name"], record["uid"], folder, space, baseline, *counts, epochs, final, record["seed"],
-                options, resumed, record, options.extend or 0)  # fmt: skip
-    plan.config(space, epochs)  # a seed or a number of epochs that the config refuses
+    configured = space.base.train.epochs
+    given = record["epochs"]
+    fixed = record["overrides"].get("train.epochs")
+    plan = Plan(
+        name=record["name"],
+        uid=record["uid"],
+        folder=options.searches / record["name"],
+        space=space,
+        baseline=baseline,
+        trials=record["trials"],
+        baseline_trials=record["baseline_trials"],
+        epochs=given or fixed or space.spec.scheduler.epochs or configured,
+        final_epochs=given or space.spec.finals.epochs or configured,
+        seed=record["seed"],
+        options=options,
+        resumed=resumed,
+        record=record,
+        extended=options.extend or 0,
+    )
+    plan.config(space, plan.epochs)  # raises for a seed or a number of epochs that no config takes
     return plan
 
 
 def _count(space: Space, given: int | None) -> int:
-    """The number of trials; of a grid, at most all its points (its default); none where nothing is
-    tuned.
-    """
+    """The number of trials: of a grid, at most all its points; none where nothing is tuned."""
     if space.exhaustive:
         if given is not None:
             raise UserError(
-                f"--trials: {space.name} runs all points of its grid over the seeds and tunes nothing"
+                f"--trials: {space.name} runs all points of its grid over the seeds "
+                "and tunes nothing"
             )
         _capped(space, None)
         return 0
@@ -232,49 +288,69 @@ def _count(space: Space, given: int | None) -> int:
 
 
 def _capped(space: Space, trials: int | None) -> int:
+    """At most the points of a grid."""
     if space.spec.searcher.name != "grid":
         return trials or TRIALS
+    points = _grid_size(space)
+    return min(trials or points, points)
+
+
+def _grid_size(space: Space) -> int:
+    """Points of the grid. Raises UserError for a domain that has no end."""
     try:
-        size = len(grid(space.domains, flatten(space.base)))
+        return len(grid(space.domains, flatten(space.base)))
     except ValueError as error:
         raise UserError(f"{space.name}: {error}") from None
-    return min(trials or size, size)
 
 
 def _baseline(
     space: Space, overrides: Mapping[str, Any], document: Document | None = None
 ) -> Space | None:
     """The space that the finals compare with, under the same overrides but those of the method.
-    Raises UserError.
+
+    document: the baseline as it was when the search began; None: its file. Raises UserError.
     """
     finals = space.spec.finals
     if finals.baseline is None or finals.top in (0, "all"):
         return None
-    document = document or S.read(finals.baseline)
-    shared = {k: v for k, v in overrides.items() if k.partition(".")[0] != "method"}
-    baseline = S.build(document.path.stem, document, shared)
+    if document is None:
+        document = read_space(finals.baseline)
+    shared = {key: value for key, value in overrides.items() if not _of_method(key)}
+    baseline = build_space(document.path.stem, document, shared)
     for what in ("config", "objective"):
-        ours, theirs = getattr(space.spec, what), getattr(baseline.spec, what)
+        ours = getattr(space.spec, what)
+        theirs = getattr(baseline.spec, what)
         if ours != theirs:
             raise UserError(
-                f"finals.baseline: {what} must be the space's own, '{ours}', got '{theirs}' in {baseline.name}"
+                f"finals.baseline: {what} must be the space's own, '{ours}', "
+                f"got '{theirs}' in {baseline.name}"
             )
     return baseline
 
 
+def _of_method(key: str) -> bool:
+    return key.partition(".")[0] == "method"
+
+
 def unlike(plan: Plan) -> list[str]:
-    """Settings in which the baseline differs though neither space searches them (the method's own
-    left out).
+    """Settings in which the baseline differs though neither space searches them.
+
+    The method's own settings are left out.
     """
     if plan.baseline is None:
         return []
-    ours, theirs = flatten(plan.space.base), flatten(plan.baseline.base)
+    ours = flatten(plan.space.base)
+    theirs = flatten(plan.baseline.base)
     searched = {*plan.space.domains, *plan.baseline.domains}
-    shared = [k for k in ours if k in theirs and not k.startswith("method.") and k not in searched]
-    return [k for k in shared if ours[k] != theirs[k]]
+    found = []
+    for key, value in ours.items():
+        comparable = key in theirs and key not in searched and not _of_method(key)
+        if comparable and value != theirs[key]:
+            found.append(key)
+    return found
 
 
-def _free(searches: Path, space: str) -> str:
+def _free_name(searches: Path, space: str) -> str:
     """<space>-<n> with the first n that no search has."""
     number = 1
     while (searches / f"{space}-{number}" / RECORD).exists():
@@ -282,53 +358,70 @@ def _free(searches: Path, space: str) -> str:
     return f"{space}-{number}"
 
 
-def _continued(options: Options) -> Plan:
+# ---- a search that was begun before
+
+
+def _resumed(options: Options) -> Plan:
     record = search_file.find(options.searches, options.name, options.space)
+    space = _saved_space(options, record)
+    baseline = _saved_baseline(space, record)
+    extra = options.extend or 0
+    record = {**record, **_more_trials(space, baseline, record, extra)}
+    record["tracking_uri"] = options.tracking_uri or record["tracking_uri"]
+    data_root = record["data_root"] and Path(record["data_root"])
+    if options.data_root is not None:
+        data_root = options.data_root.absolute()
+    merged = replace(
+        options,
+        tracking_uri=record["tracking_uri"],
+        storage=record["storage"],
+        data_root=data_root,
+        require_real=options.require_real or record["require_real"],
+    )
+    return _plan(merged, record, space, baseline, resumed=True)
+
+
+def _saved_space(options: Options, record: Mapping[str, Any]) -> Space:
+    """The space that a search began with.
+
+    Raises UserError where flags, the space's file or the config are no longer what they were.
+    """
     problems = list(search_file.changed(vars(options), record))
-    saved, path = record["space"], Path(record["space"]["path"])
+    saved = record["space"]
+    path = Path(saved["path"])
     if path.is_file():
-        problems += search_file.differences(
-            "the space file", str(path), saved["values"], read_yaml(path).data
-        )
-    overrides = record["overrides"]
-    space = S.build(saved["name"], Document(saved["values"], {}, path), overrides)
+        now = read_yaml(path).data
+        problems += search_file.differences("the space file", str(path), saved["values"], now)
+    space = build_space(saved["name"], Document(saved["values"], {}, path), record["overrides"])
     problems += search_file.differences(
         "the config", space.spec.config, record["config"], to_dict(space.base)
     )
     if problems:
         raise UserError("\n".join([f"{record['name']} cannot go on as it began:", *problems]))
-    baseline = None
-    if record["baseline"] is not None:
-        kept = record["baseline"]
-        baseline = _baseline(
-            space, overrides, Document(kept["values"], {}, Path(f"{kept['name']}.yaml"))
-        )
-    extra = options.extend or 0
+    return space
+
+
+def _saved_baseline(space: Space, record: Mapping[str, Any]) -> Space | None:
+    saved = record["baseline"]
+    if saved is None:
+        return None
+    document = Document(saved["values"], {}, Path(f"{saved['name']}.yaml"))
+    return _baseline(space, record["overrides"], document)
+
+
+def _more_trials(
+    space: Space, baseline: Space | None, record: Mapping[str, Any], extra: int
+) -> dict[str, int]:
+    """Trials of the search and of its baseline after `extra` more. Raises UserError."""
     if extra and space.exhaustive:
         raise UserError(f"--extend: {space.name} runs all points of its grid, there are no more")
     trials = record["trials"] + extra
-    if space.spec.searcher.name == "grid" and trials > _capped(space, None):
+    if space.spec.searcher.name == "grid" and trials > _grid_size(space):
         raise UserError(
-            f"--extend: the grid of {space.name} has {_capped(space, None)} points and no more"
+            f"--extend: the grid of {space.name} has {_grid_size(space)} points and no more"
         )
-    tied = space.spec.finals.baseline_trials is None and baseline is not None
-    more = (
-        _capped(baseline, record["baseline_trials"] + extra)
-        if tied and baseline
-        else record["baseline_trials"]
-    )
-    record = {**record, "trials": trials, "baseline_trials": more}
-    record |= {"tracking_uri": options.tracking_uri or record["tracking_uri"]}
-    root = (
-        options.data_root.absolute()
-        if options.data_root
-        else record["data_root"] and Path(record["data_root"])
-    )
-    merged = {
-        **vars(options),
-        "tracking_uri": record["tracking_uri"],
-        "storage": record["storage"],
-        "data_root": root,
-    }
-    merged["require_real"] = options.require_real or record["require_real"]
-    return _plan(Options(**merged), record, space, baseline, resumed=True)
+    baseline_trials = record["baseline_trials"]
+    follows_search = space.spec.finals.baseline_trials is None
+    if baseline is not None and follows_search:
+        baseline_trials = _capped(baseline, baseline_trials + extra)
+    return {"trials": trials, "baseline_trials": baseline_trials}

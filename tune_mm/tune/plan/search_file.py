@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from tune_mm.errors import UserError, nearest
-from tune_mm.tune.space import space as S
+from tune_mm.tune.space.space import read as read_space
 
 FORMAT = 1
 RECORD = "search.json"
@@ -24,29 +24,36 @@ _KEPT = {
 
 def find(searches: Path, name: str | None, space: str | None) -> dict[str, Any]:
     """search.json of the search `name`, or of the latest one of `space`. Raises UserError."""
-    known = {r["name"]: r for r in _all(searches)}
+    known = {record["name"]: record for record in _all(searches)}
     if name is not None:
-        if name not in known:
-            listed = f"; there are: {', '.join(known)}" if known else ""
-            raise UserError(
-                f"--name: no search '{name}' in {searches}{nearest(name, known)}{listed}"
-            )
-        found = known[name]
+        found = _named(name, known, searches)
     elif space is not None:
-        stem = S.read(space).path.stem
-        ours = [r for r in known.values() if r["space"]["name"] == stem]
-        if not ours:
-            raise UserError(f"--resume: no search of the space '{stem}' in {searches}")
-        found = max(ours, key=lambda r: str(r["created"]))
+        found = _latest(space, known.values(), searches)
     else:
         raise UserError(
             "--resume and --extend need --space NAME (its latest search) or --name NAME"
         )
     if found.get("format") != FORMAT:
         raise UserError(
-            f"{found['name']}: {RECORD} has format {found.get('format')}, this version reads {FORMAT}"
+            f"{found['name']}: {RECORD} has format {found.get('format')}, "
+            f"this version reads {FORMAT}"
         )
     return found
+
+
+def _named(name: str, known: Mapping[str, dict[str, Any]], searches: Path) -> dict[str, Any]:
+    if name in known:
+        return known[name]
+    listed = f"; there are: {', '.join(known)}" if known else ""
+    raise UserError(f"--name: no search '{name}' in {searches}{nearest(name, known)}{listed}")
+
+
+def _latest(space: str, records: Iterable[dict[str, Any]], searches: Path) -> dict[str, Any]:
+    stem = read_space(space).path.stem
+    ours = [record for record in records if record["space"]["name"] == stem]
+    if not ours:
+        raise UserError(f"--resume: no search of the space '{stem}' in {searches}")
+    return max(ours, key=lambda record: str(record["created"]))
 
 
 def _all(searches: Path) -> Iterator[dict[str, Any]]:
@@ -70,15 +77,21 @@ def differences(
     what: str, where: str, old: Mapping[str, Any], new: Mapping[str, Any]
 ) -> Iterator[str]:
     """One line per key that was added, removed or changed."""
-    before, after = dict(_flat(old)), dict(_flat(new))
+    before = dict(_flat(old))
+    after = dict(_flat(new))
     for key in sorted({*before, *after}):
-        if before.get(key) != after.get(key):
-            yield f"{key}: {what} has changed since ({where}): was {before.get(key)}, is {after.get(key)}"
+        was = before.get(key)
+        now = after.get(key)
+        if was != now:
+            yield f"{key}: {what} has changed since ({where}): was {was}, is {now}"
 
 
 def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Values by dotted key; tuples as the lists that JSON makes of them."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
             yield from _flat(inner, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(value, tuple):
+        yield prefix, list(value)
     else:
-        yield prefix, list(value) if isinstance(value, tuple) else value
+        yield prefix, value

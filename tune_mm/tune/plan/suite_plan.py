@@ -15,10 +15,11 @@ from tune_mm.errors import UserError
 from tune_mm.filesystem import write_json
 from tune_mm.tune.plan import search_file
 from tune_mm.tune.plan.plan import Options
-from tune_mm.tune.space import space as S
-from tune_mm.tune.space import suite as U
 from tune_mm.tune.space.space import Space
-from tune_mm.tune.space.suite import Member, Suite
+from tune_mm.tune.space.space import read as read_space
+from tune_mm.tune.space.suite import Member, Suite, is_suite, read_spec
+from tune_mm.tune.space.suite import build as build_suite
+from tune_mm.tune.space.suite import spaces as spaces_of
 
 FORMAT = 1
 RECORD = "suite.json"
@@ -26,15 +27,16 @@ RECORD = "suite.json"
 
 @dataclass(frozen=True)
 class SuitePlan:
-    """A resolved suite. folder: of its own, beside those of its searches; spaces: by name of the
-    member.
-    """
+    """A resolved suite."""
 
     name: str
+    # Of its own, beside those of its searches.
     folder: Path
     suite: Suite
+    # By the member's name.
     spaces: Mapping[str, Space]
     options: Options
+    # What suite.json holds.
     record: Mapping[str, Any]
 
     @property
@@ -52,8 +54,9 @@ class SuitePlan:
         write_json(self.folder / RECORD, self.record)
 
     def write(self, folder: Path, member: Member) -> Path:
-        """The space of a member as a file that a search can be started with; its name is the
-        experiment's.
+        """The space of a member as a file that a search starts with.
+
+        The file's name is the experiment's.
         """
         path = folder / member.name / f"{self.suite.name}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -61,22 +64,47 @@ class SuitePlan:
         return path
 
     def member_options(self, member: Member, folder: Path) -> Options | None:
-        """What a member's search is to be called with; None when it has ended.
+        """The options of a member's search; None when it has ended.
 
-        folder: of the spaces' files. One that has begun goes on, with as many more trials as the
-        suite has got since.
+        folder: of the spaces' files. A search that has begun resumes, with as many more trials as
+        the suite has been given since.
         """
-        name, kept = self.search(member), self.record
-        there = self.options.searches / name
-        common = replace(self.options, space=None, name=name, trials=None, epochs=None, seed=None, overrides={},
-                         storage=None, resume=False, extend=None, suite=self.name)  # fmt: skip
-        begun = read(there / search_file.RECORD)
+        search_folder = self.options.searches / self.search(member)
+        begun = read(search_folder / search_file.RECORD)
+        resumed = self.resumed_options(member)
         if begun is None:
-            own = {k: kept[k] for k in ("trials", "epochs", "seed", "overrides", "storage")}
-            return replace(common, space=str(self.write(folder, member)), **own)
-        if more := self.trials - begun["trials"]:
-            return replace(common, extend=more)
-        return None if ended(there) else replace(common, resume=True)
+            return replace(
+                resumed,
+                resume=False,
+                space=str(self.write(folder, member)),
+                trials=self.trials,
+                epochs=self.record["epochs"],
+                seed=self.record["seed"],
+                overrides=self.record["overrides"],
+                storage=self.record["storage"],
+            )
+        more = self.trials - begun["trials"]
+        if more:
+            return replace(resumed, resume=False, extend=more)
+        if ended(search_folder):
+            return None
+        return resumed
+
+    def resumed_options(self, member: Member) -> Options:
+        """The options that resume a member's search, or look at one that has ended."""
+        return replace(
+            self.options,
+            name=self.search(member),
+            suite=self.suite.name,
+            resume=True,
+            space=None,
+            trials=None,
+            epochs=None,
+            seed=None,
+            overrides={},
+            storage=None,
+            extend=None,
+        )
 
 
 def read(path: Path) -> dict[str, Any] | None:
@@ -92,83 +120,120 @@ def read(path: Path) -> dict[str, Any] | None:
 
 def ended(folder: Path) -> bool:
     """Whether the search in `folder` has done all that it was to do, failed trials included."""
-    record, summary = read(folder / search_file.RECORD), read(folder / "summary.json")
-    closed = record is not None and bool(record.get("closed"))
-    return closed and summary is not None and str(summary["status"]).startswith("completed")
+    record = read(folder / search_file.RECORD)
+    summary = read(folder / "summary.json")
+    if record is None or summary is None:
+        return False
+    return bool(record.get("closed")) and str(summary["status"]).startswith("completed")
 
 
 def asked(options: Options) -> bool:
-    """Whether the command line means a suite, not a search. Raises ConfigError for a space that
-    cannot be read.
+    """Whether the command line means a suite, not a search.
+
+    Raises ConfigError for a space that cannot be read.
     """
     if options.name is not None and (options.resume or options.extend is not None):
         return (options.searches / options.name / RECORD).exists()
-    return options.space is not None and U.is_suite(S.read(options.space))
+    return options.space is not None and is_suite(read_space(options.space))
 
 
 def resolve(options: Options) -> SuitePlan:
-    """The plan of a new suite, or of one that is resumed or extended. Raises UserError (all
-    problems at once).
+    """The plan of a new suite, or of one that is resumed or extended.
+
+    Raises UserError with all problems at once.
     """
     if options.resume or options.extend is not None:
-        return _continued(options)
+        return _resumed(options)
+    return _new(options)
+
+
+def _new(options: Options) -> SuitePlan:
     assert options.space is not None
-    document = S.read(options.space)
-    suite = U.build(document.path.stem, document)
-    spaces = U.spaces(suite, options.overrides)
-    name = options.name or _free(options.searches, suite.name)
+    document = read_space(options.space)
+    suite = build_suite(document.path.stem, document)
+    spaces = spaces_of(suite, options.overrides)
+    name = options.name or _free_name(options.searches, suite.name)
     folder = options.searches / name
     if (folder / RECORD).exists() or (folder / search_file.RECORD).exists():
-        way = f"continue it with --name {name} --resume, or choose another --name"
-        raise UserError(f"--name: '{name}' exists already in {folder}; {way}")
+        raise UserError(
+            f"--name: '{name}' exists already in {folder}; "
+            f"continue it with --name {name} --resume, or choose another --name"
+        )
+    data_root = options.data_root
     record = {
         "format": FORMAT,
         "name": name,
         "created": datetime.now(UTC).isoformat(timespec="milliseconds"),
-        "suite": {"name": suite.name, "path": str(document.path.resolve()), "values": document.data},
-        "members": {m.name: {"origin": m.origin, "baseline": m.baseline, "values": m.document.data}
-                    for m in suite.members},
+        "suite": {
+            "name": suite.name,
+            "path": str(document.path.resolve()),
+            "values": document.data,
+        },
+        "members": {member.name: _as_record(member) for member in suite.members},
         "trials": options.trials or suite.spec.trials,
         "seed": options.seed,
         "epochs": options.epochs,
         "overrides": dict(options.overrides),
         "storage": options.storage,
-        "data_root": options.data_root and str(options.data_root.absolute()),
+        "data_root": None if data_root is None else str(data_root.absolute()),
         "require_real": options.require_real,
         "tracking_uri": options.tracking_uri,
-    }  # fmt: skip
+    }
     return SuitePlan(name, folder, suite, spaces, options, record)
 
 
-def _continued(options: Options) -> SuitePlan:
+def _as_record(member: Member) -> dict[str, Any]:
+    return {
+        "origin": member.origin,
+        "baseline": member.baseline,
+        "values": member.document.data,
+    }
+
+
+def _as_member(name: str, record: Mapping[str, Any]) -> Member:
+    document = Document(record["values"], {}, Path(f"{record['origin']}.yaml"))
+    return Member(name, record["origin"], document, record["baseline"])
+
+
+def _resumed(options: Options) -> SuitePlan:
     record = _find(options)
-    saved, problems = record["suite"], list(search_file.changed(vars(options), record))
+    _require_unchanged(options, record)
+    saved = record["suite"]
+    members = [_as_member(name, one) for name, one in record["members"].items()]
+    spec = read_spec(Document(saved["values"], {}, Path(saved["path"])))
+    suite = Suite(saved["name"], spec, tuple(members))
+    record = {**record, "trials": record["trials"] + (options.extend or 0)}
+    data_root = options.data_root
+    if data_root is None and record["data_root"]:
+        data_root = Path(record["data_root"])
+    options = replace(
+        options,
+        data_root=data_root,
+        require_real=options.require_real or record["require_real"],
+        tracking_uri=options.tracking_uri or record["tracking_uri"],
+    )
+    return SuitePlan(
+        name=record["name"],
+        folder=options.searches / record["name"],
+        suite=suite,
+        spaces=spaces_of(suite, record["overrides"]),
+        options=options,
+        record=record,
+    )
+
+
+def _require_unchanged(options: Options, record: Mapping[str, Any]) -> None:
+    """Raises UserError where flags or the suite's files are no longer what they were."""
+    problems = list(search_file.changed(vars(options), record))
+    saved = record["suite"]
     path = Path(saved["path"])
     if path.is_file():
-        now = {m.name: m.document.data for m in U.build(saved["name"], read_yaml(path)).members}
+        suite = build_suite(saved["name"], read_yaml(path))
+        now = {member.name: member.document.data for member in suite.members}
         before = {name: one["values"] for name, one in record["members"].items()}
         problems += search_file.differences("the suite", str(path), before, now)
     if problems:
         raise UserError("\n".join([f"{record['name']} cannot go on as it began:", *problems]))
-    members = tuple(
-        Member(
-            name,
-            one["origin"],
-            Document(one["values"], {}, Path(f"{one['origin']}.yaml")),
-            one["baseline"],
-        )
-        for name, one in record["members"].items()
-    )
-    spec = U.read_spec(Document(saved["values"], {}, path))
-    suite = Suite(saved["name"], spec, members)
-    record = {**record, "trials": record["trials"] + (options.extend or 0)}
-    root = options.data_root or (record["data_root"] and Path(record["data_root"]))
-    options = replace(options, data_root=root, require_real=options.require_real or record["require_real"],
-                      tracking_uri=options.tracking_uri or record["tracking_uri"])  # fmt: skip
-    spaces = U.spaces(suite, record["overrides"])
-    return SuitePlan(
-        record["name"], options.searches / record["name"], suite, spaces, options, record
-    )
 
 
 def _find(options: Options) -> dict[str, Any]:
@@ -177,15 +242,16 @@ def _find(options: Options) -> dict[str, Any]:
         found = read(options.searches / options.name / RECORD)
     else:
         assert options.space is not None
-        stem = S.read(options.space).path.stem
-        ours = [r for r in _all(options.searches) if r["suite"]["name"] == stem]
-        found = max(ours, key=lambda r: str(r["created"]), default=None)
+        stem = read_space(options.space).path.stem
+        ours = [record for record in _all(options.searches) if record["suite"]["name"] == stem]
+        found = max(ours, key=lambda record: str(record["created"]), default=None)
         if found is None:
             raise UserError(f"--resume: no searches of the suite '{stem}' in {options.searches}")
     assert found is not None
     if found.get("format") != FORMAT:
         raise UserError(
-            f"{found['name']}: {RECORD} has format {found.get('format')}, this version reads {FORMAT}"
+            f"{found['name']}: {RECORD} has format {found.get('format')}, "
+            f"this version reads {FORMAT}"
         )
     return found
 
@@ -197,7 +263,7 @@ def _all(searches: Path) -> Iterator[dict[str, Any]]:
             yield found
 
 
-def _free(searches: Path, suite: str) -> str:
+def _free_name(searches: Path, suite: str) -> str:
     """<suite>-<n> with the first n that nothing has."""
     number = 1
     while (searches / f"{suite}-{number}" / RECORD).exists():
