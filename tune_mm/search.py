@@ -174,7 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser().parse_args(arguments)
     from rich.console import Console
 
-    from tune_mm.tune import search, suite
+    from tune_mm.tune import search, suite_search
     from tune_mm.tune.output import listing
     from tune_mm.tune.plan import suite_plan
     from tune_mm.tune.plan.plan import Options
@@ -212,7 +212,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         resume=given.resume,
         extend=given.extend,
     )
-    run = suite.run if suite_plan.asked(options) else search.run
+    run = suite_search.run if suite_plan.asked(options) else search.run
     return run(options, console, dry=given.dry_run)
 
 

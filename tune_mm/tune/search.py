@@ -22,6 +22,7 @@ from rich.text import Text
 from tune_mm.data import base as data
 from tune_mm.data.base import Source
 from tune_mm.errors import UserError
+from tune_mm.filesystem import write_json
 from tune_mm.track.tags import Stage
 from tune_mm.tune import preview, stages
 from tune_mm.tune.execute.callback import StopSwitch
@@ -246,7 +247,7 @@ def _close(
     uri = tracker.store.uri
     facts = summary.summary(plan, ledgers, found, source.kind, status, seconds, uri)
     text = json.dumps(facts, indent=1)
-    unwritten = _write(plan.folder / SUMMARY, text + "\n")
+    unwritten = write_summary(plan.folder / SUMMARY, facts)
     numbers = summary.flat(found, ledgers)
     if stopped:
         tracker.summary(text, numbers, "stopped", stopped)
@@ -260,10 +261,7 @@ def _close(
     if source.kind == "synthetic":
         warning = "the data are synthetic: the numbers say nothing about the real data set"
         console.print(Text(warning, style="yellow"))
-    where = _short(plan.folder / SUMMARY)
-    if unwritten:
-        where = f"not written ({unwritten}); --resume writes it"
-    console.print(Text(f"summary: {where}   time: {span(seconds)}"))
+    say_summary(console, plan.folder / SUMMARY, unwritten, seconds)
     if not plan.options.suite:  # which says for all its searches what is next
         console.print(Text(compare(uri, plan.space.name)))
         if stopped or unfinished:
@@ -289,13 +287,21 @@ def compare(uri: str, experiment: str) -> str:
     return f"compare: mlflow ui --backend-store-uri {shlex.quote(uri)}   (experiment {experiment})"
 
 
-def _write(path: Path, text: str) -> str:
-    """Write a file; why it could not be, if so: a full disk at the end costs no results."""
+def write_summary(path: Path, facts: Mapping[str, Any]) -> str:
+    """Write summary.json; why it could not be, if so: a full disk at the end costs no results."""
     try:
-        path.write_text(text)
+        write_json(path, facts)
     except OSError as error:
         return error.strerror or str(error)
     return ""
+
+
+def say_summary(console: Console, path: Path, unwritten: str, seconds: float) -> None:
+    """Where the summary is, or why it is nowhere."""
+    where = _short(path)
+    if unwritten:
+        where = f"not written ({unwritten}); --resume writes it"
+    console.print(Text(f"summary: {where}   time: {span(seconds)}"))
 
 
 def _again(plan: Plan) -> str:

@@ -17,7 +17,7 @@ from tests.tune.toy import Toy
 from tune_mm.config import ConfigError
 from tune_mm.errors import UserError
 from tune_mm.tune import search as search_runner
-from tune_mm.tune import suite as suite_runner
+from tune_mm.tune import suite_search
 from tune_mm.tune.plan import suite_plan
 from tune_mm.tune.plan.plan import Options
 from tune_mm.tune.space import space as space_files
@@ -72,7 +72,7 @@ def call(
     assert suite_plan.asked(given)
     build = partial(Toy, marks=str(searches.root), wait=wait)
     try:
-        return suite_runner.run(given, Console(file=out, width=250), dry=dry, build=build)
+        return suite_search.run(given, Console(file=out, width=250), dry=dry, build=build)
     finally:
         searches.says = out.getvalue()
 

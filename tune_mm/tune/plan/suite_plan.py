@@ -95,7 +95,7 @@ class SuitePlan:
         return replace(
             self.options,
             name=self.search(member),
-            suite=self.suite.name,
+            suite=self.name,
             resume=True,
             space=None,
             trials=None,
