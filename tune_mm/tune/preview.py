@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console
@@ -18,9 +19,8 @@ from tune_mm.errors import UserError
 from tune_mm.tune import stages
 from tune_mm.tune.execute import ray_session
 from tune_mm.tune.output.display import span
-from tune_mm.tune.plan import plan as P
-from tune_mm.tune.plan.plan import Plan
-from tune_mm.tune.space import space as S
+from tune_mm.tune.plan.plan import Plan, unlike
+from tune_mm.tune.space.space import variants
 from tune_mm.tune.stop import protected, schedulers
 
 
@@ -30,113 +30,131 @@ def fits(plan: Plan, source: Source) -> dict[str, Any]:
     Raises UserError for a model, a method or an objective that does not fit the data, before
     anything starts.
     """
-    for space in filter(None, (plan.baseline, plan.space)):
+    dataset = None
+    for space in (plan.baseline, plan.space):
+        if space is None:
+            continue
         config = plan.config(space, plan.epochs)
         dataset = data.load(config.data, source)
-        for changes in S.variants(space):
+        for changes in variants(space):
             try:
                 check(with_overrides(config, changes), dataset.spec)
             except ValueError as error:
-                raise UserError(
-                    "; ".join(
-                        [f"{space.name}: {error}", *(f"{k} = {v}" for k, v in changes.items())]
-                    )
-                ) from None
+                chosen = [f"{key} = {value}" for key, value in changes.items()]
+                raise UserError("; ".join([f"{space.name}: {error}", *chosen])) from None
+    assert dataset is not None
     return summary(dataset)
 
 
 def show_plan(console: Console, plan: Plan, source: Source) -> None:
     """--dry-run: everything that was decided."""
-    spec, space = plan.space.spec, plan.space
-    scheduler = f"{spec.scheduler.name}, {plan.epochs} epochs"
-    if spec.scheduler.name == "asha":
-        base = plan.config(space, plan.epochs)
-        first = schedulers.first_stop(
-            spec.scheduler.grace, plan.epochs, base.schedule if spec.scheduler.after_drop else None
-        )
-        quiet = protected.shared(space, base)
-        at = schedulers.rungs(plan.epochs, first, spec.scheduler.reduction, quiet)
-        when = f"after {', '.join(map(str, at))} passes over the data" if at else "never"
-        scheduler += f", decides {when}, keeps 1 in {spec.scheduler.reduction:g}"
-        if first > schedulers.epochs_of(spec.scheduler.grace, plan.epochs):
-            scheduler += " (not before the learning rate's drop: scheduler.after_drop)"
-        if quiet:
-            scheduler += f" (not in epochs {protected.text(quiet)}, where {space.base.method.name} lets metrics dip)"
     table = Table(title=f"plan of {plan.name}", title_justify="left", show_header=False)
-    rows: list[tuple[str, str]] = [
-        ("space", f"{space.name} ({spec.config} with method {space.base.method.name})"),
-        ("objective", f"{spec.objective} ({space.mode})"),
-        *((f"  {key}", domain.text()) for key, domain in space.domains.items()),
-        *(
-            (f"  default {i}", ", ".join(f"{k} = {v}" for k, v in d.items()))
-            for i, d in enumerate(space.defaults)
-        ),
-        *((f"  --set {key}", str(value)) for key, value in plan.record["overrides"].items()),
-        (
-            "trials",
-            "none: every point of the grid goes into the finals"
-            if space.exhaustive
-            else str(plan.trials),
-        ),
-        ("searcher", f"{spec.searcher.name}, seed {plan.seed}"),
-        ("scheduler", scheduler),
-        (
-            "baseline",
-            f"{plan.baseline.name}, {plan.baseline_trials} trials" if plan.baseline else "none",
-        ),
-        *(("  differs in", key) for key in P.unlike(plan)),
-        ("finals", _finals_text(plan)),
-        ("resources", f"{plan.cpus:g} CPU, {_gpus(plan)} GPU per trial"),
-        (
-            "concurrency",
-            str(plan.options.concurrency or f"what fits ({ray_session.processors()} CPUs here)"),
-        ),
-        ("budget", _budget(plan)),
-        ("data", f"{source.kind}: {source.root}"),
-        ("results", str(plan.folder)),
-        ("checkpoints", plan.storage),
-        (
-            "tracking",
-            plan.options.tracking_uri
-            or os.environ.get("MLFLOW_TRACKING_URI")
-            or "mlruns/mlflow.db",
-        ),
-        ("ray", plan.options.address or os.environ.get("RAY_ADDRESS") or "started on this machine"),
-    ]
-    for name, value in rows:
+    for name, value in [*_searched(plan), *_budgeted(plan), *_placed(plan, source)]:
         table.add_row(Text(name), Text(value))  # brackets would be read as markup
     console.print(table)
 
 
-def _gpus(plan: Plan) -> str:
-    return "a measured part of a" if plan.gpus == "auto" else f"{plan.gpus:g}"
+def _searched(plan: Plan) -> Iterator[tuple[str, str]]:
+    """What is searched, and what is fixed."""
+    space = plan.space
+    spec = space.spec
+    yield "space", f"{space.name} ({spec.config} with method {space.base.method.name})"
+    yield "objective", f"{spec.objective} ({space.mode})"
+    for key, domain in space.domains.items():
+        yield f"  {key}", domain.text()
+    for number, default in enumerate(space.defaults):
+        settings = [f"{key} = {value}" for key, value in default.items()]
+        yield f"  default {number}", ", ".join(settings)
+    for key, value in plan.record["overrides"].items():
+        yield f"  --set {key}", str(value)
 
 
-def _finals_text(plan: Plan) -> str:
-    finals = plan.space.spec.finals
-    if finals.top == 0:
+def _budgeted(plan: Plan) -> Iterator[tuple[str, str]]:
+    """How many trials, who decides about them, and what is compared in the end."""
+    spec = plan.space.spec
+    trials = str(plan.trials)
+    if plan.space.exhaustive:
+        trials = "none: every point of the grid goes into the finals"
+    yield "trials", trials
+    yield "searcher", f"{spec.searcher.name}, seed {plan.seed}"
+    yield "scheduler", _scheduler(plan)
+    if plan.baseline is None:
+        yield "baseline", "none"
+    else:
+        yield "baseline", f"{plan.baseline.name}, {plan.baseline_trials} trials"
+    for key in unlike(plan):
+        yield "  differs in", key
+    yield "finals", _finals(plan)
+
+
+def _placed(plan: Plan, source: Source) -> Iterator[tuple[str, str]]:
+    """Where it runs and where its results lie."""
+    options = plan.options
+    gpus = "a measured part of a" if plan.gpus == "auto" else f"{plan.gpus:g}"
+    yield "resources", f"{plan.cpus:g} CPU, {gpus} GPU per trial"
+    as_many_as_fit = f"what fits ({ray_session.processors()} CPUs here)"
+    yield "concurrency", str(options.concurrency or as_many_as_fit)
+    yield "budget", _budget(plan)
+    yield "data", f"{source.kind}: {source.root}"
+    yield "results", str(plan.folder)
+    yield "checkpoints", plan.storage
+    store = options.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    yield "tracking", store or "mlruns/mlflow.db"
+    cluster = options.address or os.environ.get("RAY_ADDRESS")
+    yield "ray", cluster or "started on this machine"
+
+
+def _scheduler(plan: Plan) -> str:
+    spec = plan.space.spec.scheduler
+    text = f"{spec.name}, {plan.epochs} epochs"
+    if spec.name != "asha":
+        return text
+    base = plan.config(plan.space, plan.epochs)
+    drop = base.schedule if spec.after_drop else None
+    first = schedulers.first_stop(spec.grace, plan.epochs, drop)
+    dips = protected.shared(plan.space, base)
+    rungs = schedulers.rungs(plan.epochs, first, spec.reduction, dips)
+    when = "never"
+    if rungs:
+        when = f"after {', '.join(map(str, rungs))} passes over the data"
+    text += f", decides {when}, keeps 1 in {spec.reduction:g}"
+    if first > schedulers.epochs_of(spec.grace, plan.epochs):
+        text += " (not before the learning rate's drop: scheduler.after_drop)"
+    if dips:
+        epochs = protected.text(dips)
+        text += f" (not in epochs {epochs}, where {base.method.name} lets metrics dip)"
+    return text
+
+
+def _finals(plan: Plan) -> str:
+    top = plan.space.spec.finals.top
+    if top == 0:
         return "none"
+    chosen = f"best {top}"
+    if top == "all":
+        chosen = f"all {len(stages.every_point(plan))} points"
+    if plan.baseline is not None:
+        chosen += " and the baseline's best"
     seeds = ", ".join(map(str, plan.final_seeds))
-    chosen = (
-        f"all {len(stages.every_point(plan))} points"
-        if finals.top == "all"
-        else f"best {finals.top}"
-    )
-    return chosen + (" and the baseline's best" if plan.baseline else "") + (
-        f", {plan.final_epochs} epochs, seeds {seeds}; test computed once each")  # fmt: skip
+    return f"{chosen}, {plan.final_epochs} epochs, seeds {seeds}; test computed once each"
 
 
 def _budget(plan: Plan) -> str:
-    epochs = (plan.trials + plan.baseline_trials) * plan.epochs
-    top = plan.space.spec.finals.top
-    settings = (
-        len(stages.every_point(plan)) if top == "all" else top + bool(plan.baseline) if top else 0
-    )
-    runs = settings * len(plan.final_seeds)
-    text = f"at most {epochs} epochs of tuning and {runs * plan.final_epochs} of finals"
+    tuning = (plan.trials + plan.baseline_trials) * plan.epochs
+    final = _settings_in_finals(plan) * len(plan.final_seeds) * plan.final_epochs
+    text = f"at most {tuning} epochs of tuning and {final} of finals"
     limit = plan.options.time_budget
-    return (
-        text
-        if limit is None
-        else f"{text}; tuning stops after {span(limit)} (finals are not bounded)"
-    )
+    if limit is None:
+        return text
+    return f"{text}; tuning stops after {span(limit)} (finals are not bounded)"
+
+
+def _settings_in_finals(plan: Plan) -> int:
+    top = plan.space.spec.finals.top
+    if top == 0:
+        return 0
+    if top == "all":
+        return len(stages.every_point(plan))
+    if plan.baseline is None:
+        return top
+    return top + 1

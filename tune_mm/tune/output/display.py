@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -14,7 +15,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+# Ended trials in the live table.
 RECENT = 6
+# Of rows in the live table, by state.
+STYLES = {"running": "bold", "failed": "red", "diverged": "yellow"}
 
 
 @dataclass
@@ -22,33 +26,51 @@ class TrialRow:
     """One trial as shown."""
 
     number: int
+    # The searched settings.
     values: Mapping[str, Any]
     state: str = "running"
     epoch: int = 0
+    # Its best objective so far.
     value: float | None = None
+    # Why it failed, say.
     note: str = ""
 
 
 def number(value: float | None) -> str:
     """Four digits, or a dash."""
-    return "-" if value is None or math.isnan(value) else f"{value:.4f}"
+    if value is None or math.isnan(value):
+        return "-"
+    return f"{value:.4f}"
 
 
 def setting(value: Any) -> str:
-    """A searched value, short."""
-    if isinstance(value, bool) or value is None:
-        return {True: "true", False: "false", None: "null"}[value]
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    """A searched value, short, as YAML has it."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return str(value)
 
 
 def settings(values: Mapping[str, Any]) -> str:
-    """`lr=0.001 rho=1.3`: the last part of each key, in full where two would look the same; whole
-    sections left out.
+    """`lr=0.001 rho=1.3`: the last part of each key, in full where two would look the same.
+
+    Whole sections are left out.
     """
-    values = {k: v for k, v in values.items() if not isinstance(v, Mapping)}
-    short = [k.rpartition(".")[2] for k in values]
-    shown = {k: s if short.count(s) == 1 else k for k, s in zip(values, short, strict=True)}
-    return " ".join(f"{shown[k]}={setting(v)}" for k, v in values.items())
+    single = {key: value for key, value in values.items() if not isinstance(value, Mapping)}
+    last_parts = Counter(map(_last_part, single))
+    parts = []
+    for key, value in single.items():
+        last = _last_part(key)
+        name = last if last_parts[last] == 1 else key
+        parts.append(f"{name}={setting(value)}")
+    return " ".join(parts)
+
+
+def _last_part(key: str) -> str:
+    return key.rpartition(".")[2]
 
 
 def span(seconds: float) -> str:
@@ -56,14 +78,20 @@ def span(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+    if minutes < 90:
+        return f"{minutes} min"
+    hours, rest = divmod(minutes, 60)
+    return f"{hours} h {rest:02d} min"
 
 
 class Board:
-    """The trials of the current stage. `slots()` trials run at once (for the time left)."""
+    """The trials of the current stage."""
 
     def __init__(self, console: Console, objective: str, mode: str, epochs: int) -> None:
-        self.console, self.objective, self.mode, self.epochs = console, objective, mode, epochs
+        self.console = console
+        self.objective = objective
+        self.mode = mode
+        self.epochs = epochs
         self._live: Live | None = None
         self.begin("search", 0, 0)
 
@@ -99,16 +127,20 @@ class Board:
         epochs: int | None = None,
     ) -> None:
         """A stage starts with `done` of its `total` trials there already."""
-        self.stage, self.done, self.total, self._best = stage, done, total, best
+        self.stage = stage
+        self.done = done
+        self.total = total
         self.epochs = epochs or self.epochs
         self.rows: dict[int, TrialRow] = {}
-        self._started, self._began_with, self._slots = time.monotonic(), done, 1
-        if total:
-            self.say(
-                f"{stage}: {total - done} of {total} trials to run"
-                if done
-                else f"{stage}: {total} trials"
-            )
+        self._best = best
+        self._started = time.monotonic()
+        self._began_with = done
+        if not total:
+            return
+        if done:
+            self.say(f"{stage}: {total - done} of {total} trials to run")
+        else:
+            self.say(f"{stage}: {total} trials")
 
     def say(self, text: str) -> None:
         """A line that stays."""
@@ -119,20 +151,23 @@ class Board:
     def started(self, trial: int, values: Mapping[str, Any], epoch: int) -> None:
         """A trial runs, from `epoch` on."""
         self.rows[trial] = TrialRow(trial, values, epoch=epoch)
-        self._slots = max(self._slots, sum(r.state == "running" for r in self.rows.values()))
 
     def progress(self, trial: int, epoch: int, value: float) -> None:
         """Its best objective so far."""
         row = self.rows[trial]
-        row.epoch, row.value = epoch, value
-        best = self._best.value if self._best is not None else None
-        if not math.isnan(value) and (best is None or self.better(value, best)):
+        row.epoch = epoch
+        row.value = value
+        if math.isnan(value):
+            return
+        best = None if self._best is None else self._best.value
+        if best is None or self.better(value, best):
             self._best = row
 
     def ended(self, trial: int, state: str, note: str = "") -> None:
         """completed, pruned, failed or diverged."""
         row = self.rows[trial]
-        row.state, row.note = state, note
+        row.state = state
+        row.note = note
         self.done += 1
         if self._live is None:
             self.say(self._line(row))
@@ -140,7 +175,9 @@ class Board:
             self.say(f"{self.stage} {row.number} {state}: {note}")
 
     def better(self, a: float, b: float) -> bool:
-        return a > b if self.mode == "max" else a < b
+        if self.mode == "max":
+            return a > b
+        return a < b
 
     # ---- what is shown
 
@@ -149,44 +186,52 @@ class Board:
         ended = self.done - self._began_with
         if ended <= 0:
             return None
-        running = sum(r.epoch / self.epochs for r in self.rows.values() if r.state == "running")
-        pace = (time.monotonic() - self._started) / (ended + running)
-        return max(0.0, (self.total - self.done - running) * pace)
+        half_done = sum(row.epoch for row in self._running()) / self.epochs
+        pace = (time.monotonic() - self._started) / (ended + half_done)
+        return max(0.0, (self.total - self.done - half_done) * pace)
+
+    def _running(self) -> list[TrialRow]:
+        return [row for row in self.rows.values() if row.state == "running"]
 
     def _head(self) -> str:
-        parts = [f"{self.stage} {self.done}/{self.total}"]
+        return "   ".join([f"{self.stage} {self.done}/{self.total}", *self._outlook()])
+
+    def _outlook(self) -> Iterator[str]:
+        """The best so far, and the time left."""
         if self._best is not None:
-            parts.append(
-                f"best {self.objective} {number(self._best.value)} (trial {self._best.number})"
-            )
+            value = number(self._best.value)
+            yield f"best {self.objective} {value} (trial {self._best.number})"
         left = self.left()
         if left is not None and self.done < self.total:
-            parts.append(f"about {span(left)} left")
-        return "   ".join(parts)
+            yield f"about {span(left)} left"
 
     def _line(self, row: TrialRow) -> str:
-        what = f"{self.stage} {row.number:>3} {row.state:<9} epoch {row.epoch:>3}  {self.objective} {number(row.value)}"
-        tail = f"  {row.note}" if row.note else ""
-        return f"[{self.done}/{self.total}] {what}  {settings(row.values)}{tail}   | {self._head().partition('   ')[2]}"
+        parts = [
+            f"[{self.done}/{self.total}] {self.stage} {row.number:>3} {row.state:<9} "
+            f"epoch {row.epoch:>3}",
+            f"{self.objective} {number(row.value)}",
+            settings(row.values),
+        ]
+        if row.note:
+            parts.append(row.note)
+        return "  ".join(parts) + "   | " + "   ".join(self._outlook())
 
     def _render(self) -> Group:
         table = Table(box=None, pad_edge=False)
-        for name in ("trial", "state", "epoch", self.objective, "settings"):
-            table.add_column(
-                name,
-                justify="left" if name in ("state", "settings") else "right",
-                overflow="ellipsis",
-            )
-        running = [r for r in self.rows.values() if r.state == "running"]
-        ended = [r for r in self.rows.values() if r.state != "running"][-RECENT:]
-        for row in [*running, *reversed(ended)]:
-            style = {"running": "bold", "failed": "red", "diverged": "yellow"}.get(row.state, "dim")
-            cells = (
+        table.add_column("trial", justify="right", overflow="ellipsis")
+        table.add_column("state", overflow="ellipsis")
+        table.add_column("epoch", justify="right", overflow="ellipsis")
+        table.add_column(self.objective, justify="right", overflow="ellipsis")
+        table.add_column("settings", overflow="ellipsis")
+        ended = [row for row in self.rows.values() if row.state != "running"]
+        latest = ended[-RECENT:]
+        for row in [*self._running(), *reversed(latest)]:
+            table.add_row(
                 str(row.number),
                 row.state,
                 f"{row.epoch}/{self.epochs}",
                 number(row.value),
                 settings(row.values),
+                style="green" if row is self._best else STYLES.get(row.state, "dim"),
             )
-            table.add_row(*cells, style="green" if row is self._best else style)
         return Group(Text(self._head(), style="bold"), table)
