@@ -11,59 +11,15 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from tune_mm.cli import Parser, run_cli
-from tune_mm.config.yaml import read_value
-from tune_mm.errors import ConfigError, UserError
+from tune_mm.cli import Parser, count, duration, gpu_share, positive, run_cli, seed, setting
+from tune_mm.errors import UserError
 
-EPILOG = """exit codes: 0 done; 1 trials failed (each is named; one that diverged is a result, no failure);
-2 a mistake in what was asked for; 130 interrupted (resume with --resume)"""
-_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
-
-
-def _count(text: str) -> int:
-    return _checked(text, int, lambda n: n >= 1, "an integer >= 1")
-
-
-def _seed(text: str) -> int:
-    return _checked(text, int, lambda n: 0 <= n < 2**31, "an integer from 0 to 2147483647")
-
-
-def _positive(text: str) -> float:
-    return _checked(text, float, lambda x: 0 < x < float("inf"), "a number > 0")
-
-
-def _share(text: str) -> float | str:
-    if text == "auto":
-        return text
-    allowed = "auto or a number >= 0 (whole above 1), such as 0.25"
-    share: float = _checked(
-        text, float, lambda x: 0 <= x <= 1 or (1 < x < float("inf") and x == int(x)), allowed
-    )
-    return share
-
-
-def _checked(text: str, kind: Any, holds: Any, what: str) -> Any:
-    try:
-        value = kind(text)
-    except ValueError:
-        value = None
-    if value is None or not holds(value):
-        raise argparse.ArgumentTypeError(f"must be {what}, got '{text}'")
-    return value
-
-
-def _duration(text: str) -> float:
-    """Seconds of `90`, `90s`, `30m`, `1.5h`, `2d`."""
-    match = re.fullmatch(r"([0-9]*\.?[0-9]+)([smhd]?)", text)
-    if match is None or float(match[1]) <= 0:
-        raise argparse.ArgumentTypeError(f"must be a time such as 90s, 30m or 1.5h, got '{text}'")
-    return float(match[1]) * _UNITS[match[2]]
+EPILOG = """exit codes: 0 done; 1 trials failed (each is named; one that diverged is a result,
+no failure); 2 a mistake in what was asked for; 130 interrupted (resume with --resume)"""
 
 
 def _listed(text: str) -> str:
@@ -72,101 +28,146 @@ def _listed(text: str) -> str:
     return text
 
 
-def _setting(text: str) -> tuple[str, Any]:
-    key, sign, value = text.partition("=")
-    if not sign or not key.strip():
-        raise argparse.ArgumentTypeError(f"must be key=value, got '{text}'")
-    try:
-        return key.strip(), read_value(value)
-    except ConfigError as error:
-        raise argparse.ArgumentTypeError(f"{key}: {error}") from None
-
-
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    p = Parser(prog="tune_mm.search", description=__doc__, epilog=EPILOG)
-    p.add_argument(
+    line = Parser(prog="tune_mm.search", description=__doc__, epilog=EPILOG)
+    _add_subject(line)
+    _add_budget(line)
+    _add_data(line)
+    _add_resources(line)
+    _add_stores(line)
+    return line
+
+
+def _add_subject(line: Parser) -> None:
+    group = line.add_argument_group("what is searched")
+    group.add_argument(
         "--space", metavar="NAME|PATH", help="a space or a suite of search_spaces/, or a file"
     )
-    kinds = "show the spaces, or the methods and what each can train, and leave"
-    p.add_argument("--list", type=_listed, nargs="?", const="spaces", metavar="methods", help=kinds)
-    p.add_argument("--dry-run", action="store_true", help="show what would be done and leave")
-    p.add_argument(
-        "--trials", type=_count, metavar="N", help="trials of the search (and of the baseline)"
+    group.add_argument(
+        "--list",
+        type=_listed,
+        nargs="?",
+        const="spaces",
+        metavar="methods",
+        help="show the spaces, or the methods and what each can train, and leave",
     )
-    p.add_argument(
-        "--epochs", type=_count, metavar="N", help="full budget of a trial and of a final run"
+    group.add_argument("--dry-run", action="store_true", help="show what would be done and leave")
+    group.add_argument(
+        "--name", metavar="NAME", help="of the search (default: the space's and a number)"
     )
-    p.add_argument("--set", type=_setting, action="append", default=[], metavar="KEY=VALUE", dest="settings",
-                   help="fix a setting of the config (repeatable); one that is searched no longer is")  # fmt: skip
-    p.add_argument(
+    group.add_argument(
+        "--resume", action="store_true", help="resume --name, or the latest search of --space"
+    )
+    group.add_argument("--extend", type=count, metavar="N", help="the same with N more trials")
+    group.add_argument(
+        "--set",
+        type=setting,
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="settings",
+        help="fix a setting of the config (repeatable); one that is searched no longer is",
+    )
+    group.add_argument(
         "--seed",
-        type=_seed,
+        type=seed,
         metavar="N",
         help="of the sampler and of every trial (default: the config's)",
     )
-    p.add_argument(
+
+
+def _add_budget(line: Parser) -> None:
+    group = line.add_argument_group("budget")
+    group.add_argument(
+        "--trials", type=count, metavar="N", help="trials of the search (and of the baseline)"
+    )
+    group.add_argument(
+        "--epochs", type=count, metavar="N", help="full budget of a trial and of a final run"
+    )
+    group.add_argument(
+        "--time-budget",
+        type=duration,
+        metavar="TIME",
+        help="bounds the tuning of this call (search and baseline), not the finals: 90s, 30m, 1.5h",
+    )
+
+
+def _add_data(line: Parser) -> None:
+    group = line.add_argument_group("data")
+    group.add_argument(
         "--data-root",
         type=Path,
         metavar="DIR",
         help="where the data sets are (else TUNE_MM_DATA, else data/)",
     )
-    p.add_argument(
+    group.add_argument(
         "--require-real", action="store_true", help="fail instead of using synthetic data"
     )
-    p.add_argument(
+    group.add_argument(
         "--skip-bad",
         action="store_true",
         help="leave damaged clips out, and list them (data.skip_bad)",
     )
-    p.add_argument(
-        "--name", metavar="NAME", help="of the search (default: the space's and a number)"
-    )
-    p.add_argument(
+
+
+def _add_resources(line: Parser) -> None:
+    group = line.add_argument_group("resources")
+    group.add_argument(
         "--concurrency",
-        type=_count,
+        type=count,
         metavar="N",
         help="trials at a time (default: what the resources allow)",
     )
-    p.add_argument("--cpus-per-trial", type=_positive, metavar="X", help="CPUs of one trial")
-    gpus = "GPUs of one trial; 0.25: four trials share one; auto: as many as fit by the measured memory of one; 0: CPU"
-    p.add_argument("--gpus-per-trial", type=_share, metavar="X", help=gpus)
-    p.add_argument(
+    group.add_argument("--cpus-per-trial", type=positive, metavar="X", help="CPUs of one trial")
+    group.add_argument(
+        "--gpus-per-trial",
+        type=gpu_share,
+        metavar="X",
+        help="GPUs of one trial; 0.25: four trials share one; "
+        "auto: as many as fit by the measured memory of one; 0: CPU",
+    )
+    group.add_argument(
         "--mps",
         action="store_true",
         help="start NVIDIA's Multi-Process Service on the nodes with GPUs",
     )
-    budget = "bounds the tuning of this call (search and baseline), not the finals: 90s, 30m, 1.5h"
-    p.add_argument("--time-budget", type=_duration, metavar="TIME", help=budget)
-    p.add_argument(
+    group.add_argument(
+        "--address", metavar="ADDRESS", help="join a Ray cluster ('auto': the one on this machine)"
+    )
+
+
+def _add_stores(line: Parser) -> None:
+    group = line.add_argument_group("where results go")
+    group.add_argument(
         "--tracking-uri",
         metavar="URI",
         help="MLflow store (else MLFLOW_TRACKING_URI, else mlruns/mlflow.db)",
     )
-    p.add_argument(
+    group.add_argument(
         "--storage",
         metavar="DIR|URI",
         help="checkpoints; on a cluster a place that all nodes reach",
     )
-    p.add_argument(
-        "--address", metavar="ADDRESS", help="join a Ray cluster ('auto': the one on this machine)"
-    )
-    p.add_argument(
-        "--resume",
-        action="store_true",
-        help="resume --name, or the latest search of --space",
-    )
-    p.add_argument("--extend", type=_count, metavar="N", help="the same with N more trials")
-    return p
 
 
 def uploaded() -> bool:
-    """Whether this file is a copy outside the installed package: `ray submit` puts one into the
-    head's home.
+    """Whether this file is a copy outside the installed package.
+
+    `ray submit` puts one into the head's home.
     """
     import tune_mm
 
     return Path(__file__).resolve().parent != Path(tune_mm.__file__).resolve().parent
+
+
+def _address(given: str | None) -> str | None:
+    """Where Ray is: an uploaded file runs on a cluster's head and joins that cluster."""
+    if given:
+        return given
+    if uploaded() and not os.environ.get("RAY_ADDRESS"):
+        return "auto"
+    return None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -179,17 +180,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from tune_mm.tune.plan import suite_plan
     from tune_mm.tune.plan.plan import Options
 
-    console = Console(
-        soft_wrap=not sys.stdout.isatty(),
-        highlight=False,
-        width=None if sys.stdout.isatty() else 200,
-    )
+    on_terminal = sys.stdout.isatty()
+    width = None if on_terminal else 200
+    console = Console(soft_wrap=not on_terminal, highlight=False, width=width)
+    if given.list == "methods":
+        return listing.methods(console)
     if given.list:
-        return listing.methods(console) if given.list == "methods" else search.spaces(console)
+        return search.spaces(console)
     if given.resume and given.extend is not None:
         raise UserError(
             "--resume and --extend: give one of them (--extend also finishes what is unfinished)"
         )
+    overrides = dict(given.settings)
+    if given.skip_bad:
+        overrides["data.skip_bad"] = True
     options = Options(
         root=Path(os.getcwd()),
         space=given.space,
@@ -197,7 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         trials=given.trials,
         epochs=given.epochs,
         seed=given.seed,
-        overrides={**dict(given.settings), **({"data.skip_bad": True} if given.skip_bad else {})},
+        overrides=overrides,
         data_root=given.data_root,
         require_real=given.require_real,
         concurrency=given.concurrency,
@@ -207,8 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         time_budget=given.time_budget,
         tracking_uri=given.tracking_uri,
         storage=given.storage,
-        address=given.address
-        or ("auto" if uploaded() and not os.environ.get("RAY_ADDRESS") else None),
+        address=_address(given.address),
         resume=given.resume,
         extend=given.extend,
     )

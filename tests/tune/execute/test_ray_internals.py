@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from ray._private.ray_logging import global_worker_stdstream_dispatcher
-from ray.tune.execution.tune_controller import RayActorManager, TuneController
+from ray.tune.execution import tune_controller
+from ray.tune.execution.tune_controller import TuneController
 
 from tune_mm.tune.execute import _ray_internals
 
@@ -27,7 +28,7 @@ def test_the_controller_holds_what_the_patch_reads() -> None:
     controller = inspect.getsource(TuneController.__init__)
     assert "self._trial_to_actor" in controller
     assert "self._started_actors" in controller
-    manager = inspect.getsource(RayActorManager.__init__)
+    manager = inspect.getsource(tune_controller.RayActorManager.__init__)  # type: ignore[attr-defined]
     assert "self._live_actors_to_ray_actors_resources" in manager
 
 
