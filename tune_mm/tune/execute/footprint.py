@@ -1,5 +1,6 @@
-"""The GPU memory of one trial, measured: Ray counts fractions of GPUs and knows nothing of what a
-trial takes.
+"""The GPU memory of one trial, measured.
+
+Ray counts fractions of GPUs and knows nothing of what a trial takes.
 """
 
 from __future__ import annotations
@@ -19,9 +20,8 @@ from tune_mm.data import base as data
 from tune_mm.data.base import Source
 from tune_mm.tune.space.space import Space, variants
 
-STEPS = (
-    3  # training steps that are measured: the first allocates, the second has the optimizer's state
-)
+# Training steps that are measured: the first allocates, the second has the optimizer's state.
+STEPS = 3
 
 
 def candidates(space: Space, base: Config) -> list[Config]:
@@ -30,35 +30,41 @@ def candidates(space: Space, base: Config) -> list[Config]:
     Numbers of the model and the batch are at their greatest; choices of model and method are
     changed one at a time.
     """
-    ends = {
-        key: max(d.bounds())  # type: ignore[type-var]
-        for key, d in space.domains.items()
-        if key.startswith(("model.", "train.")) and key != "train.epochs" and _numeric(d.bounds())
-    }
-    found = (with_overrides(base, {**ends, **changes}) for changes in variants(space))
-    return list({dump_config(config): config for config in found}.values())
+    greatest: dict[str, Any] = {}
+    for key, domain in space.domains.items():
+        bounds = domain.bounds()
+        if _decides_memory(key) and all(map(_is_number, bounds)):
+            greatest[key] = max(bounds)  # type: ignore[type-var]
+    found: dict[str, Config] = {}
+    for changes in variants(space):
+        config = with_overrides(base, {**greatest, **changes})
+        found[dump_config(config)] = config
+    return list(found.values())
 
 
-def _numeric(bounds: Sequence[Any]) -> bool:
-    return all(isinstance(b, (int, float)) and not isinstance(b, bool) for b in bounds)
+def _decides_memory(key: str) -> bool:
+    return key.startswith(("model.", "train.")) and key != "train.epochs"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def peak(configs: Sequence[Config], source: Source, root: str | None) -> int:
-    """Bytes of GPU memory that a trial of any of `configs` takes at most, its CUDA context
-    included; asked on a node.
+    """Bytes of GPU memory that a trial of any of `configs` takes at most, CUDA context included.
 
-    Each trains `STEPS` steps, evaluates and saves its state. What other processes take of the GPU
-    counts as well. One that finds too little memory counts as the whole GPU. Raises DataError,
-    ValueError, and RuntimeError without a GPU.
+    Asked on a node. Each config trains `STEPS` steps, evaluates and saves its state. What other
+    processes take of the GPU counts as well. One that finds too little memory counts as the whole
+    GPU. Raises DataError, ValueError, and RuntimeError without a GPU.
     """
     if not torch.cuda.is_available():
         raise RuntimeError("Ray counts a GPU here, but torch cannot use it")
     if not source.root.is_dir():
-        first = configs[0].data
-        source = data.resolve(
-            first, None if root is None else Path(root), require_real=source.kind == "real"
-        )
-    found, refused = 0, ValueError("no settings to measure")
+        folder = None if root is None else Path(root)
+        needs_real = source.kind == "real"
+        source = data.resolve(configs[0].data, folder, require_real=needs_real)
+    found = 0
+    refused = ValueError("no settings to measure")
     for config in configs:
         torch.cuda.reset_peak_memory_stats()
         try:
@@ -79,8 +85,9 @@ def peak(configs: Sequence[Config], source: Source, root: str | None) -> int:
 
 
 def _train(config: Config, dataset: Dataset) -> int:
-    """A few steps and all else that a trial does; bytes that the whole data set takes beside the
-    part used here.
+    """A few steps and all else that a trial does.
+
+    Returns the bytes that the whole data set takes beside the part used here.
     """
     part = shortened(dataset, config)
     run = Run(config, part)
@@ -91,15 +98,14 @@ def _train(config: Config, dataset: Dataset) -> int:
 
 
 def shortened(dataset: Dataset, config: Config) -> Dataset:
-    """The data set with as many samples as `STEPS` training batches, the statistics' probe and an
-    evaluation take.
-    """
+    """As many samples as `STEPS` batches, the statistics' probe and an evaluation take."""
     train = config.train
-    wanted = {"train": max(STEPS * train.batch_size, train.probe_size)}
-    splits = {
-        name: _first(s, wanted.get(name, train.eval_batch_size))
-        for name, s in dataset.splits.items()
-    }
+    splits: dict[str, Split] = {}
+    for name, split in dataset.splits.items():
+        count = train.eval_batch_size
+        if name == "train":
+            count = max(STEPS * train.batch_size, train.probe_size)
+        splits[name] = _first(split, count)
     return Dataset(dataset.name, dataset.spec, splits, dataset.kind)
 
 
@@ -107,18 +113,20 @@ def size(dataset: Dataset) -> int:
     """Bytes of what a run moves to its device beforehand: inputs that are not stored, and targets."""
     tensors = [split.target for split in dataset.splits.values()]
     for split in dataset.splits.values():
-        for x in split.inputs.values():
-            if isinstance(x, Padded):
-                tensors += x.tensors
-    return sum(t.numel() * t.element_size() for t in tensors)
+        for held in split.inputs.values():
+            if isinstance(held, Padded):
+                tensors += held.tensors
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def _first(split: Split, count: int) -> Split:
     count = min(count, len(split))
-    inputs = {
-        m: x.take(torch.arange(count)) if isinstance(x, Padded) else _First(x, count)
-        for m, x in split.inputs.items()
-    }
+    inputs: dict[str, Padded | Stored] = {}
+    for modality, held in split.inputs.items():
+        if isinstance(held, Padded):
+            inputs[modality] = held.take(torch.arange(count))
+        else:
+            inputs[modality] = _First(held, count)
     drawn = None if split.drawn is None else _First(split.drawn, count)
     return dataclasses.replace(
         split, inputs=inputs, target=split.target[:count], ids=split.ids[:count], drawn=drawn
@@ -129,7 +137,9 @@ class _First(Stored):
     """The first samples of a stored modality."""
 
     def __init__(self, whole: Stored, count: int) -> None:
-        self._whole, self._count, self.shape = whole, count, whole.shape
+        self._whole = whole
+        self._count = count
+        self.shape = whole.shape
 
     def __len__(self) -> int:
         return self._count

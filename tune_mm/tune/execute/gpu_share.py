@@ -13,16 +13,21 @@ from tune_mm.tune.execute import nodes
 
 Peak = Callable[[], int]  # bytes of GPU memory of one trial; runs on a node, with a GPU of its own
 
-USABLE = 0.92  # of a GPU's memory: the rest is for fragmentation and for what a short measurement does not see
-PATIENCE = 900.0  # seconds for a whole GPU to fall free and be measured
-SEES = 0.01  # of a GPU, booked to look at it
-GRAIN = 10_000  # Ray counts fractions of GPUs to four digits
+# Of a GPU's memory: the rest is for fragmentation, and what a short measurement does not see.
+USABLE = 0.92
+# Seconds for a whole GPU to fall free and be measured.
+PATIENCE = 900.0
+# Of a GPU, booked to look at it.
+SEES = 0.01
+# Ray counts fractions of GPUs to four digits.
+GRAIN = 10_000
+GIB = 2**30
 
 
 def share(cpus: float, peak: Peak | None) -> tuple[float, str]:
-    """GPUs per trial, and why. None without a GPU in the cluster; a whole one when there is nothing
-    to measure (None).
+    """GPUs per trial, and why: none without a GPU in the cluster.
 
+    peak: None where there is nothing to measure: a trial takes a whole GPU then.
     Raises UserError when no GPU can be had.
     """
     there = [node for node in nodes.alive() if node.gpus > 0]
@@ -31,19 +36,20 @@ def share(cpus: float, peak: Peak | None) -> tuple[float, str]:
     if peak is None:
         return 1.0, "one trial per GPU"
     memory = min(nodes.ask(there, _memory, gpus=SEES).values())
-    most = max(1, min(math.floor(node.cpus / cpus / node.gpus) for node in there))
+    with_cpus = min(math.floor(node.cpus / cpus / node.gpus) for node in there)
     taken = _measured(peak)
-    count = fitting(taken, memory, most)
-    gigabyte = 2**30
-    said = f"one trial takes up to {taken / gigabyte:.2f} of {memory / gigabyte:.0f} GiB"
-    return math.floor(GRAIN / count) / GRAIN, f"{said}: {count} at a time on a GPU"
+    count = fitting(taken, memory, max(1, with_cpus))
+    why = (
+        f"one trial takes up to {taken / GIB:.2f} of {memory / GIB:.0f} GiB: "
+        f"{count} at a time on a GPU"
+    )
+    return math.floor(GRAIN / count) / GRAIN, why
 
 
 def fitting(taken: int, memory: int, most: int) -> int:
-    """Trials of `taken` bytes that share a GPU of `memory` bytes, at least 1, at most `most` (that
-    have CPUs).
-    """
-    return max(1, min(most, math.floor(USABLE * memory / max(taken, 1))))
+    """Trials of `taken` bytes that share a GPU of `memory` bytes: from 1 to `most`."""
+    by_memory = math.floor(USABLE * memory / max(taken, 1))
+    return max(1, min(most, by_memory))
 
 
 def _measured(peak: Peak) -> int:
@@ -73,6 +79,5 @@ def _memory() -> int:
         raise RuntimeError(
             "Ray counts a GPU here, but torch cannot use it; give --gpus-per-trial 0"
         )
-    return min(
-        torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count())
-    )
+    devices = range(torch.cuda.device_count())
+    return min(torch.cuda.get_device_properties(device).total_memory for device in devices)

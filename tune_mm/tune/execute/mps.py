@@ -1,8 +1,7 @@
-"""NVIDIA's Multi-Process Service on request: kernels of several processes run on a GPU side by
-side, not in turns.
+"""NVIDIA's Multi-Process Service on request: processes run kernels on a GPU side by side.
 
-One control daemon per node and user, in a folder of its own, so that one which others have started
-is left alone.
+Without it they take turns. One control daemon per node and user, in a folder of its own, so that
+one which others have started is left alone.
 """
 
 from __future__ import annotations
@@ -39,13 +38,15 @@ def start(where: str) -> list[Node]:
     there = [node for node in nodes.alive() if node.gpus > 0]
     if not there:
         raise UserError("--mps: Ray sees no GPU here")
-    return [node for node, started in nodes.ask(there, _start, where).items() if started]
+    answers = nodes.ask(there, _start, where)
+    return [node for node, started in answers.items() if started]
 
 
 def stop(there: list[Node], where: str) -> None:
     """End the service on these nodes, as far as they are still there."""
     alive = {node.id for node in nodes.alive()}
-    nodes.ask([node for node in there if node.id in alive], _stop, where)
+    still_there = [node for node in there if node.id in alive]
+    nodes.ask(still_there, _stop, where)
 
 
 def _start(where: str) -> bool:
@@ -74,7 +75,15 @@ def _stop(where: str) -> None:
 
 def _control(program: str, where: str, command: str) -> str | None:
     """Ask a running daemon; why it does not answer, if so."""
-    given = {**os.environ, **environment(where)}
-    done = subprocess.run([program], input=f"{command}\n", env=given, capture_output=True, text=True,
-                          timeout=PATIENCE, check=False)  # fmt: skip
-    return done.stderr.strip() or "no answer" if done.returncode else None
+    done = subprocess.run(
+        [program],
+        input=f"{command}\n",
+        env={**os.environ, **environment(where)},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    if done.returncode == 0:
+        return None
+    return done.stderr.strip() or "no answer"

@@ -20,16 +20,19 @@ from tune_mm.data import base as data
 from tune_mm.errors import UserError
 
 Answer = TypeVar("Answer")
-PATIENCE = 300.0  # seconds that a node may take: starting a worker and importing torch takes tens on a busy one
+# Seconds that a node may take: starting a worker and importing torch takes tens on a busy one.
+PATIENCE = 300.0
 SHARED = "a folder that all nodes mount (NFS), or a URI such as s3://BUCKET/DIR or gs://BUCKET/DIR"
 
 
 @dataclass(frozen=True)
 class Node:
-    """A node that is alive, and what Ray counts on it. here: the one that this process runs on."""
+    """A node that is alive, and what Ray counts on it."""
 
     id: str
+    # Host and address.
     name: str
+    # Whether this process runs on it.
     here: bool
     cpus: float = 0
     gpus: float = 0
@@ -39,20 +42,27 @@ def alive() -> list[Node]:
     """The nodes of the cluster that Ray is connected to, this one first."""
     own = ray.get_runtime_context().get_node_id()
     listed: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    found = [_node(n, own) for n in listed if n["Alive"]]
+    found = [_node(told, own) for told in listed if told["Alive"]]
     return sorted(found, key=lambda node: (not node.here, node.name))
 
 
 def _node(told: Mapping[str, Any], own: str) -> Node:
-    there = told["Resources"]
+    resources = told["Resources"]
     return Node(
-        told["NodeID"], _name(told), told["NodeID"] == own, there.get("CPU", 0), there.get("GPU", 0)
+        id=told["NodeID"],
+        name=_name(told),
+        here=told["NodeID"] == own,
+        cpus=resources.get("CPU", 0),
+        gpus=resources.get("GPU", 0),
     )
 
 
 def _name(node: Mapping[str, Any]) -> str:
-    address, host = node["NodeManagerAddress"], node["NodeManagerHostname"]
-    return str(address) if host == address else f"{host} ({address})"
+    address = str(node["NodeManagerAddress"])
+    host = node["NodeManagerHostname"]
+    if host == address:
+        return address
+    return f"{host} ({address})"
 
 
 def ask(
@@ -64,12 +74,10 @@ def ask(
     none. Raises UserError, naming the node, where one does not answer.
     """
     remote = ray.remote(num_cpus=0, num_gpus=gpus, max_retries=0)(question)
-    asked = {
-        node: remote.options(
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)
-        ).remote(*given)
-        for node in nodes
-    }
+    asked = {}
+    for node in nodes:
+        on_node = NodeAffinitySchedulingStrategy(node.id, soft=False)
+        asked[node] = remote.options(scheduling_strategy=on_node).remote(*given)
     answers: dict[Node, Answer] = {}
     for node, reference in asked.items():
         try:
@@ -82,10 +90,10 @@ def ask(
 
 
 def check_storage(storage: str) -> None:
-    """Checkpoints must lie where every node sees them. storage: a folder, or a URI (which is taken
-    at its word).
+    """Checkpoints must lie where every node sees them.
 
-    Raises UserError that names the nodes which do not see the folder.
+    storage: a folder, or a URI (which is taken at its word). Raises UserError that names the nodes
+    which do not see the folder.
     """
     others = [node for node in alive() if not node.here]
     if "://" in storage or not others:
@@ -105,8 +113,10 @@ def check_storage(storage: str) -> None:
     blind = [node.name for node, found in seen.items() if not found]
     if blind:
         nodes = ", ".join(blind)
-        raise UserError(f"--storage: {storage} is not seen by {len(blind)} of {len(others) + 1} nodes ({nodes}): "
-                        f"checkpoints must outlive a node; give {SHARED}")  # fmt: skip
+        raise UserError(
+            f"--storage: {storage} is not seen by {len(blind)} of {len(others) + 1} nodes "
+            f"({nodes}): checkpoints must outlive a node; give {SHARED}"
+        )
 
 
 def _exists(path: str) -> bool:
@@ -131,10 +141,11 @@ def check_data(config: Config, kind: str, root: str | None) -> None:
 
 def _problem(config: Config, kind: str, root: str | None) -> str:
     """Why this node cannot load the data ("": it can)."""
+    folder = None if root is None else Path(root)
     try:
-        found = data.resolve(
-            config.data, None if root is None else Path(root), require_real=kind == "real"
-        )
+        found = data.resolve(config.data, folder, require_real=kind == "real")
     except UserError as error:
         return str(error)
-    return "" if found.kind == kind else f"finds {found.kind} data, the driver {kind} ones"
+    if found.kind != kind:
+        return f"finds {found.kind} data, the driver {kind} ones"
+    return ""
