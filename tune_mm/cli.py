@@ -7,10 +7,9 @@ import math
 import re
 import sys
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from tune_mm.config.yaml import read_value
-from tune_mm.errors import ConfigError, UserError
+from tune_mm.errors import UserError
 
 MISTAKE = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
@@ -108,15 +107,3 @@ def duration(text: str) -> float:
     if match is None or float(match[1]) <= 0:
         raise argparse.ArgumentTypeError(f"must be a time such as 90s, 30m or 1.5h, got '{text}'")
     return float(match[1]) * SECONDS[match[2]]
-
-
-def setting(text: str) -> tuple[str, Any]:
-    """A key and its value, read as YAML, of `key=value`."""
-    key, sign, value = text.partition("=")
-    key = key.strip()
-    if not sign or not key:
-        raise argparse.ArgumentTypeError(f"must be key=value, got '{text}'")
-    try:
-        return key, read_value(value)
-    except ConfigError as error:
-        raise argparse.ArgumentTypeError(f"{key}: {error}") from None

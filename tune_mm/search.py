@@ -14,12 +14,26 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from tune_mm.cli import Parser, count, duration, gpu_share, positive, run_cli, seed, setting
-from tune_mm.errors import UserError
+from tune_mm.cli import Parser, count, duration, gpu_share, positive, run_cli, seed
+from tune_mm.config.yaml import read_value
+from tune_mm.errors import ConfigError, UserError
 
 EPILOG = """exit codes: 0 done; 1 trials failed (each is named; one that diverged is a result,
 no failure); 2 a mistake in what was asked for; 130 interrupted (resume with --resume)"""
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    """A key and its value, read as YAML, of `key=value`."""
+    key, sign, value = text.partition("=")
+    key = key.strip()
+    if not sign or not key:
+        raise argparse.ArgumentTypeError(f"must be key=value, got '{text}'")
+    try:
+        return key, read_value(value)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(f"{key}: {error}") from None
 
 
 def _listed(text: str) -> str:
@@ -62,7 +76,7 @@ def _add_subject(line: Parser) -> None:
     group.add_argument("--extend", type=count, metavar="N", help="the same with N more trials")
     group.add_argument(
         "--set",
-        type=setting,
+        type=_setting,
         action="append",
         default=[],
         metavar="KEY=VALUE",
