@@ -157,7 +157,7 @@ def _close(plan: SuitePlan, field: _Field, console: Console, code: int, seconds:
     """Table, summary.json, and what to do next; the exit code."""
     folders = {m.name: plan.options.searches / plan.search(m) for m in _members(plan, field)}
     unfinished = [name for name, folder in folders.items() if not suite_plan.ended(folder)]
-    summaries = {name: suite_plan.read(folder / SUMMARY) or {} for name, folder in folders.items()}
+    summaries = {name: suite_plan.read_summary(folder) for name, folder in folders.items()}
     rows = _rows(plan, field, summaries)
     status = "completed"
     if unfinished:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -12,9 +11,10 @@ from typing import Any, Literal
 
 from tune_mm.config import Config, flatten, read_yaml, to_dict, with_overrides
 from tune_mm.config.yaml import Document, is_utf8
-from tune_mm.errors import UserError
+from tune_mm.errors import ConfigError, UserError
 from tune_mm.filesystem import write_json
 from tune_mm.tune.plan import search_file
+from tune_mm.tune.plan.saved import require_name
 from tune_mm.tune.plan.search_file import FORMAT, RECORD
 from tune_mm.tune.space.drawing import grid
 from tune_mm.tune.space.space import Space
@@ -22,7 +22,6 @@ from tune_mm.tune.space.space import build as build_space
 from tune_mm.tune.space.space import read as read_space
 
 TRIALS = 20
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 @dataclass(frozen=True)
@@ -210,10 +209,10 @@ def _new(options: Options) -> Plan:
 
 def _require_new(name: str, searches: Path) -> None:
     """Raises UserError for a name that no folder can have, or that another search has."""
-    if not _NAME.fullmatch(name):
-        raise UserError(
-            f"--name: must be letters, digits, '.', '_' and '-' (at most 100), got '{name}'"
-        )
+    try:
+        require_name(name)
+    except ValueError as error:
+        raise UserError(f"--name: {error}, got '{name}'") from None
     folder = searches / name
     if (folder / RECORD).exists():
         raise UserError(
@@ -392,10 +391,16 @@ def _saved_space(options: Options, record: Mapping[str, Any]) -> Space:
     if path.is_file():
         now = read_yaml(path).data
         problems += search_file.differences("the space file", str(path), saved["values"], now)
-    space = build_space(saved["name"], Document(saved["values"], {}, path), record["overrides"])
-    problems += search_file.differences(
-        "the config", space.spec.config, record["config"], to_dict(space.base)
-    )
+    kept_in = options.searches / record["name"] / RECORD
+    document = Document(saved["values"], {}, kept_in)
+    try:
+        space = build_space(saved["name"], document, record["overrides"])
+    except ConfigError as error:
+        problems += error.problems
+    else:
+        problems += search_file.differences(
+            "the config", space.spec.config, record["config"], to_dict(space.base)
+        )
     if problems:
         raise UserError("\n".join([f"{record['name']} cannot go on as it began:", *problems]))
     return space

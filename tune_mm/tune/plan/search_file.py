@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
+from tune_mm.config import Section
 from tune_mm.errors import UserError, nearest
+from tune_mm.tune.plan.saved import FolderName, SavedBaseline, SavedSpace, load, load_all
 from tune_mm.tune.space.space import read as read_space
 
 FORMAT = 1
@@ -22,46 +25,60 @@ _KEPT = {
 }
 
 
+class SearchFile(Section):
+    """What search.json holds."""
+
+    format: int
+    name: FolderName
+    # <name>-<8 hex digits>: tells the search from an earlier one of the same name.
+    uid: FolderName
+    # ISO 8601.
+    created: str
+    space: SavedSpace
+    baseline: SavedBaseline | None
+    # The whole config that the space made.
+    config: dict[str, Any]
+    trials: int = Field(ge=0)
+    baseline_trials: int = Field(ge=0)
+    seed: int = Field(ge=0, lt=2**31)
+    # As given by --epochs.
+    epochs: int | None = Field(ge=1)
+    # As given by --set.
+    overrides: dict[str, Any]
+    data_root: str | None
+    require_real: bool
+    tracking_uri: str | None
+    storage: str | None
+    # The suite that the search is one of.
+    suite: str | None
+    # Whether everything of the search is written.
+    closed: bool = False
+
+
 def find(searches: Path, name: str | None, space: str | None) -> dict[str, Any]:
     """search.json of the search `name`, or of the latest one of `space`. Raises UserError."""
-    known = {record["name"]: record for record in _all(searches)}
     if name is not None:
-        found = _named(name, known, searches)
-    elif space is not None:
-        found = _latest(space, known.values(), searches)
-    else:
-        raise UserError(
-            "--resume and --extend need --space NAME (its latest search) or --name NAME"
-        )
-    if found.get("format") != FORMAT:
-        raise UserError(
-            f"{found['name']}: {RECORD} has format {found.get('format')}, "
-            f"this version reads {FORMAT}"
-        )
-    return found
+        return _named(name, searches)
+    if space is not None:
+        return _latest(space, searches)
+    raise UserError("--resume and --extend need --space NAME (its latest search) or --name NAME")
 
 
-def _named(name: str, known: Mapping[str, dict[str, Any]], searches: Path) -> dict[str, Any]:
-    if name in known:
-        return known[name]
-    listed = f"; there are: {', '.join(known)}" if known else ""
-    raise UserError(f"--name: no search '{name}' in {searches}{nearest(name, known)}{listed}")
+def _named(name: str, searches: Path) -> dict[str, Any]:
+    known = [path.parent.name for path in sorted(searches.glob(f"*/{RECORD}"))]
+    if name not in known:
+        listed = f"; there are: {', '.join(known)}" if known else ""
+        raise UserError(f"--name: no search '{name}' in {searches}{nearest(name, known)}{listed}")
+    return load(searches / name / RECORD, SearchFile, FORMAT)
 
 
-def _latest(space: str, records: Iterable[dict[str, Any]], searches: Path) -> dict[str, Any]:
+def _latest(space: str, searches: Path) -> dict[str, Any]:
     stem = read_space(space).path.stem
+    records = load_all(searches, RECORD, SearchFile, FORMAT)
     ours = [record for record in records if record["space"]["name"] == stem]
     if not ours:
         raise UserError(f"--resume: no search of the space '{stem}' in {searches}")
     return max(ours, key=lambda record: str(record["created"]))
-
-
-def _all(searches: Path) -> Iterator[dict[str, Any]]:
-    for file in sorted(searches.glob(f"*/{RECORD}")):
-        try:
-            yield json.loads(file.read_text())
-        except (OSError, json.JSONDecodeError) as error:
-            raise UserError(f"{file}: cannot be read: {error}") from None
 
 
 def changed(options: Mapping[str, Any], record: Mapping[str, Any]) -> Iterator[str]:

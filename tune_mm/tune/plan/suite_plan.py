@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tune_mm.config import read_yaml
+from pydantic import Field
+
+from tune_mm.config import Section, read_yaml
 from tune_mm.config.yaml import Document, write_yaml
 from tune_mm.errors import UserError
 from tune_mm.filesystem import write_json
 from tune_mm.tune.plan import search_file
 from tune_mm.tune.plan.plan import Options
+from tune_mm.tune.plan.saved import FolderName, SavedSpace, load, load_all
 from tune_mm.tune.space.space import Space
 from tune_mm.tune.space.space import read as read_space
 from tune_mm.tune.space.suite import Member, Suite, is_suite, read_spec
@@ -23,6 +26,40 @@ from tune_mm.tune.space.suite import spaces as spaces_of
 
 FORMAT = 1
 RECORD = "suite.json"
+
+
+class SavedMember(Section):
+    """A search of a suite."""
+
+    # The space that it is made of.
+    origin: str
+    # The member that its gain is stated over.
+    baseline: str
+    # That space as the suite has it.
+    values: dict[str, Any]
+
+
+class SuiteFile(Section):
+    """What suite.json holds."""
+
+    format: int
+    name: FolderName
+    # ISO 8601.
+    created: str
+    suite: SavedSpace
+    # By name.
+    members: dict[FolderName, SavedMember]
+    # Of each search.
+    trials: int = Field(ge=1)
+    seed: int | None = Field(ge=0, lt=2**31)
+    # As given by --epochs.
+    epochs: int | None = Field(ge=1)
+    # As given by --set.
+    overrides: dict[str, Any]
+    storage: str | None
+    data_root: str | None
+    require_real: bool
+    tracking_uri: str | None
 
 
 @dataclass(frozen=True)
@@ -70,7 +107,7 @@ class SuitePlan:
         the suite has been given since.
         """
         search_folder = self.options.searches / self.search(member)
-        begun = read(search_folder / search_file.RECORD)
+        begun = _begun(search_folder)
         resumed = self.resumed_options(member)
         if begun is None:
             return replace(
@@ -107,24 +144,32 @@ class SuitePlan:
         )
 
 
-def read(path: Path) -> dict[str, Any] | None:
-    """A JSON file; None when there is none. Raises UserError for one that cannot be read."""
+def read_summary(folder: Path) -> dict[str, Any]:
+    """summary.json of a search; {} where there is none that can be read."""
     try:
-        found: dict[str, Any] = json.loads(path.read_text())
+        found = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _begun(folder: Path) -> dict[str, Any] | None:
+    """search.json of the search in `folder`; None before it has begun. Raises UserError."""
+    try:
+        return load(folder / search_file.RECORD, search_file.SearchFile, search_file.FORMAT)
     except FileNotFoundError:
         return None
-    except (OSError, json.JSONDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
-    return found
 
 
 def ended(folder: Path) -> bool:
-    """Whether the search in `folder` has done all that it was to do, failed trials included."""
-    record = read(folder / search_file.RECORD)
-    summary = read(folder / "summary.json")
-    if record is None or summary is None:
+    """Whether the search in `folder` has done all that it was to do, failed trials included.
+
+    Raises UserError for a search.json that cannot be read.
+    """
+    record = _begun(folder)
+    if record is None or not record["closed"]:
         return False
-    return bool(record.get("closed")) and str(summary["status"]).startswith("completed")
+    return str(read_summary(folder).get("status")).startswith("completed")
 
 
 def asked(options: Options) -> bool:
@@ -239,28 +284,14 @@ def _require_unchanged(options: Options, record: Mapping[str, Any]) -> None:
 def _find(options: Options) -> dict[str, Any]:
     """suite.json of `--name`, or of the latest one of `--space`. Raises UserError."""
     if options.name is not None:
-        found = read(options.searches / options.name / RECORD)
-    else:
-        assert options.space is not None
-        stem = read_space(options.space).path.stem
-        ours = [record for record in _all(options.searches) if record["suite"]["name"] == stem]
-        found = max(ours, key=lambda record: str(record["created"]), default=None)
-        if found is None:
-            raise UserError(f"--resume: no searches of the suite '{stem}' in {options.searches}")
-    assert found is not None
-    if found.get("format") != FORMAT:
-        raise UserError(
-            f"{found['name']}: {RECORD} has format {found.get('format')}, "
-            f"this version reads {FORMAT}"
-        )
-    return found
-
-
-def _all(searches: Path) -> Iterator[dict[str, Any]]:
-    for path in sorted(searches.glob(f"*/{RECORD}")):
-        found = read(path)
-        if found is not None:
-            yield found
+        return load(options.searches / options.name / RECORD, SuiteFile, FORMAT)
+    assert options.space is not None
+    stem = read_space(options.space).path.stem
+    records = load_all(options.searches, RECORD, SuiteFile, FORMAT)
+    ours = [record for record in records if record["suite"]["name"] == stem]
+    if not ours:
+        raise UserError(f"--resume: no searches of the suite '{stem}' in {options.searches}")
+    return max(ours, key=lambda record: str(record["created"]))
 
 
 def _free_name(searches: Path, suite: str) -> str:
