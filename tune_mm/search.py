@@ -200,7 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.list == "methods":
         return listing.methods(console)
     if given.list:
-        return search.spaces(console)
+        return listing.spaces(console)
     if given.resume and given.extend is not None:
         raise UserError(
             "--resume and --extend: give one of them (--extend also finishes what is unfinished)"

@@ -16,7 +16,6 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from tune_mm.data import base as data
@@ -36,8 +35,6 @@ from tune_mm.tune.plan.plan import Options, Plan
 from tune_mm.tune.plan.search_file import RECORD
 from tune_mm.tune.propose.journal import open_storage
 from tune_mm.tune.propose.ledger import Busy, Ledger, Lock
-from tune_mm.tune.space import space as space_files
-from tune_mm.tune.space import suite as suites
 from tune_mm.tune.space.domains import Values
 from tune_mm.tune.stages import SearchContext
 from tune_mm.tune.tracking import Tracker
@@ -45,42 +42,6 @@ from tune_mm.tune.tracking import Tracker
 FAILED = 1
 INTERRUPTED = 130
 SUMMARY = "summary.json"
-
-
-def spaces(console: Console) -> int:
-    """--list."""
-    table = Table(title="search spaces", title_justify="left")
-    for column in ("space", "method", "config", "objective", "searched", "baseline"):
-        table.add_column(column)
-    for name in space_files.names():
-        raw = space_files.read(name).data
-        finals_section = raw.get("finals") or {}
-        table.add_row(
-            name,
-            str(raw.get("method", "-")),
-            str(raw.get("config", "-")),
-            str(raw.get("objective", "-")),
-            ", ".join(raw.get("domains") or {}),
-            finals_section.get("baseline") or "-",
-        )
-    console.print(table)
-    _list_suites(console)
-    return 0
-
-
-def _list_suites(console: Console) -> None:
-    found = suites.names()
-    if not found:
-        return
-    table = Table(title="suites: several spaces, searched alike and compared", title_justify="left")
-    for column in ("suite", "config", "objective", "trials", "searches"):
-        table.add_column(column)
-    for name in found:
-        suite = suites.build(name, space_files.read(name))
-        members = ", ".join(member.name for member in suite.members)
-        spec = suite.spec
-        table.add_row(name, spec.config, spec.objective, str(spec.trials), members)
-    console.print(table)
 
 
 def run(

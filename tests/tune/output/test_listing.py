@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tune_mm import plugins, search
@@ -46,3 +48,19 @@ def test_spaces_are_the_default_and_anything_else_is_refused(
     assert "dgl_avdigits" in capsys.readouterr().out
     with pytest.raises(UserError, match="--list: must be spaces or methods, got 'method'"):
         search.main(["--list", "method"])
+
+
+def test_a_broken_file_of_ones_own_hides_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = tmp_path / "search_spaces"
+    own.mkdir()
+    (own / "broken.yaml").write_text("a: [\n")
+    (own / "odd.yaml").write_text("domains: [1]\nfinals: no\n")
+    (own / "empty_suite.yaml").write_text("spaces: []\n")
+    monkeypatch.chdir(tmp_path)
+    assert search.main(["--list"]) == 0
+    shown = capsys.readouterr().out
+    assert "cggm_iemocap" in shown
+    assert "not listed: search_spaces/broken.yaml: not valid YAML" in shown
+    assert "not listed: spaces: " in shown

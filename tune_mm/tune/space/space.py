@@ -70,9 +70,22 @@ def read(name_or_path: str) -> Document:
     return read_yaml(find_file(FOLDER, name_or_path))
 
 
+def readable() -> tuple[dict[str, Document], list[str]]:
+    """The files of all spaces and suites by name, and what is wrong with those that are no YAML."""
+    found: dict[str, Document] = {}
+    problems: list[str] = []
+    for name in file_names(FOLDER):
+        try:
+            found[name] = read(name)
+        except ConfigError as error:
+            problems += error.problems
+    return found, problems
+
+
 def names() -> tuple[str, ...]:
     """Spaces that can be named. Files with `spaces:` are suites of them (see `suite.py`)."""
-    return tuple(name for name in file_names(FOLDER) if "spaces" not in read(name).data)
+    documents, _ = readable()
+    return tuple(name for name, document in documents.items() if "spaces" not in document.data)
 
 
 def build(name: str, document: Document, overrides: Mapping[str, Any]) -> Space:

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, ValidationError
 
-from tune_mm.config import ConfigError, Section, file_names, flatten
+from tune_mm.config import ConfigError, Section, flatten
 from tune_mm.config.explain import explain
 from tune_mm.config.sections import PLUGINS
 from tune_mm.config.yaml import Document
@@ -110,8 +110,8 @@ def is_suite(document: Document) -> bool:
 
 def names() -> tuple[str, ...]:
     """Suites that can be named."""
-    every = file_names(space_files.FOLDER)
-    return tuple(name for name in every if is_suite(space_files.read(name)))
+    documents, _ = space_files.readable()
+    return tuple(name for name, document in documents.items() if is_suite(document))
 
 
 def build(name: str, document: Document) -> Suite:
