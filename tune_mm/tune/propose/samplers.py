@@ -6,8 +6,9 @@ import hashlib
 import warnings
 
 from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import BaseSampler, CmaEsSampler, NSGAIISampler, RandomSampler
+from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler
 
+from tune_mm.tune.propose.cmaes import RebuiltCmaEs
 from tune_mm.tune.propose.tpe import WindowedTPE
 from tune_mm.tune.space.domains import SearcherName
 
@@ -32,9 +33,7 @@ def make_sampler(
         if name == "tpe":
             return WindowedTPE(chosen, startup, conditional)
         if name == "cmaes":
-            return CmaEsSampler(
-                seed=chosen, n_startup_trials=startup, warn_independent_sampling=False
-            )
+            return RebuiltCmaEs(chosen, startup)
         if name == "nsgaii":
             return NSGAIISampler(seed=chosen, population_size=max(startup, 2))
     # A grid's trials are decided beforehand: it draws nothing.
