@@ -28,8 +28,8 @@ from mlflow.tracking import MlflowClient
 
 from tune_mm.cli import run_cli
 from tune_mm.errors import UserError
-from tune_mm.reports.runs.records import Record
 from tune_mm.reports.runs.store import Reader
+from tune_mm.reports.runs.stored_run import StoredRun
 from tune_mm.track import views
 
 IMAGES = Path(__file__).resolve().parent / "images"
@@ -131,7 +131,7 @@ def columns(uri: str, space: str) -> list[tuple[str, str]]:
     return [(column.partition(".")[0], column.split("`")[1]) for column in chosen]
 
 
-def varied(params: Sequence[str], trials: Sequence[Record]) -> list[str]:
+def varied(params: Sequence[str], trials: Sequence[StoredRun]) -> list[str]:
     """Those of `params` that are numbers, with three values or more among the trials."""
     out = []
     for key in params:

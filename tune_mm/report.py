@@ -26,9 +26,9 @@ from tune_mm.errors import UserError, nearest
 
 if TYPE_CHECKING:  # mlflow and matplotlib take seconds to import, and --help does without
     from tune_mm.reports.figures.figures import Figure
-    from tune_mm.reports.runs.records import Record
     from tune_mm.reports.runs.select import Choice
     from tune_mm.reports.runs.store import Reader
+    from tune_mm.reports.runs.stored_run import StoredRun
     from tune_mm.reports.spec.spec import Report
     from tune_mm.reports.tables.tables import Table
 
@@ -100,7 +100,7 @@ class Job:
 
     given: argparse.Namespace
     reader: Reader
-    records: list[Record]
+    records: list[StoredRun]
 
     @property
     def choice(self) -> Choice:
@@ -193,10 +193,10 @@ def listing(given: argparse.Namespace) -> None:
     these.
     """
     from tune_mm.reports import catalogue
-    from tune_mm.reports.figures.canvas import PAPERS
+    from tune_mm.reports.spec.wording import PAPERS
 
     found = _load(catalogue.names())
-    records: list[Record] = []
+    records: list[StoredRun] = []
     try:
         records = opened(given).records
     except UserError as error:
@@ -237,7 +237,7 @@ def search(given: argparse.Namespace, name: str) -> None:
 def paper(given: argparse.Namespace, name: str) -> None:
     """Write the page of a paper."""
     from tune_mm.reports import catalogue
-    from tune_mm.reports.figures.canvas import PAPERS
+    from tune_mm.reports.spec.wording import PAPERS
     from tune_mm.reports.figures.figures import Figure
     from tune_mm.reports.pages.paper_page import paper_page
     from tune_mm.reports.tables.tables import Table

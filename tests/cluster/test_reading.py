@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.cluster.cases import CLUSTER
 from tune_mm.cluster import checks
 from tune_mm.cluster.formats import files, slurm
-from tune_mm.cluster.formats.files import Line
+from tune_mm.cluster.formats.files import ClusterLine
 
 
 def test_documents_keep_the_lines_of_the_whole_file():
@@ -20,7 +20,7 @@ def test_documents_keep_the_lines_of_the_whole_file():
 
 def test_commands_of_comments_are_joined_and_prose_is_not_one():
     text = "# Never ray submit --stop here.\n#   ray submit a.yaml b.py \\\n#     --x 1\n# ray is fast\n"
-    assert files.documented(text)[:1] == (Line("ray submit a.yaml b.py --x 1", 2),)
+    assert files.documented(text)[:1] == (ClusterLine("ray submit a.yaml b.py --x 1", 2),)
 
 
 def test_sbatch_directives_end_at_the_first_command():

@@ -16,8 +16,8 @@ from PIL import Image
 from tests.reports import sample_runs
 from tune_mm import report
 from tune_mm.cli import run_cli
-from tune_mm.reports.runs.records import Record
 from tune_mm.reports.runs.store import Reader
+from tune_mm.reports.runs.stored_run import StoredRun
 from tune_mm.track import Store
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -43,7 +43,7 @@ def written(folder: Path) -> set[str]:
     return {p.name for p in folder.iterdir()}
 
 
-def parent(reader: Reader, search: sample_runs.Search) -> Record:
+def parent(reader: Reader, search: sample_runs.Search) -> StoredRun:
     (found,) = [r for r in reader.records() if r.search == search.uid and r.parent is None]
     return found
 

@@ -18,7 +18,7 @@ from tune_mm.track import lease
 from tune_mm.track.queue import REFUSED, Queue
 from tune_mm.track.record import Damaged, Runs, decode, encode
 from tune_mm.track.retry import Retry
-from tune_mm.track.run import MLFLOW_STATUS, Artifact, Buffer, Point, RunHandle
+from tune_mm.track.run import MLFLOW_STATUS, Artifact, Buffer, MetricPoint, RunHandle
 
 ABOUT = {"uri": "sqlite:////x.db", "experiment": "space", "artifacts": None, "known": True}
 
@@ -168,7 +168,7 @@ BUFFERS = st.builds(
     tags=TEXTS,
     points=st.lists(
         st.builds(
-            Point,
+            MetricPoint,
             values=st.dictionaries(st.text(max_size=5), NUMBERS, min_size=1, max_size=3),
             step=st.integers(0, 9),
             timestamp=st.integers(0, 2**41),
@@ -202,7 +202,9 @@ def test_a_record_is_read_as_it_was_written(buffer: Buffer) -> None:
 
 @given(st.data())
 def test_one_wrong_byte_is_noticed(data: st.DataObject) -> None:
-    line = encode(RUN, Buffer(params={"lr": "0.1"}, points=[Point({"val/loss": 0.25}, 3, 7)]), None)
+    line = encode(
+        RUN, Buffer(params={"lr": "0.1"}, points=[MetricPoint({"val/loss": 0.25}, 3, 7)]), None
+    )
     where = data.draw(st.integers(0, len(line) - 1))
     byte = data.draw(st.integers(0, 255).filter(lambda b: b != line[where]))
     with pytest.raises(Damaged):

@@ -15,8 +15,8 @@ from pydantic import ValidationError
 from tune_mm.config import Section, file_names, find_file, read_yaml
 from tune_mm.config.explain import explain
 from tune_mm.errors import ConfigError, nearest
-from tune_mm.reports.runs.records import Record
 from tune_mm.reports.runs.select import Choice, matches
+from tune_mm.reports.runs.stored_run import StoredRun
 from tune_mm.reports.runs.together import together
 from tune_mm.reports.spec.spec import (
     MODALITY,
@@ -119,7 +119,7 @@ def wheres(report: Report) -> Iterator[Where]:
             yield {**report.where, **report.baseline}
 
 
-def parents(report: Report, records: Sequence[Record], choice: Choice) -> set[str]:
+def parents(report: Report, records: Sequence[StoredRun], choice: Choice) -> set[str]:
     """Ids of the parent runs of the searches that a figure is drawn from."""
     found: set[str] = set()
     for where in _drawn(report, records):
@@ -128,7 +128,7 @@ def parents(report: Report, records: Sequence[Record], choice: Choice) -> set[st
     return found
 
 
-def _drawn(report: Report, records: Sequence[Record]) -> Iterator[dict[str, Where]]:
+def _drawn(report: Report, records: Sequence[StoredRun]) -> Iterator[dict[str, Where]]:
     """What a figure draws together: all series, but of a sweep the points of one."""
     if isinstance(report, SweepReport):
         for series in report.series:
@@ -139,7 +139,7 @@ def _drawn(report: Report, records: Sequence[Record]) -> Iterator[dict[str, Wher
         yield {series.label: {**report.where, **series.where} for series in report.series}
 
 
-def runs(report: Report, records: Iterable[Record]) -> Counter[str]:
+def runs(report: Report, records: Iterable[StoredRun]) -> Counter[str]:
     """How many completed final and single runs a report could draw on, by data set."""
     wanted = list(wheres(report))
     done = (r for r in records if r.status == "completed" and r.stage in ("final", "train"))

@@ -18,7 +18,7 @@ from typing import Any
 
 from mlflow.entities import Metric
 
-from tune_mm.track.run import Artifact, Buffer, Point, RunHandle
+from tune_mm.track.run import Artifact, Buffer, MetricPoint, RunHandle
 
 _HEAD, _MIDDLE, _END = b'{"crc":"', b'","record":', b"}\n"
 _START = len(_HEAD) + 8 + len(_MIDDLE)  # a CRC-32 has 8 hexadecimal digits
@@ -76,7 +76,7 @@ def decode(
             params=content.get("params", {}),
             tags=content.get("tags", {}),
             points=[
-                Point(values, step, timestamp)
+                MetricPoint(values, step, timestamp)
                 for step, timestamp, values in content.get("points", ())
             ],
             artifacts=[_found(a, folder, anywhere) for a in content.get("artifacts", ())],
@@ -124,10 +124,10 @@ def _found(told: dict[str, Any], folder: Path, anywhere: bool) -> Artifact:
     return Artifact(told["name"], file=file)
 
 
-def _points(metrics: Iterable[Metric]) -> list[Point]:
+def _points(metrics: Iterable[Metric]) -> list[MetricPoint]:
     """Points again of metrics that passed the check of their steps."""
     moments = groupby(metrics, key=lambda m: (m.step, m.timestamp))
     return [
-        Point({m.key: m.value for m in group}, step, timestamp)
+        MetricPoint({m.key: m.value for m in group}, step, timestamp)
         for (step, timestamp), group in moments
     ]

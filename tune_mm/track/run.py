@@ -52,7 +52,7 @@ class RunHandle:
 
 
 @dataclass(frozen=True)
-class Point:
+class MetricPoint:
     """The metrics of one step. timestamp: ms since the epoch, taken when logged so that a retry
     changes nothing.
     """
@@ -94,7 +94,7 @@ class Buffer:
     start: int | None = None
     params: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
-    points: list[Point] = field(default_factory=list)
+    points: list[MetricPoint] = field(default_factory=list)
     metrics: list[Metric] = field(
         default_factory=list
     )  # points that passed the check against the steps known

@@ -17,7 +17,15 @@ from mlflow.tracking import MlflowClient
 
 from tune_mm.track import limits
 from tune_mm.track.reach import is_server, permanent, present
-from tune_mm.track.run import MLFLOW_STATUS, REASON, Artifact, Buffer, Point, RunHandle, changed
+from tune_mm.track.run import (
+    MLFLOW_STATUS,
+    REASON,
+    Artifact,
+    Buffer,
+    MetricPoint,
+    RunHandle,
+    changed,
+)
 from tune_mm.track.store import Store, reason
 
 SEARCH, KEY, PARENT = "tune_mm.search", "tune_mm.key", "mlflow.parentRunId"
@@ -196,7 +204,7 @@ class Sink:
                 del buffer.tags[tag.key]
                 run.reason = run.reason or tag.key == REASON
 
-    def _is_new(self, run: RunHandle, point: Point) -> bool:
+    def _is_new(self, run: RunHandle, point: MetricPoint) -> bool:
         """Whether the store lacks this step. Asks a run that was resumed once per kind of record."""
         key = point.representative
         steps = run.steps.setdefault(key, set())

@@ -37,7 +37,7 @@ from tune_mm.track.queue import Queue
 from tune_mm.track.reach import ask
 from tune_mm.track.record import Runs, encode
 from tune_mm.track.retry import Retry
-from tune_mm.track.run import REASON, Artifact, Buffer, Point, RunHandle, Status
+from tune_mm.track.run import REASON, Artifact, Buffer, MetricPoint, RunHandle, Status
 from tune_mm.track.sink import Sink
 from tune_mm.track.store import FAILURES, Store, Unreachable, reason
 
@@ -150,7 +150,7 @@ class Writer:
         """
         values = limits.metrics(metrics)
         if values:
-            self._add(run, Buffer(points=[Point(values, int(step), _now())]))
+            self._add(run, Buffer(points=[MetricPoint(values, int(step), _now())]))
 
     def params(self, run: RunHandle, params: Mapping[str, Any]) -> None:
         """Params; one that has another value already keeps it, and the new one becomes the tag

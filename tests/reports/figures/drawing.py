@@ -15,8 +15,8 @@ from pydantic import TypeAdapter
 from tests.reports import sample_runs
 from tune_mm.reports.figures import figures
 from tune_mm.reports.figures.figures import Figure
-from tune_mm.reports.runs.records import Record
 from tune_mm.reports.runs.select import Choice
+from tune_mm.reports.runs.stored_run import StoredRun
 from tune_mm.reports.spec.spec import AnyReport
 
 PAPER = Path(__file__).resolve().parents[3] / "configs" / "paper"
@@ -42,7 +42,7 @@ def choice(data: str | None = None, run: str | None = None) -> Choice:
 
 
 def draw(
-    name: str, records: Sequence[Record], reader: Any, chosen: Choice, **changes: object
+    name: str, records: Sequence[StoredRun], reader: Any, chosen: Choice, **changes: object
 ) -> Figure:
     found = report(name, **changes)
     figure: Figure = getattr(figures, found.kind)(found, records, reader, chosen, name)
@@ -70,7 +70,7 @@ def legend(holder: Any) -> list[str]:
     return [text.get_text() for text in holder.get_texts()]
 
 
-def record(seed: int, values: Mapping[str, Any], search: str = "s-1") -> Record:
+def record(seed: int, values: Mapping[str, Any], search: str = "s-1") -> StoredRun:
     """A completed final run on `toy`; values: params and metrics by name ("/" in it: a metric)."""
     metrics = {k: v for k, v in values.items() if "/" in k}
     params = {k: str(v) for k, v in values.items() if "/" not in k}
@@ -83,6 +83,6 @@ def record(seed: int, values: Mapping[str, Any], search: str = "s-1") -> Record:
     }
     started = datetime(2025, 1, 1, tzinfo=UTC) + timedelta(minutes=seed)
     name = f"{search}-{seed}-{len(values)}-{sorted(params.items())}"
-    return Record(
+    return StoredRun(
         name, name, "toy", search, None, "final", "completed", started, tags, params, metrics
     )

@@ -12,8 +12,8 @@ from matplotlib.colors import to_hex
 
 from tests.reports import sample_runs
 from tests.reports.figures.drawing import EPOCHS, axes_of, choice, draw, legend, lines, near, record
-from tune_mm.reports.runs.records import Record
 from tune_mm.reports.runs.store import Reader
+from tune_mm.reports.runs.stored_run import StoredRun
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def reader(store_root: Path) -> Reader:
 
 
 @pytest.fixture(scope="module")
-def records(reader: Reader) -> Sequence[Record]:
+def records(reader: Reader) -> Sequence[StoredRun]:
     return reader.records()
 
 
@@ -161,7 +161,9 @@ def test_curves_of_one_run_have_no_band_and_a_second_search_is_not_mixed_in(read
     panels = [{"title": "a", "metrics": ["val/loss"]}]
 
     class Curves:
-        def curves(self, run: Record, metrics: Sequence[str]) -> dict[str, list[tuple[int, float]]]:
+        def curves(
+            self, run: StoredRun, metrics: Sequence[str]
+        ) -> dict[str, list[tuple[int, float]]]:
             return {m: [(1, 2.0 if run.search == "a-1" else 3.0)] for m in metrics}
 
     shown = draw("dgl_fig1", found, Curves(), choice("toy"), where={}, series=series, panels=panels)

@@ -13,8 +13,8 @@ from tests.reports.figures.drawing import choice, draw, figure_names, report
 from tune_mm.config import file_names
 from tune_mm.errors import UserError
 from tune_mm.reports.figures import figures
-from tune_mm.reports.runs.records import Record
 from tune_mm.reports.runs.store import Reader
+from tune_mm.reports.runs.stored_run import StoredRun
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def reader(store_root: Path) -> Reader:
 
 
 @pytest.fixture(scope="module")
-def records(reader: Reader) -> Sequence[Record]:
+def records(reader: Reader) -> Sequence[StoredRun]:
     return reader.records()
 
 

@@ -12,7 +12,7 @@ from matplotlib.colors import to_hex
 from tests.reports.figures.drawing import axes_of, choice, draw, legend, record
 from tune_mm.errors import UserError
 from tune_mm.reports.figures import scatter
-from tune_mm.reports.runs.records import Record
+from tune_mm.reports.runs.stored_run import StoredRun
 
 
 class Files:
@@ -21,7 +21,7 @@ class Files:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def artifact(self, run: Record, path: str) -> Path | None:
+    def artifact(self, run: StoredRun, path: str) -> Path | None:
         file = self.folder / f"{run.seed}-{path}"
         return file if file.exists() else None
 

@@ -12,8 +12,8 @@ import pytest
 from tests.reports import sample_runs
 from tests.reports.figures.drawing import axes_of, choice, draw, legend, near, record
 from tune_mm.errors import UserError
-from tune_mm.reports.runs.records import Record
 from tune_mm.reports.runs.store import Reader
+from tune_mm.reports.runs.stored_run import StoredRun
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def reader(store_root: Path) -> Reader:
 
 
 @pytest.fixture(scope="module")
-def records(reader: Reader) -> Sequence[Record]:
+def records(reader: Reader) -> Sequence[StoredRun]:
     return reader.records()
 
 

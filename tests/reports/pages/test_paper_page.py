@@ -17,7 +17,7 @@ from tune_mm.reports.figures.figures import Figure, sweep
 from tune_mm.reports.pages.paper_page import paper_page
 from tune_mm.reports.runs.select import Choice
 from tune_mm.reports.runs.store import Reader
-from tune_mm.reports.spec.spec import Column, Row, SweepReport, SweepSeries, TableReport
+from tune_mm.reports.spec.spec import Column, SweepReport, SweepSeries, TableReport, TableRow
 from tune_mm.reports.tables.tables import Table, build
 
 
@@ -35,7 +35,7 @@ def truncation(reader: Reader, **changes: Any) -> Table:
         ("both", True, True, 76.1),
     )
     rows = tuple(
-        Row(
+        TableRow(
             label=name,
             where={"method.truncate_multimodal": multi, "method.truncate_unimodal": uni},
             published={"all": value} if value else {},
@@ -100,7 +100,10 @@ def test_a_papers_page_shows_our_values_marked_beside_the_papers(reader: Reader)
 
 def test_what_a_paper_page_lacks_is_shown_with_the_command_that_makes_it(reader: Reader) -> None:
     table = truncation(
-        reader, rows=(Row(label="G-Blending", where={"method": "cggm"}),), reference=None, where={}
+        reader,
+        rows=(TableRow(label="G-Blending", where={"method": "cggm"}),),
+        reference=None,
+        where={},
     )
     text = paper_page("dgl", [table], [alpha(reader, data="cremad")])
     page = Page(text)

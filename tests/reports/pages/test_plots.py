@@ -117,9 +117,9 @@ def test_importances_of_enough_trials_name_what_matters(tmp_path: Path) -> None:
 
 
 def test_a_domain_is_widened_to_what_was_seen() -> None:
-    wide = distribution(searches.Domain("loguniform", (0.01, 1.0)), [0.005, 2.0])
+    wide = distribution(searches.SearchedDomain("loguniform", (0.01, 1.0)), [0.005, 2.0])
     assert (wide.low, wide.high, wide.log) == (0.005, 2.0, True)  # type: ignore[attr-defined]
-    more = distribution(searches.Domain("choice", ("a", "b")), ["c"])
+    more = distribution(searches.SearchedDomain("choice", ("a", "b")), ["c"])
     assert more.choices == ("a", "b", "c")  # type: ignore[attr-defined]
 
 

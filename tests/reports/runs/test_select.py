@@ -11,10 +11,10 @@ import pytest
 import tune_mm
 from tests.reports import sample_runs
 from tune_mm.errors import UserError
-from tune_mm.reports.runs.records import Record
 from tune_mm.reports.runs.select import Choice, Selection, by_seed, lacking, matches, select
 from tune_mm.reports.runs.store import Reader
-from tune_mm.reports.spec.spec import Column, Row, TableReport, Where
+from tune_mm.reports.runs.stored_run import StoredRun
+from tune_mm.reports.spec.spec import Column, TableReport, TableRow, Where
 from tune_mm.track import Store
 
 ALL = Choice()
@@ -23,16 +23,22 @@ BOTH: Where = {"method.truncate_multimodal": True, "method.truncate_unimodal": T
 
 
 @pytest.fixture(scope="module")
-def records(store: Store) -> list[Record]:
+def records(store: Store) -> list[StoredRun]:
     return Reader.open(store.uri, Path("/nowhere")).records()
 
 
 def report(data: str = "avdigits", where: Where | None = None) -> TableReport:
     column = Column(label="Accuracy", metric="test/accuracy")
     return TableReport(
-        title="t", paper="dgl", source="Table 3", data=data, where=where or {}, fill=("run",), rows=(Row(label="r"),),
+        title="t",
+        paper="dgl",
+        source="Table 3",
+        data=data,
+        where=where or {},
+        fill=("run",),
+        rows=(TableRow(label="r"),),
         columns=(column,),
-    )  # fmt: skip
+    )
 
 
 def record(
@@ -44,7 +50,7 @@ def record(
     params: Mapping[str, str] | None = None,
     metrics: Mapping[str, float] | None = None,
     **tags: Any,
-) -> Record:
+) -> StoredRun:
     """A run on `toy` that started `day` days after DAY."""
     known = {
         "dataset": "toy",
@@ -53,7 +59,7 @@ def record(
         **({"search": search} if search else {}),
     }
     number = f"{search} {stage} {seed} {status} {day} {sorted((params or {}).items())} {sorted(tags.items())}"
-    return Record(
+    return StoredRun(
         id=number,
         name=f"run {seed}",
         space="space",
@@ -73,12 +79,12 @@ def record(
     )
 
 
-def parent(search: str, status: str, day: float = 0, **tags: Any) -> Record:
+def parent(search: str, status: str, day: float = 0, **tags: Any) -> StoredRun:
     own = record(0, search, "search", status, day, **tags)
-    return Record(**{**vars(own), "id": f"{search}-parent", "parent": None})
+    return StoredRun(**{**vars(own), "id": f"{search}-parent", "parent": None})
 
 
-def toy(found: list[Record], where: Where | None = None, choice: Choice = ALL) -> Selection:
+def toy(found: list[StoredRun], where: Where | None = None, choice: Choice = ALL) -> Selection:
     return select(found, report("toy"), where or {}, choice)
 
 
@@ -147,7 +153,7 @@ def test_where_knows_tags_before_params_and_the_runs_own() -> None:
     [(False, False, 0.65), (True, False, 0.70), (False, True, 0.72), (True, True, 0.75)],
 )
 def test_a_cell_is_the_latest_searchs(
-    records: list[Record], multimodal: bool, unimodal: bool, base: float
+    records: list[StoredRun], multimodal: bool, unimodal: bool, base: float
 ) -> None:
     where: Where = {"method.truncate_multimodal": multimodal, "method.truncate_unimodal": unimodal}
     found = select(records, report(where={"space": "ablation_truncation"}), where, ALL)
@@ -166,7 +172,7 @@ def test_a_cell_is_the_latest_searchs(
 
 
 @pytest.mark.parametrize("name", [sample_runs.OLDER.name, sample_runs.OLDER.uid])
-def test_run_chooses_a_search(records: list[Record], name: str) -> None:
+def test_run_chooses_a_search(records: list[StoredRun], name: str) -> None:
     found = select(records, report(where={"space": "ablation_truncation"}), BOTH, Choice(run=name))
     assert by_seed(found.records, "test/accuracy")[1] == pytest.approx(
         0.75 + 0.01 + 0.002 * ((1 + 3) % 3) - 0.1
@@ -174,7 +180,7 @@ def test_run_chooses_a_search(records: list[Record], name: str) -> None:
     assert found.notes == ()
 
 
-def test_since_leaves_older_runs_out(records: list[Record]) -> None:
+def test_since_leaves_older_runs_out(records: list[StoredRun]) -> None:
     newer = min(r.started for r in records if r.search == sample_runs.NEWER.uid)
     table, where = report(where={"space": "ablation_truncation"}), BOTH
     assert select(records, table, where, Choice(since=newer)).notes == ()
@@ -183,7 +189,7 @@ def test_since_leaves_older_runs_out(records: list[Record]) -> None:
     assert select(records, table, where, Choice(since=newer + timedelta(days=1))).records == []
 
 
-def test_three_sensors_and_a_tuned_baseline(records: list[Record]) -> None:
+def test_three_sensors_and_a_tuned_baseline(records: list[StoredRun]) -> None:
     table = report("utd_mhad")
     cggm = select(
         records, table, {"method": "cggm", "method.rho": 1.2, "method.magnitude": True}, ALL
@@ -198,7 +204,7 @@ def test_three_sensors_and_a_tuned_baseline(records: list[Record]) -> None:
     assert (cggm.searches, joint.searches) == (("ablation_rho-1",), ("ablation_rho-1",))
 
 
-def test_runs_of_train_are_taken_where_there_are_no_final_ones(records: list[Record]) -> None:
+def test_runs_of_train_are_taken_where_there_are_no_final_ones(records: list[StoredRun]) -> None:
     found = select(records, report(), {"method": "joint"}, ALL)
     assert by_seed(found.records, "test/accuracy") == pytest.approx({1: 0.672, 2: 0.684, 3: 0.69})
     assert (found.searches, found.notes) == ((), ())
@@ -208,7 +214,7 @@ def test_runs_of_train_are_taken_where_there_are_no_final_ones(records: list[Rec
     ] == [2]
 
 
-def test_an_unfinished_search_gives_what_it_has_and_says_so(records: list[Record]) -> None:
+def test_an_unfinished_search_gives_what_it_has_and_says_so(records: list[StoredRun]) -> None:
     found = select(records, report(), {"method.alpha": 3.0, "space": "dgl_avdigits"}, ALL)
     assert by_seed(found.records, "test/accuracy") == pytest.approx({1: 0.77 + 0.01 + 0.002})
     assert found.notes == (
@@ -217,7 +223,7 @@ def test_an_unfinished_search_gives_what_it_has_and_says_so(records: list[Record
     )
 
 
-def test_trials_are_no_results(records: list[Record]) -> None:
+def test_trials_are_no_results(records: list[StoredRun]) -> None:
     found = select(
         records, report(), {"method.alpha": 2.5}, ALL
     )  # a completed trial of the unfinished search
@@ -226,7 +232,7 @@ def test_trials_are_no_results(records: list[Record]) -> None:
     )
 
 
-def test_values_that_are_not_finite_are_left_out_and_named(records: list[Record]) -> None:
+def test_values_that_are_not_finite_are_left_out_and_named(records: list[StoredRun]) -> None:
     found = select(records, report("mosi"), {"method.lam": 0.2}, ALL)
     assert (found.kind, [r.seed for r in found.records]) == ("synthetic", [1, 2, 3])
     assert by_seed(found.records, "test/accuracy") == pytest.approx({1: 0.634, 2: 0.64})
@@ -235,7 +241,9 @@ def test_values_that_are_not_finite_are_left_out_and_named(records: list[Record]
     assert lacking(found.records[:2], "test/accuracy") == ""
 
 
-def test_the_data_set_is_the_columns_then_the_users_then_the_reports(records: list[Record]) -> None:
+def test_the_data_set_is_the_columns_then_the_users_then_the_reports(
+    records: list[StoredRun],
+) -> None:
     joint: Where = {"method": "joint"}
     assert select(records, report("avdigits"), joint, Choice(data="utd_mhad")).data == "utd_mhad"
     assert (
@@ -246,7 +254,7 @@ def test_the_data_set_is_the_columns_then_the_users_then_the_reports(records: li
     assert none == Selection([], "cremad", "", (), ())
 
 
-def test_a_rows_where_comes_on_top_of_the_reports(records: list[Record]) -> None:
+def test_a_rows_where_comes_on_top_of_the_reports(records: list[StoredRun]) -> None:
     table = report(where={"space": "ablation_alpha", "method.alpha": 1.0})
     assert by_seed(select(records, table, {}, ALL).records, "test/accuracy")[1] == pytest.approx(
         0.72 + 0.012
@@ -285,7 +293,9 @@ def test_a_search_begins_with_its_parent() -> None:
 
 def test_two_searches_of_one_name_are_two() -> None:
     first, second = record(1, "s", day=0), record(1, "s", day=3)
-    again = Record(**{**vars(second), "search": "s-other-uid", "metrics": {"test/accuracy": 0.9}})
+    again = StoredRun(
+        **{**vars(second), "search": "s-other-uid", "metrics": {"test/accuracy": 0.9}}
+    )
     found = toy([first, again])
     assert by_seed(found.records, "test/accuracy") == {1: 0.9}
     assert found.notes == ("2 searches have such runs; shown: s of 2026-03-04 (--run chooses)",)
@@ -314,7 +324,7 @@ def test_of_a_seed_run_twice_the_latest_counts() -> None:
 
 def validated(
     alpha: str, seed: int, val: float, test: float, monitor: str = "val/accuracy"
-) -> Record:
+) -> StoredRun:
     metrics = {f"best/{monitor}": val, "test/accuracy": test}
     return record(
         seed,
@@ -341,7 +351,7 @@ def test_of_several_configurations_validation_decides_and_seeds_are_not_mixed(
 
 
 def test_the_objective_of_the_search_comes_before_the_monitor() -> None:
-    def run(alpha: str, mae: float, accuracy: float) -> Record:
+    def run(alpha: str, mae: float, accuracy: float) -> StoredRun:
         return record(
             params={"method.alpha": alpha},
             metrics={"best/val/mae": mae, "best/val/accuracy": accuracy},
@@ -420,14 +430,14 @@ def test_runs_of_another_version_are_told() -> None:
     ],
 )
 def test_unknown_names_are_told_with_the_nearest(
-    records: list[Record], choice: Choice, message: str
+    records: list[StoredRun], choice: Choice, message: str
 ) -> None:
     with pytest.raises(UserError) as caught:
         choice.check(records)
     assert str(caught.value).startswith(message)
 
 
-def test_known_names_pass(records: list[Record]) -> None:
+def test_known_names_pass(records: list[StoredRun]) -> None:
     """A search's name, its id, a run's name; the same with one letter more is unknown."""
     for run in (sample_runs.OLDER.name, sample_runs.OLDER.uid, "joint seed 1"):
         Choice(run=run, data="avdigits").check(records)

@@ -17,8 +17,8 @@ from mlflow.entities import Metric
 from tests.reports import sample_runs
 from tune_mm.errors import UserError
 from tune_mm.reports.runs import store as module
-from tune_mm.reports.runs.records import Record
 from tune_mm.reports.runs.store import Reader
+from tune_mm.reports.runs.stored_run import StoredRun
 from tune_mm.track import Store
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -32,7 +32,7 @@ def reader(store: Store) -> Reader:
 
 
 @pytest.fixture(scope="module")
-def records(reader: Reader) -> list[Record]:
+def records(reader: Reader) -> list[StoredRun]:
     return reader.records()
 
 
@@ -45,7 +45,7 @@ def own(store_root: Path, tmp_path: Path) -> Path:
     )
 
 
-def one(records: list[Record], search: sample_runs.Search, source: str, seed: int) -> Record:
+def one(records: list[StoredRun], search: sample_runs.Search, source: str, seed: int) -> StoredRun:
     found = [
         r
         for r in records
@@ -58,7 +58,7 @@ def one(records: list[Record], search: sample_runs.Search, source: str, seed: in
 # ---- records
 
 
-def test_all_runs_of_the_project_are_found_and_no_others(records: list[Record]) -> None:
+def test_all_runs_of_the_project_are_found_and_no_others(records: list[StoredRun]) -> None:
     # Per search a parent and cells x seeds; the unfinished one: a parent, its trials, two final
     # runs; three of train.
     whole = (
@@ -76,7 +76,7 @@ def test_all_runs_of_the_project_are_found_and_no_others(records: list[Record]) 
     assert records == sorted(records, key=lambda r: (r.started, r.id))
 
 
-def test_a_final_run_is_read_whole(records: list[Record]) -> None:
+def test_a_final_run_is_read_whole(records: list[StoredRun]) -> None:
     run = one(records, sample_runs.RHOS, "grid/2", 3)
     parent = next(r for r in records if r.search == sample_runs.RHOS.uid and r.parent is None)
     assert (run.space, run.parent, run.stage, run.status) == (
@@ -96,12 +96,12 @@ def test_a_final_run_is_read_whole(records: list[Record]) -> None:
     assert run.metrics["train/loss"] == pytest.approx(2 / 5)  # of the last epoch
 
 
-def test_single_runs_belong_to_no_search(records: list[Record]) -> None:
+def test_single_runs_belong_to_no_search(records: list[StoredRun]) -> None:
     single = [r for r in records if r.stage == "train"]
     assert {(r.search, r.parent, r.space) for r in single} == {("", None, "avdigits")}
 
 
-def test_unfinished_runs_say_so(records: list[Record]) -> None:
+def test_unfinished_runs_say_so(records: list[StoredRun]) -> None:
     found = [
         r
         for r in records
@@ -119,7 +119,7 @@ def test_spaces_narrow_down(reader: Reader) -> None:
 
 
 def test_pages_are_joined(
-    reader: Reader, records: list[Record], monkeypatch: pytest.MonkeyPatch
+    reader: Reader, records: list[StoredRun], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "PAGE", 7)
     assert [r.id for r in reader.records()] == [r.id for r in records]
@@ -154,21 +154,23 @@ def test_runs_that_do_not_say_what_they_are_are_left_out_and_counted(own: Path) 
     ],
 )
 def test_curves_have_all_epochs(
-    reader: Reader, records: list[Record], metric: str, formula
+    reader: Reader, records: list[StoredRun], metric: str, formula
 ) -> None:
     curve = reader.curve(one(records, sample_runs.RHOS, "grid/2", 1), metric)
     assert [e for e, _ in curve] == [1, 2, 3, 4, 5]
     assert [v for _, v in curve] == pytest.approx([formula(e) for e in range(1, 6)])
 
 
-def test_only_metrics_that_a_run_has_become_curves(reader: Reader, records: list[Record]) -> None:
+def test_only_metrics_that_a_run_has_become_curves(
+    reader: Reader, records: list[StoredRun]
+) -> None:
     run = one(records, sample_runs.ALPHAS, "grid/0", 1)
     found = reader.curves(run, ["grad/norm/audio", "balance/audio", "grad/norm/text"])
     assert list(found) == ["grad/norm/audio"]
     assert len(reader.curve(run, "balance/audio")) == 0
 
 
-def test_nan_stays_nan(reader: Reader, records: list[Record]) -> None:
+def test_nan_stays_nan(reader: Reader, records: list[StoredRun]) -> None:
     run = one(records, sample_runs.LAMBDAS, "grid/1", 3)
     values = [v for _, v in reader.curve(run, "val/accuracy")]
     assert [math.isnan(v) for v in values] == [False, False, True, True, True]
@@ -197,7 +199,7 @@ def test_of_an_epoch_logged_twice_the_last_counts_and_infinity_is_not_finite(own
 # ---- artifacts
 
 
-def test_artifacts_are_copied(reader: Reader, records: list[Record], store_root: Path) -> None:
+def test_artifacts_are_copied(reader: Reader, records: list[StoredRun], store_root: Path) -> None:
     parent = next(r for r in records if r.search == sample_runs.NEWER.uid and r.parent is None)
     by_record, by_id = reader.artifact(parent, "data.json"), reader.artifact(parent.id, "data.json")
     assert by_record is not None
@@ -206,12 +208,12 @@ def test_artifacts_are_copied(reader: Reader, records: list[Record], store_root:
     assert not by_record.is_relative_to(store_root)
 
 
-def test_a_missing_artifact_is_none(reader: Reader, records: list[Record]) -> None:
+def test_a_missing_artifact_is_none(reader: Reader, records: list[StoredRun]) -> None:
     assert reader.artifact(records[0], "gradients.npz") is None
     assert reader.artifact("0" * 32, "config.yaml") is None
 
 
-def test_copies_go_with_the_reader(store: Store, records: list[Record]) -> None:
+def test_copies_go_with_the_reader(store: Store, records: list[StoredRun]) -> None:
     reader = Reader.open(store.uri, Path("/nowhere"))
     copy = reader.artifact(records[0], "config.yaml")
     assert copy is not None
@@ -221,7 +223,7 @@ def test_copies_go_with_the_reader(store: Store, records: list[Record]) -> None:
 
 
 def test_a_file_is_attached_and_read_back(
-    reader: Reader, records: list[Record], tmp_path: Path
+    reader: Reader, records: list[StoredRun], tmp_path: Path
 ) -> None:
     page = tmp_path / "page.html"
     page.write_text("<p>first</p>")

@@ -16,9 +16,9 @@ from tune_mm import plugins
 from tune_mm.config import file_names, find_file, load_config, read_yaml
 from tune_mm.errors import ConfigError
 from tune_mm.reports import catalogue
-from tune_mm.reports.runs.records import Record
 from tune_mm.reports.runs.select import Choice
 from tune_mm.reports.runs.store import Reader
+from tune_mm.reports.runs.stored_run import StoredRun
 from tune_mm.reports.spec.spec import TableReport
 from tune_mm.reports.tables import layout
 
@@ -309,5 +309,5 @@ def test_a_figures_searches_are_known(store_root: Path) -> None:
     assert searches("cggm_fig5a", "iemocap") == set()
 
 
-def parent(records: list[Record], run: str) -> Record:
+def parent(records: list[StoredRun], run: str) -> StoredRun:
     return next(r for r in records if r.id == run)

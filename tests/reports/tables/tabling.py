@@ -12,10 +12,10 @@ import yaml
 
 from tests.reports import sample_runs
 from tune_mm.reports import catalogue
-from tune_mm.reports.runs.records import Record
 from tune_mm.reports.runs.select import Choice
+from tune_mm.reports.runs.stored_run import StoredRun
 from tune_mm.reports.spec.spec import TableReport
-from tune_mm.reports.tables.tables import Cell, Table
+from tune_mm.reports.tables.tables import Table, TableCell
 
 MINE = """
 kind: table
@@ -49,7 +49,7 @@ def choice(data: str | None = None, run: str | None = None) -> Choice:
     return Choice(data=data, since=None, run=run)
 
 
-def cell(table: Table, row: str, column: str) -> Cell:
+def cell(table: Table, row: str, column: str) -> TableCell:
     (found,) = [
         c
         for line in table.rows
@@ -65,12 +65,12 @@ def made(
     search: str = "s-1",
     metric: str = "test/accuracy",
     **tags: str,
-) -> list[Record]:
+) -> list[StoredRun]:
     """Completed final runs on avdigits, a seed each; tags that are not given: real data."""
     start = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(days=int(search.rpartition("-")[2]))
     own = {"dataset": "avdigits", "data_kind": "real", "method": method, "search": search, **tags}
     return [
-        Record(
+        StoredRun(
             id=f"{search}/{method}/{seed}", name="", space="mine", search=search, parent=f"{search}/parent",
             stage="final", status=own.get("status", "completed"), started=start + timedelta(minutes=seed),
             tags={**own, "seed": str(seed)}, params={}, metrics={metric: value},

@@ -16,8 +16,8 @@ from tests.reports import sample_runs
 from tests.reports.tables.tabling import cell, choice, shipped
 from tune_mm import report as command
 from tune_mm.config import flatten, load_config, with_overrides
-from tune_mm.reports.runs.records import Record
 from tune_mm.reports.runs.store import Reader
+from tune_mm.reports.runs.stored_run import StoredRun
 from tune_mm.reports.tables.tables import build, render_markdown
 from tune_mm.track import Store, Writer
 from tune_mm.track.tags import tags_for
@@ -88,7 +88,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def records(root: Path) -> list[Record]:
+def records(root: Path) -> list[StoredRun]:
     store = Store.open(f"sqlite:///{root}/mlruns/mlflow.db", root)
     write(store)
     return Reader.open(store.uri, root).records()
@@ -112,7 +112,7 @@ def records(root: Path) -> list[Record]:
     ],
 )
 def test_cells_are_what_the_runs_of_their_settings_measured(
-    records: list[Record], name: str, row: str, base: float, columns: list[str], over: float
+    records: list[StoredRun], name: str, row: str, base: float, columns: list[str], over: float
 ) -> None:
     table = build(shipped(name), records, choice())
     for k, column in enumerate(columns):
@@ -122,7 +122,7 @@ def test_cells_are_what_the_runs_of_their_settings_measured(
         assert found.comparison is not None and found.comparison.difference == pytest.approx(over)
 
 
-def test_a_cell_without_runs_names_the_search_of_its_methods(records: list[Record]) -> None:
+def test_a_cell_without_runs_names_the_search_of_its_methods(records: list[StoredRun]) -> None:
     food = cell(build(shipped("cggm_table_food101"), records, choice()), "QMF", "Accuracy")
     assert food.fill == ("python -m tune_mm.search --space methods_food101 --set data=food101",)
     flair = cell(build(shipped("cggm_table_brats"), records, choice()), "flair only", "Dice WT")
@@ -130,7 +130,7 @@ def test_a_cell_without_runs_names_the_search_of_its_methods(records: list[Recor
     assert flair.fill == (loop,)
 
 
-def test_runs_with_another_fusion_are_no_runs_of_the_mixer(records: list[Record]) -> None:
+def test_runs_with_another_fusion_are_no_runs_of_the_mixer(records: list[StoredRun]) -> None:
     table = build(shipped("dgl_table2"), [r for r in records if r.space != "mixer"], choice("mosi"))
     assert all(c.ours is None for line in table.rows for c in line.cells)
     assert cell(table, "DGL", "MOSI multi").published == 79.78
@@ -184,7 +184,7 @@ def test_without_runs_a_table_is_the_papers_numbers_and_commands(name: str) -> N
 
 def test_the_papers_pages_hold_the_new_tables(
     root: Path,
-    records: list[Record],
+    records: list[StoredRun],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:

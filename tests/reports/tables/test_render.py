@@ -13,15 +13,15 @@ import pytest
 
 from tests.reports.tables.tabling import choice, made, mine, percents, seeds, shipped, t_interval
 from tune_mm.reports import catalogue
-from tune_mm.reports.runs.records import Record
 from tune_mm.reports.runs.store import Reader
+from tune_mm.reports.runs.stored_run import StoredRun
 from tune_mm.reports.tables.tables import Table, build, render_csv, render_latex, render_markdown
 
 EVIL = r"50%_a&b#{x}\$~^|<b>"
 
 
 @pytest.fixture(scope="module")
-def records(store_root: Path) -> Sequence[Record]:
+def records(store_root: Path) -> Sequence[StoredRun]:
     return Reader.open(f"sqlite:///{store_root}/mlruns/mlflow.db", store_root).records()
 
 
@@ -47,7 +47,7 @@ def cells(line: str) -> list[str]:
     return [part.strip() for part in re.split(r"(?<!\\)\|", line)[1:-1]]
 
 
-def test_markdown_has_a_line_per_row_with_marks_and_brackets(records: Sequence[Record]) -> None:
+def test_markdown_has_a_line_per_row_with_marks_and_brackets(records: Sequence[StoredRun]) -> None:
     lines = render_markdown(build(shipped("dgl_table3"), records, choice("avdigits"))).splitlines()
     assert lines[0] == "# Ablation of the gradient truncations"
     assert cells(lines[2]) == ["", "Accuracy", "audio alone", "visual alone"]
@@ -66,7 +66,7 @@ def test_markdown_escapes_what_would_be_markup(evil: Table) -> None:
     assert r"50%\_a&b#{x}\\$~^\|\<b>" in text
 
 
-def test_markdown_names_missing_cells_and_commands(records: Sequence[Record]) -> None:
+def test_markdown_names_missing_cells_and_commands(records: Sequence[StoredRun]) -> None:
     text = render_markdown(build(shipped("dgl_table4"), records, choice()))
     assert "| alpha = 4 | missing [69.21] | missing [77.48] |" in text
     command = "python -m tune_mm.search --space ablation_alpha --set data=cremad"
@@ -106,7 +106,7 @@ def test_csv_has_a_row_per_cell_with_all_digits(evil: Table) -> None:
     assert missing["why"] == "test/f1 is not logged for seeds 1, 2, 3"
 
 
-def test_csv_tells_missing_from_not_applicable(records: Sequence[Record]) -> None:
+def test_csv_tells_missing_from_not_applicable(records: Sequence[StoredRun]) -> None:
     found = list(
         csv.DictReader(io.StringIO(render_csv(build(shipped("dgl_table1"), records, choice()))))
     )
@@ -148,7 +148,7 @@ def test_latex_has_as_many_cells_as_columns_and_groups_over_them(evil: Table) ->
     assert rows[2].startswith("{[B]} & \\textbf{76.67")
 
 
-def test_latex_marks_the_best_and_names_the_packages(records: Sequence[Record]) -> None:
+def test_latex_marks_the_best_and_names_the_packages(records: Sequence[StoredRun]) -> None:
     text = render_latex(build(shipped("dgl_table3"), records, choice("avdigits"), "dgl_table3"))
     assert text.startswith("% \\usepackage{booktabs}\n")
     assert r"\label{tab:dgl-table3}" in text
@@ -157,7 +157,7 @@ def test_latex_marks_the_best_and_names_the_packages(records: Sequence[Record]) 
 
 
 def test_everything_that_is_shipped_can_be_built_of_nothing_and_of_a_store(
-    records: Sequence[Record],
+    records: Sequence[StoredRun],
 ) -> None:
     for name in (n for n in catalogue.names() if "table" in n):
         for data in (None, "avdigits", "utd_mhad", "mosi"):

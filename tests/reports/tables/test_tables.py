@@ -19,13 +19,13 @@ from tests.reports.tables.tabling import (
     shipped,
     t_interval,
 )
-from tune_mm.reports.runs.records import Record
 from tune_mm.reports.runs.store import Reader
+from tune_mm.reports.runs.stored_run import StoredRun
 from tune_mm.reports.tables.tables import build, render_markdown
 
 
 @pytest.fixture(scope="module")
-def records(store_root: Path) -> Sequence[Record]:
+def records(store_root: Path) -> Sequence[StoredRun]:
     return Reader.open(f"sqlite:///{store_root}/mlruns/mlflow.db", store_root).records()
 
 
@@ -33,7 +33,7 @@ def records(store_root: Path) -> Sequence[Record]:
 
 
 def test_cells_are_mean_and_deviation_over_the_seeds_of_the_latest_search(
-    records: Sequence[Record],
+    records: Sequence[StoredRun],
 ) -> None:
     table = build(shipped("dgl_table3"), records, choice("avdigits"), "dgl_table3")
     columns = {"Accuracy": 0.0, "audio alone": 0.1, "visual alone": 0.2}
@@ -50,7 +50,7 @@ def test_cells_are_mean_and_deviation_over_the_seeds_of_the_latest_search(
     assert set(table.parents) == parents
 
 
-def test_rows_are_compared_with_the_reference_by_seed(records: Sequence[Record]) -> None:
+def test_rows_are_compared_with_the_reference_by_seed(records: Sequence[StoredRun]) -> None:
     table = build(shipped("dgl_table3"), records, choice("avdigits"))
     assert cell(table, "Baseline", "Accuracy").comparison is None
     for i, row in ((1, "+MT"), (2, "+UT"), (3, "DGL (MT+UT)")):
@@ -66,7 +66,7 @@ def test_rows_are_compared_with_the_reference_by_seed(records: Sequence[Record])
 
 
 def test_best_and_second_are_marked_and_the_papers_values_stand_beside(
-    records: Sequence[Record],
+    records: Sequence[StoredRun],
 ) -> None:
     table = build(shipped("dgl_table3"), records, choice("avdigits"))
     column = [line.cells[0] for line in table.rows]
@@ -81,13 +81,13 @@ def test_best_and_second_are_marked_and_the_papers_values_stand_beside(
         assert words in table.caption
 
 
-def test_run_takes_another_search(records: Sequence[Record]) -> None:
+def test_run_takes_another_search(records: Sequence[StoredRun]) -> None:
     table = build(shipped("dgl_table3"), records, choice("avdigits", run=sample_runs.OLDER.name))
     ours = cell(table, "Baseline", "Accuracy").ours
     assert ours is not None and ours.mean == pytest.approx(100 * (0.65 + 0.022 - 0.1))
 
 
-def test_what_is_missing_is_said_with_its_command(records: Sequence[Record]) -> None:
+def test_what_is_missing_is_said_with_its_command(records: Sequence[StoredRun]) -> None:
     table = build(shipped("dgl_table3"), records, choice())
     assert all(
         c.ours is None and c.why == "no completed runs" for line in table.rows for c in line.cells
@@ -102,7 +102,7 @@ def test_what_is_missing_is_said_with_its_command(records: Sequence[Record]) -> 
 
 
 def test_rows_of_one_table_may_come_from_several_searches_and_say_so(
-    records: Sequence[Record],
+    records: Sequence[StoredRun],
 ) -> None:
     table = build(shipped("dgl_table4"), records, choice("avdigits"))
     joint = cell(table, "Joint training", "DGL").ours
@@ -117,7 +117,7 @@ def test_rows_of_one_table_may_come_from_several_searches_and_say_so(
     assert len(table.parents) == 2
 
 
-def test_a_column_without_runs_has_the_command_of_its_own(records: Sequence[Record]) -> None:
+def test_a_column_without_runs_has_the_command_of_its_own(records: Sequence[StoredRun]) -> None:
     table = build(shipped("dgl_table4"), records, choice("avdigits"))
     found = cell(table, "alpha = 4", "G-Blending")
     command = "python -m tune_mm.search --space ablation_blending --set data=avdigits"
@@ -125,7 +125,7 @@ def test_a_column_without_runs_has_the_command_of_its_own(records: Sequence[Reco
     assert table.missing == (command,)
 
 
-def test_what_is_not_built_has_no_command(records: Sequence[Record]) -> None:
+def test_what_is_not_built_has_no_command(records: Sequence[StoredRun]) -> None:
     row = {"label": "OGM", "where": {"method": "ogm_ge"}, "published": {"Accuracy": 68.82}}
     table = build(mine(reference=None, rows=[row]), records, choice("avdigits"))
     found = table.rows[0].cells[0]
@@ -139,7 +139,7 @@ def test_what_is_not_built_has_no_command(records: Sequence[Record]) -> None:
     assert table.rows[0].cells[0].fill == ("make avdigits joint",)
 
 
-def test_another_data_set_takes_the_place_of_the_first(records: Sequence[Record]) -> None:
+def test_another_data_set_takes_the_place_of_the_first(records: Sequence[StoredRun]) -> None:
     table = build(shipped("dgl_table1"), records, choice("avdigits"))
     assert [head.title for head in table.columns] == [
         "avdigits audio",
@@ -159,13 +159,13 @@ def test_another_data_set_takes_the_place_of_the_first(records: Sequence[Record]
     assert "the paper's values, on cremad." in table.caption
 
 
-def test_a_data_set_of_a_table_shows_its_columns_alone(records: Sequence[Record]) -> None:
+def test_a_data_set_of_a_table_shows_its_columns_alone(records: Sequence[StoredRun]) -> None:
     table = build(shipped("dgl_table1"), records, choice("kinetics_sounds"))
     assert [head.title for head in table.columns] == ["KS audio", "KS visual", "KS multi"]
     assert [c.published for c in table.rows[-1].cells] == [52.89, 60.11, 74.78]
 
 
-def test_modalities_are_those_of_the_data(records: Sequence[Record]) -> None:
+def test_modalities_are_those_of_the_data(records: Sequence[StoredRun]) -> None:
     table = build(shipped("dgl_table1"), records, choice("utd_mhad"))
     assert [head.label for head in table.columns] == [*sorted(sample_runs.SENSORS), "multi"]
     assert [line.label for line in table.rows][:3] == [
@@ -176,7 +176,9 @@ def test_modalities_are_those_of_the_data(records: Sequence[Record]) -> None:
     assert ours is not None and ours.mean == pytest.approx(100 * (0.71 + 0.022))
 
 
-def test_synthetic_data_and_values_that_are_not_finite_are_named(records: Sequence[Record]) -> None:
+def test_synthetic_data_and_values_that_are_not_finite_are_named(
+    records: Sequence[StoredRun],
+) -> None:
     rows = [{"label": f"lambda {x}", "where": {"method.lam": x}} for x in (0.01, 0.2)]
     table = build(
         mine(data="mosi", where={"method": "cggm"}, reference=None, rows=rows), records, choice()

@@ -27,7 +27,7 @@ _COMMAND = re.compile(rf"#\s+((?:{_PROGRAMS})\s.*)")
 
 
 @dataclass(frozen=True)
-class Line:
+class ClusterLine:
     """A piece of the file. line: from 1; 0 where the file does not have it (a default of Ray's)."""
 
     text: str
@@ -35,7 +35,7 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Node:
+class NodeGroup:
     """The head, or one group of workers.
 
     commands: shell text that runs where Ray runs (in the container, if there is one), in order;
@@ -46,14 +46,14 @@ class Node:
 
     name: str
     line: int
-    commands: tuple[Line, ...] = ()
-    hosted: tuple[Line, ...] = ()
-    env: dict[str, Line] = field(default_factory=dict)
-    image: Line | None = None
+    commands: tuple[ClusterLine, ...] = ()
+    hosted: tuple[ClusterLine, ...] = ()
+    env: dict[str, ClusterLine] = field(default_factory=dict)
+    image: ClusterLine | None = None
     mounts: tuple[str, ...] = ()
-    gpus: Line | None = None
-    least: Line | None = None
-    most: Line | None = None
+    gpus: ClusterLine | None = None
+    least: ClusterLine | None = None
+    most: ClusterLine | None = None
 
 
 @dataclass(frozen=True)
@@ -66,18 +66,18 @@ class ClusterFile:
     kind: Kind
     text: str
     documents: tuple[Document, ...]
-    head: Node
-    workers: tuple[Node, ...]
-    documented: tuple[Line, ...]
+    head: NodeGroup
+    workers: tuple[NodeGroup, ...]
+    documented: tuple[ClusterLine, ...]
     provider: str = ""
-    entrypoint: Line | None = None
+    entrypoint: ClusterLine | None = None
 
     @property
-    def nodes(self) -> tuple[Node, ...]:
+    def nodes(self) -> tuple[NodeGroup, ...]:
         """The head, then the workers."""
         return (self.head, *self.workers)
 
-    def commands(self) -> Iterator[Line]:
+    def commands(self) -> Iterator[ClusterLine]:
         """Every command of the file once: of the comments, the entrypoint, the nodes."""
         seen: set[tuple[str, int]] = set()
         own = [line for node in self.nodes for line in (*node.hosted, *node.commands)]
@@ -86,7 +86,7 @@ class ClusterFile:
                 seen.add((line.text, line.line))
                 yield line
 
-    def searches(self) -> tuple[Line, ...]:
+    def searches(self) -> tuple[ClusterLine, ...]:
         """The commands that begin a search (those with --resume or --extend take their settings
         from its record).
         """
@@ -145,11 +145,11 @@ def documents_of(path: Path, text: str) -> tuple[Document, ...]:
     return tuple(found)
 
 
-def documented(text: str) -> tuple[Line, ...]:
+def documented(text: str) -> tuple[ClusterLine, ...]:
     """The commands that the comments tell the user to type; lines that end in a backslash are
     joined.
     """
-    found: list[Line] = []
+    found: list[ClusterLine] = []
     lines = text.splitlines()
     number = 0
     while number < len(lines):
@@ -161,7 +161,7 @@ def documented(text: str) -> tuple[Line, ...]:
         while command.endswith("\\") and number < len(lines):
             command = command[:-1] + lines[number].lstrip("# ")
             number += 1
-        found.append(Line(command, first))
+        found.append(ClusterLine(command, first))
     return tuple(found)
 
 
@@ -171,16 +171,16 @@ def option(command: str, name: str) -> str | None:
     return match[1].strip("\"'") if match else None
 
 
-def assigned(commands: tuple[Line, ...]) -> dict[str, Line]:
+def assigned(commands: tuple[ClusterLine, ...]) -> dict[str, ClusterLine]:
     """Environment that shell text sets: NAME=value of exports, of prefixes, and of lines that it
     writes to files.
     """
-    found: dict[str, Line] = {}
+    found: dict[str, ClusterLine] = {}
     for command in commands:
         for match in re.finditer(
             r"(?<![\w$-])([A-Z][A-Za-z0-9_]*)=(\"[^\"]*\"|'[^']*'|[^\s\"';|&]*)", command.text
         ):
-            found[match[1]] = Line(match[2].strip("\"'"), command.line)
+            found[match[1]] = ClusterLine(match[2].strip("\"'"), command.line)
     return found
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from tune_mm.cluster.formats.files import (
     ClusterFile,
-    Line,
-    Node,
+    ClusterLine,
+    NodeGroup,
     as_list,
     as_map,
     documented,
@@ -46,7 +46,7 @@ def build(path: Path, text: str, documents: tuple[Document, ...]) -> ClusterFile
         )
         for i, group in enumerate(groups)
     ]
-    line = Line(str(spec.get("entrypoint", "")), job.line_of("spec.entrypoint") or 0)
+    line = ClusterLine(str(spec.get("entrypoint", "")), job.line_of("spec.entrypoint") or 0)
     # The job's own document first: checks ask it for keys and lines.
     ordered = (job, *(d for d in documents if d is not job))
     return ClusterFile(
@@ -56,7 +56,7 @@ def build(path: Path, text: str, documents: tuple[Document, ...]) -> ClusterFile
 
 def _node(
     job: Document, documents: tuple[Document, ...], name: str, group: dict[str, Any], at: str
-) -> Node:
+) -> NodeGroup:
     pod = as_map(as_map(group.get("template")).get("spec"))
     container = as_map(next(iter(as_list(pod.get("containers"))), {}))
     inside = f"{at}.template.spec.containers.0"
@@ -64,22 +64,26 @@ def _node(
     def line(key: str) -> int:
         return job.line_of(key) or job.line_of(at) or 0
 
-    def number(key: str) -> Line | None:
+    def number(key: str) -> ClusterLine | None:
         value = group.get(key)
-        return Line(str(value), line(f"{at}.{key}")) if is_count(value) else None
+        return ClusterLine(str(value), line(f"{at}.{key}")) if is_count(value) else None
 
     env = {**_auth(job), **_env(container, inside, line)}
-    image = Line(str(container["image"]), line(f"{inside}.image")) if "image" in container else None
+    image = (
+        ClusterLine(str(container["image"]), line(f"{inside}.image"))
+        if "image" in container
+        else None
+    )
     limits = as_map(as_map(container.get("resources")).get("limits"))
-    gpus = Line(str(limits.get("nvidia.com/gpu", "0")), line(f"{inside}.resources"))
+    gpus = ClusterLine(str(limits.get("nvidia.com/gpu", "0")), line(f"{inside}.resources"))
     shell = [
-        Line(" ".join(map(str, as_list(container.get(k)))), line(f"{inside}.{k}"))
+        ClusterLine(" ".join(map(str, as_list(container.get(k)))), line(f"{inside}.{k}"))
         for k in ("command", "args")
     ]
     start = as_map(group.get("rayStartParams"))
     params = " ".join(f"--{k}={v}" for k, v in start.items())
     commands = (
-        Line(f"ray start {params}".strip(), line(f"{at}.rayStartParams")),
+        ClusterLine(f"ray start {params}".strip(), line(f"{at}.rayStartParams")),
         *(s for s in shell if s.text),
     )
     scaled = (
@@ -87,7 +91,7 @@ def _node(
         is True
     )
     least = number("minReplicas") if scaled else None
-    return Node(
+    return NodeGroup(
         name,
         line(at),
         commands,
@@ -101,23 +105,23 @@ def _node(
     )
 
 
-def _auth(job: Document) -> dict[str, Line]:
+def _auth(job: Document) -> dict[str, ClusterLine]:
     """What KubeRay sets in each container for `authOptions`."""
     cluster = as_map(as_map(job.data.get("spec")).get("rayClusterSpec"))
     if "authOptions" not in cluster:
         return {}
     line = job.line_of(f"{CLUSTER}.authOptions") or 0
     mode = str(as_map(cluster["authOptions"]).get("mode", "token"))
-    token = {"RAY_AUTH_TOKEN": Line("$(secret)", line)} if mode == "token" else {}
-    return {"RAY_AUTH_MODE": Line(mode, line), **token}
+    token = {"RAY_AUTH_TOKEN": ClusterLine("$(secret)", line)} if mode == "token" else {}
+    return {"RAY_AUTH_MODE": ClusterLine(mode, line), **token}
 
 
-def _env(container: dict[str, Any], at: str, line: Any) -> dict[str, Line]:
-    found: dict[str, Line] = {}
+def _env(container: dict[str, Any], at: str, line: Any) -> dict[str, ClusterLine]:
+    found: dict[str, ClusterLine] = {}
     for i, item in enumerate(as_list(container.get("env"))):
         entry = as_map(item)
         value = str(entry["value"]) if "value" in entry else "$(secret)"
-        found[str(entry.get("name"))] = Line(value, line(f"{at}.env.{i}"))
+        found[str(entry.get("name"))] = ClusterLine(value, line(f"{at}.env.{i}"))
     return found
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from tune_mm.cluster.formats.files import (
     ClusterFile,
-    Line,
-    Node,
+    ClusterLine,
+    NodeGroup,
     as_list,
     as_map,
     assigned,
@@ -55,22 +55,22 @@ class _Reader:
     def line(self, key: str) -> int:
         return self.document.line_of(key) or 0
 
-    def head(self) -> Node:
+    def head(self) -> NodeGroup:
         name = str(self.data.get("head_node_type", ""))
         hosted, commands = self._shell("head", "")
         options = self._options("run_options") + self._options("head_run_options")
         image = self._image("head_image", name)
         return self._node("head", name, hosted, commands, options, image)
 
-    def workers(self) -> tuple[Node, ...]:
+    def workers(self) -> tuple[NodeGroup, ...]:
         if self.provider == "local":
             count = len(as_list(as_map(self.data.get("provider")).get("worker_ips")))
-            named = Line(str(count), self.line("provider.worker_ips"))
+            named = ClusterLine(str(count), self.line("provider.worker_ips"))
             return (self._worker("", named),)
         names = [name for name in self.types if name != self.data.get("head_node_type")]
         return tuple(self._worker(name) for name in names)
 
-    def _worker(self, name: str, count: Line | None = None) -> Node:
+    def _worker(self, name: str, count: ClusterLine | None = None) -> NodeGroup:
         own = f"available_node_types.{name}.docker" if name else ""
         hosted, commands = self._shell("worker", name)
         options = self._options("run_options") + self._options("worker_run_options")
@@ -84,11 +84,11 @@ class _Reader:
         self,
         shown: str,
         name: str,
-        hosted: tuple[Line, ...],
-        commands: tuple[Line, ...],
-        options: tuple[Line, ...],
-        image: Line | None,
-    ) -> Node:
+        hosted: tuple[ClusterLine, ...],
+        commands: tuple[ClusterLine, ...],
+        options: tuple[ClusterLine, ...],
+        image: ClusterLine | None,
+    ) -> NodeGroup:
         at = f"available_node_types.{name}"
         env = {
             **assigned(tuple(o for o in options if re.match(r"(?:-e|--env)\b", o.text))),
@@ -97,11 +97,13 @@ class _Reader:
         mounts = _mounts(hosted + commands, options, bool(self.docker))
         least, most = self._number(f"{at}.min_workers"), self._number(f"{at}.max_workers")
         line = self.line(at) or self.line("provider")
-        return Node(
+        return NodeGroup(
             shown, line, commands, hosted, env, image, mounts, self._gpus(name), least, most
         )
 
-    def _shell(self, role: str, name: str) -> tuple[tuple[Line, ...], tuple[Line, ...]]:
+    def _shell(
+        self, role: str, name: str
+    ) -> tuple[tuple[ClusterLine, ...], tuple[ClusterLine, ...]]:
         """Commands on the host and, where there is one, in the container: `initialization_commands`
         run outside.
         """
@@ -113,19 +115,19 @@ class _Reader:
         start = self._list(key) if key in self.data else self._default_start(key)
         return (first, setup + start) if self.docker else ((), first + setup + start)
 
-    def _default_start(self, key: str) -> tuple[Line, ...]:
+    def _default_start(self, key: str) -> tuple[ClusterLine, ...]:
         extra = _HOST.get(self.provider, "") if key.startswith("head") else ""
-        return Line("ray stop", 0), Line(_DEFAULT_START[key] + extra, 0)
+        return ClusterLine("ray stop", 0), ClusterLine(_DEFAULT_START[key] + extra, 0)
 
-    def _list(self, key: str) -> tuple[Line, ...]:
+    def _list(self, key: str) -> tuple[ClusterLine, ...]:
         items = as_list(self._at(key))
         return tuple(
-            Line(item, self.line(f"{key}.{i}"))
+            ClusterLine(item, self.line(f"{key}.{i}"))
             for i, item in enumerate(items)
             if isinstance(item, str)
         )
 
-    def _options(self, key: str, section: str = "docker") -> tuple[Line, ...]:
+    def _options(self, key: str, section: str = "docker") -> tuple[ClusterLine, ...]:
         return self._list(f"{section}.{key}")
 
     def _at(self, key: str) -> Any:
@@ -141,20 +143,24 @@ class _Reader:
             value, rest = value[name], rest[len(name) + 1 :]
         return None if rest else value
 
-    def _number(self, key: str) -> Line | None:
+    def _number(self, key: str) -> ClusterLine | None:
         value = self._at(key)
-        return Line(str(value), self.line(key)) if is_count(value) else None
+        return ClusterLine(str(value), self.line(key)) if is_count(value) else None
 
-    def _image(self, key: str, name: str) -> Line | None:
+    def _image(self, key: str, name: str) -> ClusterLine | None:
         own = f"available_node_types.{name}.docker.worker_image" if key == "worker_image" else ""
         machine = [f"available_node_types.{name}.node_config.ImageId"]
         places = [own, f"docker.{key}", "docker.image"] if self.docker else machine
         return next(
-            (Line(str(self._at(p)), self.line(p)) for p in places if p and self._at(p) is not None),
+            (
+                ClusterLine(str(self._at(p)), self.line(p))
+                for p in places
+                if p and self._at(p) is not None
+            ),
             None,
         )
 
-    def _gpus(self, name: str) -> Line | None:
+    def _gpus(self, name: str) -> ClusterLine | None:
         """GPUs that Ray will count on such a node; None: it finds out by itself (machines of one's
         own).
         """
@@ -170,12 +176,12 @@ class _Reader:
             given = given if has or re.match("[ag][2-9]", str(config.get("machineType"))) else None
         elif self.provider == "aws":
             known = _GPU_INSTANCES.match(str(config.get("InstanceType", "")))
-            given = (given or Line("1", self.line(at))) if known else None
-        return given or Line("0", self.line(at))
+            given = (given or ClusterLine("1", self.line(at))) if known else None
+        return given or ClusterLine("0", self.line(at))
 
 
 def _mounts(
-    commands: tuple[Line, ...], options: tuple[Line, ...], contained: bool
+    commands: tuple[ClusterLine, ...], options: tuple[ClusterLine, ...], contained: bool
 ) -> tuple[str, ...]:
     """Folders of a shared file system: what `mount` or `mountpoint` names, and a container is
     given.

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from tune_mm.cluster.formats.files import ClusterFile, Line, Node, assigned, documented
+from tune_mm.cluster.formats.files import ClusterFile, ClusterLine, NodeGroup, assigned, documented
 
 _DIRECTIVE = re.compile(r"#SBATCH\s+--?([A-Za-z][\w-]*)(?:[=\s]\s*(\S+))?")
 _SHORT = {
@@ -54,9 +54,9 @@ def directives(text: str) -> tuple[Directive, ...]:
     return tuple(found)
 
 
-def commands(text: str) -> tuple[Line, ...]:
+def commands(text: str) -> tuple[ClusterLine, ...]:
     """The script's commands: no comments, lines that end in a backslash joined."""
-    found: list[Line] = []
+    found: list[ClusterLine] = []
     joined, first = "", 0
     for number, line in enumerate(text.splitlines(), 1):
         if not joined and line.lstrip().startswith("#"):
@@ -67,12 +67,12 @@ def commands(text: str) -> tuple[Line, ...]:
             joined = joined[:-1]
             continue
         if joined.strip():
-            found.append(Line(re.sub(r"\s#\s.*", "", joined).strip(), first))
+            found.append(ClusterLine(re.sub(r"\s#\s.*", "", joined).strip(), first))
         joined, first = "", 0
     return tuple(found)
 
 
-def expanded(commands: tuple[Line, ...]) -> tuple[Line, ...]:
+def expanded(commands: tuple[ClusterLine, ...]) -> tuple[ClusterLine, ...]:
     """The commands with the script's own plain variables (NAME=value on a line) put in, values in
     quotes included.
     """
@@ -85,7 +85,7 @@ def expanded(commands: tuple[Line, ...]) -> tuple[Line, ...]:
         match = re.fullmatch(r"(?:export\s+)?([A-Za-z_]\w*)=([^\s$`();]+|\"[^\"$`]*\")", text)
         if match:
             known[match[1]] = match[2].strip('"')
-        found.append(Line(text, command.line))
+        found.append(ClusterLine(text, command.line))
     return tuple(found)
 
 
@@ -95,23 +95,25 @@ def build(path: Path, text: str) -> ClusterFile:
     """
     lines = expanded(commands(text))
     exported = tuple(line for line in lines if re.match(r"export\b", line.text))
-    given = {d.name: Line(d.value, d.line) for d in directives(text) if not d.late}
+    given = {d.name: ClusterLine(d.value, d.line) for d in directives(text) if not d.late}
     starts = [line for line in lines if re.search(r"\bray\s+start\b", line.text)]
     heads = tuple(line for line in starts if "--head" in line.text)
     others = tuple(line for line in starts if "--head" not in line.text)
     base = _environment(exported, given.get("export"))
-    gpus = next((given[o] for o in _GPU_OPTIONS if o in given), Line("0", 0))
+    gpus = next((given[o] for o in _GPU_OPTIONS if o in given), ClusterLine("0", 0))
     setup = tuple(line for line in lines if line not in starts)
     nodes = given.get("nodes")
     workers = (
-        Line(str(int(nodes.text) - 1), nodes.line) if nodes and nodes.text.isdecimal() else None
+        ClusterLine(str(int(nodes.text) - 1), nodes.line)
+        if nodes and nodes.text.isdecimal()
+        else None
     )
     first = heads[0].line if heads else 1
-    head = Node(
+    head = NodeGroup(
         "head", first, (*setup, *heads), (), {**base, **assigned(heads)}, None, (), _count(gpus)
     )
     second = others[0].line if others else first
-    group = Node(
+    group = NodeGroup(
         "workers",
         second,
         (*setup, *others),
@@ -128,7 +130,9 @@ def build(path: Path, text: str) -> ClusterFile:
     )
 
 
-def _environment(exported: tuple[Line, ...], passed: Line | None) -> dict[str, Line]:
+def _environment(
+    exported: tuple[ClusterLine, ...], passed: ClusterLine | None
+) -> dict[str, ClusterLine]:
     """What srun hands on: all that is exported, unless `--export` names what may pass."""
     env = assigned(exported)
     if passed is None or passed.text.startswith("ALL"):
@@ -137,7 +141,7 @@ def _environment(exported: tuple[Line, ...], passed: Line | None) -> dict[str, L
     return {name: value for name, value in env.items() if name in names}
 
 
-def _count(option: Line) -> Line:
+def _count(option: ClusterLine) -> ClusterLine:
     """`2`, `a100:2`, `gpu:a100:2` as a number."""
     last = option.text.split(":")[-1]
-    return Line(last if last.isdecimal() else "1", option.line)
+    return ClusterLine(last if last.isdecimal() else "1", option.line)

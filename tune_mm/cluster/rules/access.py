@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from tune_mm.cluster.formats.files import ClusterFile, Node, as_map
+from tune_mm.cluster.formats.files import ClusterFile, NodeGroup, as_map
 from tune_mm.cluster.formats.kuberay import CLUSTER
 from tune_mm.cluster.formats.problems import Problem
 from tune_mm.errors import nearest
@@ -70,7 +70,7 @@ def auth_mode(file: ClusterFile) -> Iterator[Problem]:
             )
 
 
-def _set_outside(node: Node) -> bool:
+def _set_outside(node: NodeGroup) -> bool:
     return any(MODE in line.text for line in node.hosted)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from tune_mm.cluster.formats.files import ClusterFile, Line, as_list, as_map, option
+from tune_mm.cluster.formats.files import ClusterFile, ClusterLine, as_list, as_map, option
 from tune_mm.cluster.formats.kuberay import exclusive
 from tune_mm.cluster.formats.problems import Problem
 
@@ -115,26 +115,26 @@ def _relative(place: str) -> bool:
     return bool(place) and not _REMOTE.match(place) and not re.match(r"[/~$]|YOUR_", place)
 
 
-def _paths(file: ClusterFile) -> Iterator[tuple[Line, str]]:
+def _paths(file: ClusterFile) -> Iterator[tuple[ClusterLine, str]]:
     """Paths of the file, each with what it is."""
     for search in file.searches():
         for name in ("storage", "data-root"):
-            yield Line(option(search.text, name) or "", search.line), f"--{name}"
+            yield ClusterLine(option(search.text, name) or "", search.line), f"--{name}"
     if file.kind != "launcher":
         return
     document = file.documents[0]
     for remote, local in as_map(document.data.get("file_mounts")).items():
         line = document.line_of(f"file_mounts.{remote}") or 0
-        yield Line(remote, line), "the target of file_mounts"
-        yield Line(str(local), line), "the source of file_mounts"
+        yield ClusterLine(remote, line), "the target of file_mounts"
+        yield ClusterLine(str(local), line), "the source of file_mounts"
     for i, name in enumerate(as_list(document.data.get("cluster_synced_files"))):
         yield (
-            Line(str(name), document.line_of(f"cluster_synced_files.{i}") or 0),
+            ClusterLine(str(name), document.line_of(f"cluster_synced_files.{i}") or 0),
             "cluster_synced_files",
         )
     for key in ("ssh_private_key", "ssh_public_key"):
         name = as_map(document.data.get("auth")).get(key, "")
-        yield Line(str(name), document.line_of(f"auth.{key}") or 0), key
+        yield ClusterLine(str(name), document.line_of(f"auth.{key}") or 0), key
 
 
 CHECKS = (storage_named, storage_shared, volume_mode, relative_paths)

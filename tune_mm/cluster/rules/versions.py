@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from tune_mm.cluster.formats.files import ClusterFile, Line, Node, as_map
+from tune_mm.cluster.formats.files import ClusterFile, ClusterLine, NodeGroup, as_map
 from tune_mm.cluster.formats.kuberay import CLUSTER, version_of
 from tune_mm.cluster.formats.problems import Problem
 
@@ -50,13 +50,13 @@ def pinned(file: ClusterFile) -> Iterator[Problem]:
                 )
 
 
-def _named(source: Line) -> str:
+def _named(source: ClusterLine) -> str:
     """The package that a command installs, or the image."""
     match = _PACKAGE.search(source.text) if " " in source.text else None
     return match[0] if match else source.text
 
 
-def _is_pinned(source: Line) -> bool:
+def _is_pinned(source: ClusterLine) -> bool:
     if " " in source.text:
         return bool(_PINNED.search(source.text))
     if source.text.startswith("ami-") or "YOUR_AMI" in source.text or "@sha256:" in source.text:
@@ -65,14 +65,14 @@ def _is_pinned(source: Line) -> bool:
     return bool(tag) and not re.match(r"(?:latest|nightly)\b", tag)
 
 
-def _sources(file: ClusterFile, node: Node) -> list[Line]:
+def _sources(file: ClusterFile, node: NodeGroup) -> list[ClusterLine]:
     """Where the node has the project from: commands that install it, or its image."""
     commands = [*node.commands, *(file.documented if file.kind == "slurm" else ())]
     if file.kind == "kuberay":
         spec = as_map(file.documents[0].data.get("spec"))
         line = file.documents[0].line_of("spec.runtimeEnvYAML") or 0
         commands += (
-            [Line(f"pip install {spec['runtimeEnvYAML']}", line)]
+            [ClusterLine(f"pip install {spec['runtimeEnvYAML']}", line)]
             if "runtimeEnvYAML" in spec
             else []
         )
@@ -124,12 +124,14 @@ def _ray_version(file: ClusterFile, why: str) -> Iterator[Problem]:
             )
 
 
-def _facts(node: Node) -> dict[str, Line]:
+def _facts(node: NodeGroup) -> dict[str, ClusterLine]:
     """Versions that the node's image and commands name."""
-    found: dict[str, Line] = {}
+    found: dict[str, ClusterLine] = {}
     if node.image:
         # A CPU and a GPU image of one version go together.
-        found["image"] = Line(re.sub(r"-(?:cpu|gpu|cu\d+)$", "", node.image.text), node.image.line)
+        found["image"] = ClusterLine(
+            re.sub(r"-(?:cpu|gpu|cu\d+)$", "", node.image.text), node.image.line
+        )
     patterns = {
         "Python": r"\bpython(3\.\d+)\b",
         "torch": r"\btorch==([\w.+]+)",
@@ -139,7 +141,7 @@ def _facts(node: Node) -> dict[str, Line]:
         for name, pattern in patterns.items():
             match = re.search(pattern, command.text)
             if match:
-                found[name] = Line(match[1], command.line)
+                found[name] = ClusterLine(match[1], command.line)
     return found
 
 

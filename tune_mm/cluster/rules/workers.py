@@ -6,7 +6,14 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from tune_mm.cluster.formats.files import ClusterFile, Line, as_list, as_map, is_count, option
+from tune_mm.cluster.formats.files import (
+    ClusterFile,
+    ClusterLine,
+    as_list,
+    as_map,
+    is_count,
+    option,
+)
 from tune_mm.cluster.formats.problems import Problem
 from tune_mm.cluster.formats.slurm import directives
 
@@ -252,7 +259,7 @@ def _spot(config: dict[str, Any]) -> bool:
 def one_per_node(file: ClusterFile) -> Iterator[Problem]:
     """Slurm starts one Ray on each node."""
     tasks = [d for d in directives(file.text) if d.name in {"ntasks-per-node", "tasks-per-node"}]
-    several = [Line(d.value, d.line) for d in tasks if d.value != "1"]
+    several = [ClusterLine(d.value, d.line) for d in tasks if d.value != "1"]
     if file.kind == "slurm" and several:
         yield Problem(
             "one-per-node",

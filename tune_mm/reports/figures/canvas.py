@@ -7,7 +7,6 @@ needed.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from matplotlib.lines import Line2D
 from tune_mm.errors import UserError
 from tune_mm.reports.runs.select import Choice, Selection
 from tune_mm.reports.spec.spec import Report
+from tune_mm.reports.spec.wording import PAPERS, seed_count
 
 # Okabe and Ito's colours, which people with any colour vision tell apart; black is the multimodal
 # model's.
@@ -45,7 +45,6 @@ STYLE: Any = {
     "svg.hashsalt": "tune_mm",  # the same runs give the same file
     "svg.fonttype": "none",
 }
-PAPERS = {"dgl": "DGL (ICCV 2025)", "cggm": "CGGM (NeurIPS 2024)"}
 
 
 @dataclass(frozen=True)
@@ -89,11 +88,6 @@ def save(figure: Figure, folder: Path) -> list[Path]:
     return paths
 
 
-def named(report: Report, name: str) -> str:
-    """`name`, or one made of the paper and the place in it: "Fig. 5(a)" of cggm is cggm_fig_5_a."""
-    return name or re.sub(r"[^a-z0-9]+", "_", f"{report.paper} {report.source}".lower()).strip("_")
-
-
 def data_of(report: Report, choice: Choice) -> str:
     """The data set: --data, or the report's own."""
     return choice.data or report.data
@@ -109,13 +103,6 @@ def empty(axes: Any, text: str) -> None:
     axes.text(
         0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=GREY, wrap=True
     )
-
-
-def seeds(counts: Iterable[int]) -> str:
-    """How many runs lie behind a mean: "n = 3 seeds", or the least and the most."""
-    least, most = min(values := list(counts)), max(values)
-    number = str(most) if least == most else f"{least} to {most}"
-    return f"n = {number} seed{'' if most == 1 else 's'}"
 
 
 def missing(report: Report, choice: Choice, absent: Sequence[str]) -> tuple[tuple[str, ...], str]:
@@ -145,7 +132,7 @@ def caption(
     kinds = sorted({s.kind for s in used})
     about = f"{data_of(report, choice)} ({' and '.join(kinds) or 'no runs'})"
     numbers = list(counts)
-    many = f", {seeds(numbers)}" if numbers else ""
+    many = f", {seed_count(numbers)}" if numbers else ""
     spread = "; mean and standard deviation over seeds" if numbers and max(numbers) > 1 else ""
     mixed = ["Real and synthetic data are mixed: not comparable."] if len(kinds) > 1 else []
     notes = [note for selection in chosen.values() for note in selection.notes]

@@ -14,10 +14,11 @@ from matplotlib.ticker import MaxNLocator
 
 from tune_mm.reports.figures import canvas
 from tune_mm.reports.figures.canvas import BLACK, DASHES, GREY, PALETTE, Dash, Figure
-from tune_mm.reports.runs.records import Curve, Record
 from tune_mm.reports.runs.select import Choice, Selection, select
+from tune_mm.reports.runs.stored_run import Curve, StoredRun
 from tune_mm.reports.runs.together import together
 from tune_mm.reports.spec.spec import CurvesReport, Panel
+from tune_mm.reports.spec.wording import file_name
 
 MODALITY = "{modality}"
 WORDS = {"grad/norm_multi": "multimodal loss", "grad/norm_uni": "unimodal loss"}
@@ -32,7 +33,7 @@ LEVELS = {
 class CurveSource(Protocol):
     """Where curves are read from: a `store.Reader`."""
 
-    def curves(self, record: Record, metrics: Collection[str]) -> Mapping[str, Curve]:
+    def curves(self, record: StoredRun, metrics: Collection[str]) -> Mapping[str, Curve]:
         """Curves of a run by metric."""
         ...
 
@@ -63,7 +64,7 @@ class Band:
     lost: int  # values that were not finite
 
 
-def modalities(records: Iterable[Record], metrics: Iterable[str]) -> tuple[str, ...]:
+def modalities(records: Iterable[StoredRun], metrics: Iterable[str]) -> tuple[str, ...]:
     """Modalities that the runs log, sorted: <m> of each val/<metric>/<m>, and of the `metrics` with
     {modality}.
     """
@@ -110,7 +111,7 @@ def band(curves: Iterable[Curve]) -> Band:
 
 def curves(
     report: CurvesReport,
-    records: Sequence[Record],
+    records: Sequence[StoredRun],
     reader: CurveSource,
     choice: Choice,
     name: str = "",
@@ -154,7 +155,7 @@ def curves(
     commands, lacking = canvas.missing(report, choice, list(_absent(report, chosen, drawn)))
     said = [note, *_reading(report, drawn), _lost(drawn), lacking]
     text = canvas.caption(report, choice, chosen, [b.runs for _, _, b in drawn if b.runs], said)
-    return Figure(canvas.named(report, name), figure, text, commands)
+    return Figure(file_name(report, name), figure, text, commands)
 
 
 def _facets(report: CurvesReport) -> Iterator[tuple[Panel, list[str]]]:

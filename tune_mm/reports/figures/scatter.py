@@ -18,9 +18,10 @@ from sklearn.manifold import TSNE
 from tune_mm.errors import UserError
 from tune_mm.reports.figures import canvas
 from tune_mm.reports.figures.canvas import BLACK, MARKERS, PALETTE, Figure
-from tune_mm.reports.runs.records import Record
 from tune_mm.reports.runs.select import Choice, select
+from tune_mm.reports.runs.stored_run import StoredRun
 from tune_mm.reports.spec.spec import ScatterReport
+from tune_mm.reports.spec.wording import file_name
 
 PERPLEXITY = 30.0  # scikit-learn's and the t-SNE paper's own; less for few vectors
 FEWEST = 5
@@ -29,14 +30,14 @@ FEWEST = 5
 class ArtifactSource(Protocol):
     """Where artifacts are read from: a `store.Reader`."""
 
-    def artifact(self, run: Record, path: str) -> Path | None:
+    def artifact(self, run: StoredRun, path: str) -> Path | None:
         """A copy of a run's artifact; None if it has none."""
         ...
 
 
 def scatter(
     report: ScatterReport,
-    records: Sequence[Record],
+    records: Sequence[StoredRun],
     reader: ArtifactSource,
     choice: Choice,
     name: str = "",
@@ -79,12 +80,12 @@ def scatter(
             place.remove()
     commands, lacking = canvas.missing(report, choice, absent)
     text = canvas.caption(report, choice, chosen, counts, [*said, lacking])
-    return Figure(canvas.named(report, name), figure, text, commands)
+    return Figure(file_name(report, name), figure, text, commands)
 
 
 def _first(
-    records: Sequence[Record], reader: ArtifactSource, artifact: str
-) -> tuple[Record | None, Path | None]:
+    records: Sequence[StoredRun], reader: ArtifactSource, artifact: str
+) -> tuple[StoredRun | None, Path | None]:
     for record in sorted(records, key=lambda r: r.seed):
         file = reader.artifact(record, artifact)
         if file is not None:

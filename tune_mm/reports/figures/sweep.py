@@ -15,10 +15,11 @@ from matplotlib.figure import Figure as Canvas
 from tune_mm.errors import ConfigError
 from tune_mm.reports.figures import canvas
 from tune_mm.reports.figures.canvas import GREY, MARKERS, PALETTE, Figure
-from tune_mm.reports.runs.records import Record
 from tune_mm.reports.runs.select import Choice, Selection, by_seed, lacking, matches, select
+from tune_mm.reports.runs.stored_run import StoredRun
 from tune_mm.reports.runs.together import together
 from tune_mm.reports.spec.spec import SweepReport, SweepSeries, Where
+from tune_mm.reports.spec.wording import file_name
 
 SYMBOLS = {"method.rho": "ρ", "method.lam": "λ", "method.alpha": "α"}
 FEWEST = 3  # values of a setting that can show an interior maximum
@@ -26,7 +27,7 @@ Values = Mapping[int, float]  # seed -> value
 
 
 @dataclass(frozen=True)
-class Line:
+class SweepLine:
     """A series as drawn: settings ascending, and at each the values by seed (differences where a
     gain is shown).
     """
@@ -49,7 +50,11 @@ class Line:
 
 
 def sweep(
-    report: SweepReport, records: Sequence[Record], reader: object, choice: Choice, name: str = ""
+    report: SweepReport,
+    records: Sequence[StoredRun],
+    reader: object,
+    choice: Choice,
+    name: str = "",
 ) -> Figure:
     """Mean and standard deviation at every value of the setting that was run. `reader` is not
     needed: as the others.
@@ -87,16 +92,16 @@ def sweep(
         else []
     )
     text = canvas.caption(report, choice, chosen, counts, [*said, lacking])
-    return Figure(canvas.named(report, name), _draw(report, lines), text, commands)
+    return Figure(file_name(report, name), _draw(report, lines), text, commands)
 
 
 def _line(
     report: SweepReport,
     series: SweepSeries,
-    records: Sequence[Record],
+    records: Sequence[StoredRun],
     choice: Choice,
     chosen: dict[str, Selection],
-) -> tuple[Line, list[str]]:
+) -> tuple[SweepLine, list[str]]:
     """One series and what is to be said of it. Adds the runs it rests on to `chosen`."""
     where = {**report.where, **series.where}
     found, note = _points(report, where, records, choice)
@@ -125,11 +130,11 @@ def _line(
         for x, at in sorted(values.items())
         if at
     }
-    return Line(series.label, tuple(kept), tuple(kept.values())), notes
+    return SweepLine(series.label, tuple(kept), tuple(kept.values())), notes
 
 
 def _points(
-    report: SweepReport, where: Where, records: Sequence[Record], choice: Choice
+    report: SweepReport, where: Where, records: Sequence[StoredRun], choice: Choice
 ) -> tuple[dict[float, Selection], str]:
     """Runs by value of the setting, all of one search, and a note."""
     numbers = {_number(record.value(report.x)) for record in records if matches(record, where)} - {
@@ -140,7 +145,10 @@ def _points(
 
 
 def _reference(
-    report: SweepReport, records: Sequence[Record], choice: Choice, found: Mapping[float, Selection]
+    report: SweepReport,
+    records: Sequence[StoredRun],
+    choice: Choice,
+    found: Mapping[float, Selection],
 ) -> Selection:
     """The reference's runs: of the search that the points are of, or of any where it has none."""
     searches = {r.search for selection in found.values() for r in selection.records}
@@ -158,7 +166,7 @@ def _number(text: str | None) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _peak(report: SweepReport, line: Line) -> str:
+def _peak(report: SweepReport, line: SweepLine) -> str:
     """Where the maximum of the means lies, and by how much it exceeds the ends."""
     mean, x = line.mean, line.settings
     symbol = SYMBOLS.get(report.x, report.x)
@@ -179,7 +187,7 @@ def _peak(report: SweepReport, line: Line) -> str:
     return f"{at}, an interior maximum: {above} above the better end ({symbol} = {x[end]:g}), paired by seed"
 
 
-def _draw(report: SweepReport, lines: Sequence[Line]) -> Canvas:
+def _draw(report: SweepReport, lines: Sequence[SweepLine]) -> Canvas:
     with canvas.styled():
         figure, (axes,) = canvas.canvas(1, 1)
         for i, line in enumerate(lines):

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tune_mm import stats
-from tune_mm.reports.pages.html import Cell, Html, tag
+from tune_mm.reports.pages.html import Html, PageCell, tag
 
 
 def words(settings: Mapping[str, Any]) -> str:
@@ -36,11 +36,11 @@ def _short(value: object) -> str:
     return str(value)
 
 
-def setting(value: object) -> Cell:
+def setting(value: object) -> PageCell:
     """A setting."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return Cell(_short(value), float(value))
-    return Cell(_short(value))
+        return PageCell(_short(value), float(value))
+    return PageCell(_short(value))
 
 
 def finite(values: Iterable[float]) -> list[float]:
@@ -48,14 +48,14 @@ def finite(values: Iterable[float]) -> list[float]:
     return [value for value in values if math.isfinite(value)]
 
 
-def figure(value: float | None) -> Cell:
+def figure(value: float | None) -> PageCell:
     """A metric; empty when there is none."""
     if value is None or not math.isfinite(value):
-        return Cell("")
-    return Cell(f"{value:.4f}", value)
+        return PageCell("")
+    return PageCell(f"{value:.4f}", value)
 
 
-def spread(values: Iterable[float]) -> Cell:
+def spread(values: Iterable[float]) -> PageCell:
     """Mean ± sample standard deviation of the finite ones, and how many were left out."""
     given = list(values)
     kept = finite(given)
@@ -64,11 +64,11 @@ def spread(values: Iterable[float]) -> Cell:
     if len(kept) < len(given):
         lost = f" ({len(given) - len(kept)} not finite)"
     if found is None:
-        return Cell(f"–{lost}")
+        return PageCell(f"–{lost}")
     std = ""
     if found.std is not None:
         std = f" ± {found.std:.4f}"
-    return Cell(f"{found.mean:.4f}{std}{lost}", found.mean)
+    return PageCell(f"{found.mean:.4f}{std}{lost}", found.mean)
 
 
 def tally(values: Iterable[str]) -> list[tuple[str, int]]:

@@ -26,7 +26,7 @@ from tune_mm.reports.pages.plots import (
     ticks,
 )
 from tune_mm.reports.pages.search import Search, Trial
-from tune_mm.reports.runs.records import Curve
+from tune_mm.reports.runs.stored_run import Curve
 
 MODALITY = (BLUE, ORANGE, GREEN, PINK, YELLOW, SKY)
 SCALE = "Viridis_r"  # dark is best, as in the parallel coordinates

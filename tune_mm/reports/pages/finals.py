@@ -12,15 +12,15 @@ from typing import Any
 
 from tune_mm.reports.pages import search as searches
 from tune_mm.reports.pages.cells import finite, soft, spread, words
-from tune_mm.reports.pages.html import Cell, Grid, Html, plot, section, tag
+from tune_mm.reports.pages.html import Grid, Html, PageCell, plot, section, tag
 from tune_mm.reports.pages.points import points
 from tune_mm.reports.pages.search import Search
 from tune_mm.reports.pages.surface import heat
-from tune_mm.reports.runs.records import Record
+from tune_mm.reports.runs.stored_run import StoredRun
 
 
 @dataclass(frozen=True)
-class Group:
+class FinalGroup:
     """The final runs of one setting. val, test: the objective's by seed."""
 
     source: str
@@ -35,7 +35,7 @@ class Group:
         return f"{self.role} ({self.source.replace('/', ' ')}): {words(self.settings)}"
 
 
-def final_groups(search: Search) -> list[Group]:
+def final_groups(search: Search) -> list[FinalGroup]:
     """As summary.json has them; from the runs while there is none that can be read."""
     stated = search.summary.get("finals")
     try:
@@ -45,16 +45,16 @@ def final_groups(search: Search) -> list[Group]:
     return groups or _from_runs(search)
 
 
-def _stated(group: Mapping[str, Any]) -> Group:
+def _stated(group: Mapping[str, Any]) -> FinalGroup:
     val = {int(seed): float(value) for seed, value in group["val"].items()}
     test = {
         int(seed): {k: float(v) for k, v in found.items()} for seed, found in group["test"].items()
     }
-    return Group(str(group["source"]), str(group["role"]), dict(group["settings"]), val, test)
+    return FinalGroup(str(group["source"]), str(group["role"]), dict(group["settings"]), val, test)
 
 
-def _from_runs(search: Search) -> list[Group]:
-    sources: dict[str, list[Record]] = {}
+def _from_runs(search: Search) -> list[FinalGroup]:
+    sources: dict[str, list[StoredRun]] = {}
     for record in search.finals:
         sources.setdefault(record.tags.get("source", "?"), []).append(record)
     groups = []
@@ -64,11 +64,11 @@ def _from_runs(search: Search) -> list[Group]:
         done = [r for r in runs if r.status == "completed"]
         val = {r.seed: r.metrics.get(f"best/{search.objective}", math.nan) for r in done}
         test = {r.seed: {k: v for k, v in r.metrics.items() if k.startswith("test/")} for r in done}
-        groups.append(Group(source, role, searches.settings(runs[0], domains), val, test))
+        groups.append(FinalGroup(source, role, searches.settings(runs[0], domains), val, test))
     return groups
 
 
-def winner(search: Search, groups: Sequence[Group]) -> Group | None:
+def winner(search: Search, groups: Sequence[FinalGroup]) -> FinalGroup | None:
     """The best by mean validation objective, the baseline aside: how the search itself chooses.
     Never by test.
     """
@@ -81,7 +81,7 @@ def winner(search: Search, groups: Sequence[Group]) -> Group | None:
     )[0]
 
 
-def finals(search: Search, groups: Sequence[Group]) -> Html:
+def finals(search: Search, groups: Sequence[FinalGroup]) -> Html:
     """The part of the page: gain, and the table of groups."""
     title = "Final runs"
     if not groups:
@@ -104,12 +104,17 @@ def finals(search: Search, groups: Sequence[Group]) -> Html:
     for group in groups:
         test = [spread(found.get(n, math.nan) for found in group.test.values()) for n in shown]
         text = [
-            Cell(group.source.replace("/", " ")),
-            Cell(group.role),
-            Cell(words(group.settings), wide=True),
+            PageCell(group.source.replace("/", " ")),
+            PageCell(group.role),
+            PageCell(words(group.settings), wide=True),
         ]
         rows.append(
-            [*text, Cell(str(len(group.val)), len(group.val)), spread(group.val.values()), *test]
+            [
+                *text,
+                PageCell(str(len(group.val)), len(group.val)),
+                spread(group.val.values()),
+                *test,
+            ]
         )
     marked = frozenset(i for i, g in enumerate(groups) if g is best)
     told = "Mean ± standard deviation over seeds; marked: best by validation, which is how settings are chosen. "
@@ -128,7 +133,7 @@ def finals(search: Search, groups: Sequence[Group]) -> Html:
 
 
 def _drawn(
-    search: Search, groups: Sequence[Group], shown: Sequence[str], best: Group | None
+    search: Search, groups: Sequence[FinalGroup], shown: Sequence[str], best: FinalGroup | None
 ) -> list[Html]:
     """Means by setting, and over a grid of two settings as a heat map."""
     if len(groups) < 3:

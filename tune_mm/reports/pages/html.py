@@ -130,7 +130,7 @@ def facts(pairs: Iterable[tuple[str, str]]) -> Html:
 
 
 @dataclass(frozen=True)
-class Cell:
+class PageCell:
     """A cell of a table. value: what to sort by, where it is a number; wide: a text that may take
     several lines.
     """
@@ -145,7 +145,7 @@ class Grid:
     """A table. best: numbers of the rows to mark."""
 
     columns: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
+    rows: Sequence[Sequence[PageCell]]
     best: frozenset[int] = field(default_factory=frozenset)
     sortable: bool = False
 
@@ -174,7 +174,7 @@ class Grid:
         return "sortable" if self.sortable else None
 
 
-def _cell(cell: Cell, right: bool) -> Html:
+def _cell(cell: PageCell, right: bool) -> Html:
     kind = "wide" if cell.wide else "number" if right else None
     return tag(
         "td", cell.text, class_=kind, data_value=None if cell.value is None else repr(cell.value)

@@ -11,9 +11,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tune_mm.errors import ConfigError, nearest
-from tune_mm.reports.figures.canvas import PAPERS, Figure, styled
+from tune_mm.reports.figures.canvas import Figure, styled
 from tune_mm.reports.pages.html import Html, drawing, join, page, tag
-from tune_mm.reports.tables.cells import Cell, Table
+from tune_mm.reports.spec.wording import PAPERS
+from tune_mm.reports.tables.cells import Table, TableCell
 from tune_mm.reports.tables.layout import Head
 from tune_mm.reports.tables.render import compared, number, published
 
@@ -91,7 +92,7 @@ def _grid(table: Table, rows: Iterable[Html]) -> Html:
     return tag("div", tag("table", tag("thead", *heads), tag("tbody", *rows)), class_="scroll")
 
 
-def _cell(cell: Cell, head: Head, several: bool) -> Html:
+def _cell(cell: TableCell, head: Head, several: bool) -> Html:
     """Ours, marked, and the paper's value in brackets."""
     text: str = number(cell, head, several)
     if cell.ours is None:

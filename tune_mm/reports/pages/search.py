@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tune_mm.errors import UserError, nearest
-from tune_mm.reports.runs.records import Curve, Record
 from tune_mm.reports.runs.store import Reader
+from tune_mm.reports.runs.stored_run import Curve, StoredRun
 from tune_mm.stats import direction_or_max
 
 Scalar = bool | int | float | str | None
@@ -24,7 +24,7 @@ WORDS: Mapping[str, Scalar] = {"True": True, "False": False, "None": None}
 
 
 @dataclass(frozen=True)
-class Domain:
+class SearchedDomain:
     """What a setting could be: kind and args of a space file, as `tune_mm.tune.space.domains` explains."""
 
     kind: str
@@ -38,7 +38,7 @@ class Domain:
         return text if value is None else int(value) if self.kind == "randint" else value
 
 
-Domains = Mapping[str, Domain]
+Domains = Mapping[str, SearchedDomain]
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Trial:
     so far by epoch.
     """
 
-    record: Record
+    record: StoredRun
     number: int
     value: float | None
     progress: Curve
@@ -67,18 +67,18 @@ class Search:
 
     name: str
     uid: str
-    parent: Record | None
+    parent: StoredRun | None
     objective: str
     mode: str
     domains: Mapping[str, Domains]
     trials: Mapping[str, Sequence[Trial]]
-    finals: Sequence[Record]
+    finals: Sequence[StoredRun]
     summary: Mapping[str, Any] = field(default_factory=dict)
     about: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     @property
-    def runs(self) -> list[Record]:
+    def runs(self) -> list[StoredRun]:
         """All runs but the parent."""
         return [*(t.record for trials in self.trials.values() for t in trials), *self.finals]
 
@@ -121,7 +121,7 @@ def load(reader: Reader, name: str) -> Search:
     uid, notes = _chosen(records, name, reader.shown)
     own = [r for r in records if r.search == uid]
     parent = next((r for r in own if r.parent is None and r.stage == "search"), None)
-    stages: dict[str, list[Record]] = {"search": [], "baseline": [], "final": []}
+    stages: dict[str, list[StoredRun]] = {"search": [], "baseline": [], "final": []}
     for record in sorted((r for r in own if r is not parent), key=trial_number):
         stages.setdefault(record.stage, []).append(record)
     files = {f: _artifact(reader, parent, f"{f}.json", notes) for f in ("space", "summary", "data")}
@@ -168,13 +168,13 @@ def number(text: object) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def trial_number(record: Record) -> int:
+def trial_number(record: StoredRun) -> int:
     """Its number within its stage; -1 when the run does not say."""
     value = number(record.tags.get("trial"))
     return -1 if value is None else int(value)
 
 
-def settings(record: Record, domains: Domains) -> dict[str, Scalar]:
+def settings(record: StoredRun, domains: Domains) -> dict[str, Scalar]:
     """What was drawn for a run. Population-based training changes settings on the way: the last
     ones count.
     """
@@ -189,7 +189,7 @@ def settings(record: Record, domains: Domains) -> dict[str, Scalar]:
     return out
 
 
-def _trial(reader: Reader, record: Record, domains: Domains, objective: str) -> Trial:
+def _trial(reader: Reader, record: StoredRun, domains: Domains, objective: str) -> Trial:
     curves = reader.curves(record, ["objective", objective])
     progress = curves.get("objective") or curves.get(objective) or ()
     finite = [v for _, v in progress if math.isfinite(v)]
@@ -199,7 +199,7 @@ def _trial(reader: Reader, record: Record, domains: Domains, objective: str) -> 
     return Trial(record, trial_number(record), value, progress, settings(record, domains))
 
 
-def _chosen(records: Iterable[Record], name: str, shown: str) -> tuple[str, list[str]]:
+def _chosen(records: Iterable[StoredRun], name: str, shown: str) -> tuple[str, list[str]]:
     """The unique id of the search meant, and notes."""
     began: dict[str, Any] = {}
     named: dict[str, str] = {}
@@ -218,7 +218,9 @@ def _chosen(records: Iterable[Record], name: str, shown: str) -> tuple[str, list
     return found[-1], [f"{len(found)} searches are named {name}; this is the latest ({found[-1]})."]
 
 
-def _artifact(reader: Reader, parent: Record | None, name: str, notes: list[str]) -> dict[str, Any]:
+def _artifact(
+    reader: Reader, parent: StoredRun | None, name: str, notes: list[str]
+) -> dict[str, Any]:
     """A JSON artifact of the parent run; empty when it is not there, or cannot be read (which a
     note says).
     """
@@ -234,7 +236,7 @@ def _artifact(reader: Reader, parent: Record | None, name: str, notes: list[str]
 
 
 def _objective(
-    parent: Record | None, files: Mapping[str, Mapping[str, Any]], stages: Mapping[str, Any]
+    parent: StoredRun | None, files: Mapping[str, Mapping[str, Any]], stages: Mapping[str, Any]
 ) -> str:
     told = [
         parent.tags.get("objective") if parent else None,
@@ -254,25 +256,25 @@ def _domains(space: Mapping[str, Any], stage: str) -> Domains:
     if not isinstance(stated, dict):
         return {}
     return {
-        k: Domain(str(d["kind"]), tuple(d["args"]))
+        k: SearchedDomain(str(d["kind"]), tuple(d["args"]))
         for k, d in stated.items()
         if {"kind", "args"} <= set(d)
     }
 
 
-def _inferred(runs: Sequence[Record]) -> Domains:
+def _inferred(runs: Sequence[StoredRun]) -> Domains:
     """A domain for each parameter that differs between runs."""
     keys = dict.fromkeys(k for r in runs for k in r.params if k not in NOT_SEARCHED)
     values = {k: list(dict.fromkeys(r.params[k] for r in runs if k in r.params)) for k in keys}
     return {k: _guess(texts) for k, texts in values.items() if len(texts) > 1}
 
 
-def _guess(texts: Sequence[str]) -> Domain:
+def _guess(texts: Sequence[str]) -> SearchedDomain:
     values = [number(t) for t in texts]
     numbers = [v for v in values if v is not None]
     if len(numbers) < len(texts):
-        return Domain("choice", tuple(WORDS.get(t, t) for t in texts))
+        return SearchedDomain("choice", tuple(WORDS.get(t, t) for t in texts))
     if all(t.lstrip("-").isdigit() for t in texts):
-        return Domain("randint", (int(min(numbers)), int(max(numbers))))
+        return SearchedDomain("randint", (int(min(numbers)), int(max(numbers))))
     wide = min(numbers) > 0 and max(numbers) / min(numbers) > 10
-    return Domain("loguniform" if wide else "uniform", (min(numbers), max(numbers)))
+    return SearchedDomain("loguniform" if wide else "uniform", (min(numbers), max(numbers)))

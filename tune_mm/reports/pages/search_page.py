@@ -17,12 +17,12 @@ from plotly.graph_objects import Figure
 from tune_mm.reports.pages import epochs, plots, surface
 from tune_mm.reports.pages import search as searches
 from tune_mm.reports.pages.cells import duration, figure, finite, headings, setting, soft, tally
-from tune_mm.reports.pages.finals import Group, final_groups, finals
-from tune_mm.reports.pages.html import Cell, Grid, Html, facts, page, plot, section, tag
+from tune_mm.reports.pages.finals import FinalGroup, final_groups, finals
+from tune_mm.reports.pages.html import Grid, Html, PageCell, facts, page, plot, section, tag
 from tune_mm.reports.pages.search import Search
 from tune_mm.reports.pages.study import study
-from tune_mm.reports.runs.records import Curve, Record
 from tune_mm.reports.runs.store import Reader
+from tune_mm.reports.runs.stored_run import Curve, StoredRun
 
 ROWS = 8  # groups of final runs whose curves are drawn
 FAMILIES = ("grad/norm_multi/", "grad/norm_uni/")
@@ -77,7 +77,7 @@ def _header(search: Search, store: str) -> list[Html]:
     ]
 
 
-def _facts(search: Search, first: Record, store: str) -> Html:
+def _facts(search: Search, first: StoredRun, store: str) -> Html:
     tags = first.tags
     samples = search.about.get("samples")
     sizes = ", ".join(f"{k} {v}" for k, v in samples.items()) if isinstance(samples, dict) else ""
@@ -249,14 +249,14 @@ def _trials(search: Search) -> Html:
     best = search.best()
     rows = [
         [
-            Cell(stage),
-            Cell(str(t.number), t.number),
-            Cell(t.record.status),
+            PageCell(stage),
+            PageCell(str(t.number), t.number),
+            PageCell(t.record.status),
             figure(t.value),
-            Cell(str(t.epochs), t.epochs),
+            PageCell(str(t.epochs), t.epochs),
             *(figure(t.record.metrics.get(k)) for k in alone),
             *(setting(t.settings.get(k, "")) for k in keys),
-            *([Cell(t.record.tags.get("reason", ""), wide=True)] if reasons else []),
+            *([PageCell(t.record.tags.get("reason", ""), wide=True)] if reasons else []),
         ]
         for stage, t in trials
     ]
@@ -270,7 +270,7 @@ def _trials(search: Search) -> Html:
 # ---- curves
 
 
-def _curves(reader: Reader, search: Search, groups: Sequence[Group]) -> Html:
+def _curves(reader: Reader, search: Search, groups: Sequence[FinalGroup]) -> Html:
     """The modalities' curves of the best trial, and of the final runs."""
     parts: list[Html] = []
     best = search.best()
@@ -297,7 +297,7 @@ def _curves(reader: Reader, search: Search, groups: Sequence[Group]) -> Html:
     return section("Modalities", *(parts or [tag("p", "No run has metrics yet.")]))
 
 
-def _drawn(search: Search, groups: Sequence[Group]) -> list[Group]:
+def _drawn(search: Search, groups: Sequence[FinalGroup]) -> list[FinalGroup]:
     """The groups to draw, at most ROWS: the best by validation, in their own order."""
     sign = -1 if search.mode == "min" else 1
     ranked = sorted(
@@ -308,7 +308,7 @@ def _drawn(search: Search, groups: Sequence[Group]) -> list[Group]:
 
 
 def _figure(
-    reader: Reader, search: Search, rows: Mapping[str, Sequence[Record]], told: str = ""
+    reader: Reader, search: Search, rows: Mapping[str, Sequence[StoredRun]], told: str = ""
 ) -> Html:
     heads = (f"{search.objective}/", *FAMILIES)
     found: dict[str, list[dict[str, Curve]]] = {}

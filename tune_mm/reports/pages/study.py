@@ -17,7 +17,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from tune_mm.reports.pages.html import label
-from tune_mm.reports.pages.search import Domain, Scalar, Search, Trial
+from tune_mm.reports.pages.search import Scalar, Search, SearchedDomain, Trial
 
 STATES = {
     "completed": TrialState.COMPLETE,
@@ -47,7 +47,7 @@ def study(search: Search, stage: str = "search", name: str = "") -> Study:
     return out
 
 
-def distribution(domain: Domain, seen: Sequence[Scalar]) -> BaseDistribution:
+def distribution(domain: SearchedDomain, seen: Sequence[Scalar]) -> BaseDistribution:
     """Optuna's form of a domain, widened to what was seen: population-based training leaves its
     bounds.
     """

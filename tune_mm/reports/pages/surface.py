@@ -31,7 +31,7 @@ from tune_mm.reports.pages.plots import (
     ticks,
     weights,
 )
-from tune_mm.reports.pages.search import Domain, Search, Trial
+from tune_mm.reports.pages.search import Search, SearchedDomain, Trial
 
 FIRST = ("method.rho", "method.lam")  # CGGM's pair, which its paper studies
 NUMERIC = ("uniform", "loguniform", "quniform", "randint")
@@ -137,7 +137,7 @@ def _marks(found: Sequence[tuple[Trial, Point]]) -> dict[str, Any]:
     return {"x": [p[0] for _, p in found], "y": [p[1] for _, p in found], "text": text}
 
 
-def _log(domain: Domain, seen: Sequence[float]) -> bool:
+def _log(domain: SearchedDomain, seen: Sequence[float]) -> bool:
     return domain.kind == "loguniform" and min(seen) > 0
 
 

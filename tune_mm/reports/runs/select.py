@@ -18,7 +18,7 @@ from statistics import fmean
 
 import tune_mm
 from tune_mm.errors import UserError, nearest
-from tune_mm.reports.runs.records import Record
+from tune_mm.reports.runs.stored_run import StoredRun
 from tune_mm.reports.spec.spec import ANY, Report, Scalar, Where
 from tune_mm.stats import direction_or_max
 
@@ -45,12 +45,12 @@ class Choice:
     since: datetime | None = None
     run: str | None = None
 
-    def admits(self, record: Record) -> bool:
+    def admits(self, record: StoredRun) -> bool:
         """Whether `since` and `run` take the run."""
         recent = self.since is None or record.started.timestamp() >= self.since.timestamp()
         return recent and (self.run is None or self.run in _names(record))
 
-    def check(self, records: Iterable[Record]) -> None:
+    def check(self, records: Iterable[StoredRun]) -> None:
         """Raise UserError, with the nearest name, when no run at all is of `run` or of `data`."""
         found = list(records)
         searches = {_title(record) or record.name for record in found}
@@ -68,14 +68,14 @@ class Selection:
     of the numbers should know.
     """
 
-    records: list[Record]
+    records: list[StoredRun]
     data: str
     kind: str
     searches: tuple[str, ...]
     notes: tuple[str, ...]
 
 
-def matches(record: Record, where: Where) -> bool:
+def matches(record: StoredRun, where: Where) -> bool:
     """Whether a run has all the values: as text, number or boolean; of a list, any of them.
 
     A key is a tag, a parameter, or one of `space`, `stage` and `status`. null stands for None and
@@ -91,7 +91,11 @@ def matches(record: Record, where: Where) -> bool:
 
 
 def select(
-    records: Sequence[Record], report: Report, where: Where, choice: Choice, data: str | None = None
+    records: Sequence[StoredRun],
+    report: Report,
+    where: Where,
+    choice: Choice,
+    data: str | None = None,
 ) -> Selection:
     """The completed runs that match the report's `where` and this one on top of it, on `data` (a
     column's own), else on the chosen data set, else on the report's: final runs, or where there are
@@ -125,7 +129,7 @@ def select(
     return Selection([], name, "", (), tuple(notes))
 
 
-def by_seed(records: Iterable[Record], metric: str) -> dict[int, float]:
+def by_seed(records: Iterable[StoredRun], metric: str) -> dict[int, float]:
     """The last value of a metric by seed; seeds without a finite one are left out, and `lacking`
     names them.
     """
@@ -133,7 +137,7 @@ def by_seed(records: Iterable[Record], metric: str) -> dict[int, float]:
     return {seed: value for seed, value in sorted(found.items()) if math.isfinite(value)}
 
 
-def lacking(records: Iterable[Record], metric: str) -> str:
+def lacking(records: Iterable[StoredRun], metric: str) -> str:
     """What is to be said of runs whose `metric` is missing or not finite; "" when there are none."""
     runs = list(records)
     have = by_seed(runs, metric)
@@ -147,12 +151,12 @@ def lacking(records: Iterable[Record], metric: str) -> str:
 # ---- values
 
 
-def _names(record: Record) -> set[str]:
+def _names(record: StoredRun) -> set[str]:
     """What --run may call a run's search, or the run itself where it has none."""
     return {record.search, _title(record)} if record.search else {record.name}
 
 
-def _title(record: Record) -> str:
+def _title(record: StoredRun) -> str:
     """The name of a run's search; "" for a single run, whose tag `search` names an experiment."""
     return record.tags.get("search", record.search) if record.search else ""
 
@@ -164,7 +168,7 @@ def _unknown(option: str, what: str, got: str, known: Collection[str]) -> UserEr
     )
 
 
-def _value(record: Record, key: str) -> str | None:
+def _value(record: StoredRun, key: str) -> str | None:
     return str(getattr(record, key)) if key in ATTRIBUTES else record.value(key)
 
 
@@ -189,7 +193,7 @@ def _equal(stored: str | None, wanted: Scalar) -> bool:
 # ---- choosing
 
 
-def _kind(pool: list[Record], notes: list[str]) -> tuple[list[Record], str]:
+def _kind(pool: list[StoredRun], notes: list[str]) -> tuple[list[StoredRun], str]:
     """The runs on real data, else those on synthetic data; completed ones count first."""
     kinds = {kind: [r for r in pool if r.tags.get("data_kind", "") == kind] for kind in KINDS}
     having = [kind for kind in KINDS if kinds[kind]]
@@ -204,8 +208,8 @@ def _kind(pool: list[Record], notes: list[str]) -> tuple[list[Record], str]:
 
 
 def _latest_search(
-    done: list[Record], records: Sequence[Record], notes: list[str]
-) -> tuple[list[Record], str]:
+    done: list[StoredRun], records: Sequence[StoredRun], notes: list[str]
+) -> tuple[list[StoredRun], str]:
     """The runs of the search that began last, and its unique id. A search begins with its first run
     of all.
     """
@@ -222,9 +226,11 @@ def _latest_search(
     return kept, latest
 
 
-def _one_setting(done: list[Record], records: Sequence[Record], notes: list[str]) -> list[Record]:
+def _one_setting(
+    done: list[StoredRun], records: Sequence[StoredRun], notes: list[str]
+) -> list[StoredRun]:
     """The runs of one configuration."""
-    groups: dict[frozenset[tuple[str, str]], list[Record]] = {}
+    groups: dict[frozenset[tuple[str, str]], list[StoredRun]] = {}
     for record in done:
         setting = frozenset((k, v) for k, v in record.params.items() if k not in NOT_THE_SETTING)
         groups.setdefault(setting, []).append(record)
@@ -242,7 +248,7 @@ def _one_setting(done: list[Record], records: Sequence[Record], notes: list[str]
     return kept
 
 
-def _validation(runs: list[Record], objectives: Mapping[str, str]) -> float:
+def _validation(runs: list[StoredRun], objectives: Mapping[str, str]) -> float:
     """The mean validation objective, higher is better; -inf where it is not known or not finite."""
     values = []
     for run in runs:
@@ -257,7 +263,7 @@ def _validation(runs: list[Record], objectives: Mapping[str, str]) -> float:
     return mean if math.isfinite(mean) else -math.inf
 
 
-def _by_seed(done: list[Record], notes: list[str]) -> list[Record]:
+def _by_seed(done: list[StoredRun], notes: list[str]) -> list[StoredRun]:
     """The latest run of each seed."""
     ordered = sorted(done, key=lambda r: (r.seed, r.started, r.id))
     groups = [list(group) for _, group in groupby(ordered, key=lambda r: r.seed)]
@@ -270,9 +276,9 @@ def _by_seed(done: list[Record], notes: list[str]) -> list[Record]:
 # ---- notes
 
 
-def _incomplete(pool: Iterable[Record], notes: list[str]) -> None:
+def _incomplete(pool: Iterable[StoredRun], notes: list[str]) -> None:
     """Say which runs did not come to their end, by search."""
-    by_search: dict[str, list[Record]] = {}
+    by_search: dict[str, list[StoredRun]] = {}
     for run in pool:
         if run.status != "completed":
             by_search.setdefault(_title(run), []).append(run)
@@ -281,14 +287,14 @@ def _incomplete(pool: Iterable[Record], notes: list[str]) -> None:
         notes.append(f"{_count(runs)}{of} not completed ({_states(runs)})")
 
 
-def _unfinished(search: str, records: Iterable[Record], notes: list[str]) -> None:
+def _unfinished(search: str, records: Iterable[StoredRun], notes: list[str]) -> None:
     """Say that a search goes on, or was stopped."""
     parent = next((r for r in records if search and r.search == search and r.parent is None), None)
     if parent is not None and parent.status != "completed":
         notes.append(f"search {_title(parent)} is not finished ({parent.status})")
 
 
-def _versions(kept: list[Record], notes: list[str]) -> None:
+def _versions(kept: list[StoredRun], notes: list[str]) -> None:
     """Say when runs were made with another version than this one."""
     found = sorted(
         {r.tags["version.tune_mm"] for r in kept if "version.tune_mm" in r.tags}
@@ -298,15 +304,15 @@ def _versions(kept: list[Record], notes: list[str]) -> None:
         notes.append(f"made with tune_mm {', '.join(found)}; this is {tune_mm.__version__}")
 
 
-def _searches(records: Iterable[Record]) -> tuple[str, ...]:
+def _searches(records: Iterable[StoredRun]) -> tuple[str, ...]:
     return tuple(sorted({_title(r) for r in records} - {""}))
 
 
-def _count(runs: Collection[Record]) -> str:
+def _count(runs: Collection[StoredRun]) -> str:
     return "1 run" if len(runs) == 1 else f"{len(runs)} runs"
 
 
-def _states(runs: Iterable[Record]) -> str:
+def _states(runs: Iterable[StoredRun]) -> str:
     """How many runs ended how: `1 failed, 2 running`."""
     return ", ".join(
         f"{n} {status}" for status, n in sorted(Counter(r.status for r in runs).items())

@@ -1,4 +1,4 @@
-"""The tracking store as reports read it: runs as `Record`s, their metrics by epoch, their
+"""The tracking store as reports read it: runs as `StoredRun`s, their metrics by epoch, their
 artifacts.
 
 Reading creates and changes nothing. MLflow itself creates a missing database, fills an empty one
@@ -33,7 +33,7 @@ from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import SQLAlchemyError
 
 from tune_mm.errors import UserError
-from tune_mm.reports.runs.records import Curve, Record
+from tune_mm.reports.runs.stored_run import Curve, StoredRun
 from tune_mm.track.mlflow_internals import MIGRATIONS
 from tune_mm.track.sink import PARENT, SEARCH
 from tune_mm.track.store import FAILURES, reason, redacted
@@ -100,7 +100,7 @@ class Reader:
         """The URI as it may be printed: without a password."""
         return redacted(self._uri)
 
-    def records(self, spaces: Collection[str] | None = None) -> list[Record]:
+    def records(self, spaces: Collection[str] | None = None) -> list[StoredRun]:
         """All runs of this project, or those of some experiments (unknown names have none); oldest
         first.
 
@@ -122,7 +122,7 @@ class Reader:
         self.notes = (f"{runs} left out: of an unknown stage or seed",) if unreadable else ()
         return sorted(found, key=lambda r: (r.started, r.id))
 
-    def curve(self, record: Record, metric: str) -> Curve:
+    def curve(self, record: StoredRun, metric: str) -> Curve:
         """A metric by step, that is by epoch from 1; of a step that was logged twice the last
         value. NaN stays NaN.
 
@@ -138,12 +138,12 @@ class Reader:
             self._histories[key] = tuple((step, _number(last[step].value)) for step in sorted(last))
         return self._histories[key]
 
-    def curves(self, record: Record, metrics: Iterable[str]) -> dict[str, Curve]:
+    def curves(self, record: StoredRun, metrics: Iterable[str]) -> dict[str, Curve]:
         """The curves of those of `metrics` that the run has."""
         found = {metric: self.curve(record, metric) for metric in metrics}
         return {metric: curve for metric, curve in found.items() if curve}
 
-    def artifact(self, run: Record | str, path: str) -> Path | None:
+    def artifact(self, run: StoredRun | str, path: str) -> Path | None:
         """A copy of a run's artifact (`run`: a record or a run's id); None where there is none that
         can be had.
 
@@ -226,7 +226,7 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _record(run: Run, space: str) -> Record | None:
+def _record(run: Run, space: str) -> StoredRun | None:
     """A run as a record; None for a stage or a seed that it does not state so that it can be
     understood.
     """
@@ -235,7 +235,7 @@ def _record(run: Run, space: str) -> Record | None:
     seed = tags.get("seed", params.get("seed", "0"))
     if stage not in STAGES or not seed.strip().removeprefix("-").isdecimal():
         return None
-    return Record(
+    return StoredRun(
         id=info.run_id,
         name=info.run_name or "",
         space=space,

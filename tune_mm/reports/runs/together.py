@@ -7,22 +7,22 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from typing import TypeVar
 
-from tune_mm.reports.runs.records import Record
 from tune_mm.reports.runs.select import Choice, Selection, matches, select
+from tune_mm.reports.runs.stored_run import StoredRun
 from tune_mm.reports.spec.spec import Report, Where
 
 Key = TypeVar("Key", bound=Hashable)
 
 
 def together(
-    records: Sequence[Record], report: Report, wheres: Mapping[Key, Where], choice: Choice
+    records: Sequence[StoredRun], report: Report, wheres: Mapping[Key, Where], choice: Choice
 ) -> tuple[dict[Key, Selection], str]:
     """The selections that are not empty, all of the search that has most of them (of several the
     latest), and a note.
 
     The note names the search where others have such runs too; else it is empty.
     """
-    by_search: dict[str, list[Record]] = {}
+    by_search: dict[str, list[StoredRun]] = {}
     for record in records:
         by_search.setdefault(record.search, []).append(record)
     found: dict[str, dict[Key, Selection]] = {}

@@ -24,7 +24,7 @@ MODALITY = "{modality}"
 ANY = "*"  # in `where`: all values but null
 
 
-class Row(Section):
+class TableRow(Section):
     """A row of a table. published: the paper's values by column name, in the unit that is shown.
 
     `{modality}` in the label stands for each modality: a row for each, with the name in `where`,
@@ -122,7 +122,7 @@ class TableReport(Report):
 
     kind: Literal["table"] = "table"
     modalities: tuple[Label, ...] = ()
-    rows: tuple[Row, ...] = Field(min_length=1)
+    rows: tuple[TableRow, ...] = Field(min_length=1)
     columns: tuple[Column, ...] = Field(min_length=1)
 
     @model_validator(mode="after")

@@ -11,7 +11,7 @@ from tune_mm.stats import Comparison, Spread
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """ours: None where no run has measured it; why: the reason, and fill: the commands that make
     the runs.
 
@@ -30,11 +30,11 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Line:
+class TableLine:
     """A row: a cell per column."""
 
     label: str
-    cells: tuple[Cell, ...]
+    cells: tuple[TableCell, ...]
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Table:
     title: str
     caption: str
     columns: tuple[Head, ...]
-    rows: tuple[Line, ...]
+    rows: tuple[TableLine, ...]
     reference: str | None
     missing: tuple[str, ...]
     parents: tuple[str, ...]
@@ -68,7 +68,7 @@ class Table:
         return {cell.ours.n for row in self.rows for cell in row.cells if cell.ours is not None}
 
     @property
-    def compared(self) -> tuple[Line, ...]:
+    def compared(self) -> tuple[TableLine, ...]:
         """The rows with a cell that is compared with the reference row."""
         return tuple(
             row for row in self.rows if any(cell.comparison is not None for cell in row.cells)

@@ -10,9 +10,9 @@ from typing import Literal
 
 from tune_mm import plugins
 from tune_mm.config import file_names
-from tune_mm.reports.runs.records import Record
 from tune_mm.reports.runs.select import Choice
-from tune_mm.reports.spec.spec import ANY, MODALITY, Column, Row, Scalar, TableReport, Where
+from tune_mm.reports.runs.stored_run import StoredRun
+from tune_mm.reports.spec.spec import ANY, MODALITY, Column, Scalar, TableReport, TableRow, Where
 
 # Settings that name a plug-in, and its kind.
 NAMED = {
@@ -49,7 +49,7 @@ class Head:
         return f"{self.group} {self.label}".strip()
 
 
-def heads(report: TableReport, records: Sequence[Record], choice: Choice) -> list[Head]:
+def heads(report: TableReport, records: Sequence[StoredRun], choice: Choice) -> list[Head]:
     """The columns. With --data: those on that data set; where there are none, those of the first
     one, on it instead.
     """
@@ -61,7 +61,7 @@ def heads(report: TableReport, records: Sequence[Record], choice: Choice) -> lis
     return found
 
 
-def rows(report: TableReport, records: Sequence[Record], choice: Choice) -> list[Row]:
+def rows(report: TableReport, records: Sequence[StoredRun], choice: Choice) -> list[TableRow]:
     """The rows."""
     columns = _columns(report, choice)
     known = [
@@ -73,12 +73,12 @@ def rows(report: TableReport, records: Sequence[Record], choice: Choice) -> list
     return out
 
 
-def applies(row: Row, head: Head) -> bool:
+def applies(row: TableRow, head: Head) -> bool:
     """Whether a row has a cell in a column."""
     return not row.only or head.name in row.only or head.label in row.only
 
 
-def where(row: Row, head: Head) -> Where:
+def where(row: TableRow, head: Head) -> Where:
     """What the runs of a cell match, on top of the report's."""
     return {**row.where, **({} if row.fixed else head.where)}
 
@@ -94,7 +94,7 @@ def unbuilt(wanted: Where, data: str) -> str:
     return "" if data in file_names("configs") else f"data set '{data}' has no configuration yet"
 
 
-def commands(report: TableReport, row: Row, head: Head, wanted: Where) -> tuple[str, ...]:
+def commands(report: TableReport, row: TableRow, head: Head, wanted: Where) -> tuple[str, ...]:
     """The commands that make a cell's runs."""
     method = wanted.get("method", wanted.get("method.name", "joint"))
     lines = row.fill_below.get(head.heading) or row.fill or head.fill or report.fill
@@ -137,7 +137,7 @@ def _head(report: TableReport, column: Column, data: str, modality: str) -> Head
     )
 
 
-def _filled(row: Row, modality: str) -> Row:
+def _filled(row: TableRow, modality: str) -> TableRow:
     def one(value: Scalar) -> Scalar:
         return value.replace(MODALITY, modality) if isinstance(value, str) else value
 
@@ -159,7 +159,7 @@ def _filled(row: Row, modality: str) -> Row:
 
 
 def _modalities(
-    report: TableReport, column: Column, records: Iterable[Record], data: str
+    report: TableReport, column: Column, records: Iterable[StoredRun], data: str
 ) -> list[str]:
     """The declared modalities and, in alphabetical order, others that runs on the data log; on
     other data than declared only what runs log, if there are any.
@@ -171,7 +171,7 @@ def _modalities(
     return logged or declared
 
 
-def _logged(report: TableReport, records: Iterable[Record], data: str) -> Iterator[str]:
+def _logged(report: TableReport, records: Iterable[StoredRun], data: str) -> Iterator[str]:
     """Modalities by which runs split a table's metrics (test/accuracy/audio) or their validation
     loss.
     """

@@ -7,7 +7,7 @@ import io
 import re
 from collections.abc import Callable
 
-from tune_mm.reports.tables.cells import Cell, Line, Table
+from tune_mm.reports.tables.cells import Table, TableCell, TableLine
 from tune_mm.reports.tables.layout import Head
 from tune_mm.stats import Comparison
 
@@ -38,7 +38,7 @@ _LATEX = {
 }
 
 
-def number(cell: Cell, head: Head, several: bool) -> str:
+def number(cell: TableCell, head: Head, several: bool) -> str:
     """Our mean ± standard deviation as plain text, with n when `several`: cells of the table differ
     in it.
     """
@@ -48,7 +48,7 @@ def number(cell: Cell, head: Head, several: bool) -> str:
     return f"{cell.ours.mean:.{head.digits}f}{std}" + (f" (n = {cell.ours.n})" if several else "")
 
 
-def published(cell: Cell, head: Head) -> str:
+def published(cell: TableCell, head: Head) -> str:
     """The paper's value in brackets; "" without one."""
     return "" if cell.published is None else f"[{cell.published:.{head.digits}f}]"
 
@@ -99,7 +99,7 @@ def _grid(names: list[str], body: Body) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _marked(text: str, cell: Cell) -> str:
+def _marked(text: str, cell: TableCell) -> str:
     text = _markdown(text)
     return f"**{text}**" if cell.best else f"<u>{text}</u>" if cell.second else text
 
@@ -124,7 +124,7 @@ def render_csv(table: Table) -> str:
     return out.getvalue()
 
 
-def _fields(table: Table, label: str, head: Head, cell: Cell) -> dict[str, object]:
+def _fields(table: Table, label: str, head: Head, cell: TableCell) -> dict[str, object]:
     ours, found = cell.ours, cell.comparison
     status = "measured" if ours is not None else "missing" if cell.applies else "none"
     values: dict[str, object] = {
@@ -201,7 +201,7 @@ def _tabular(table: Table, body: Body) -> list[str]:
     return [*lines, "\\bottomrule", "\\end{tabular}"]
 
 
-def _typeset(text: str, cell: Cell) -> str:
+def _typeset(text: str, cell: TableCell) -> str:
     text = _latex(text)
     return f"\\textbf{{{text}}}" if cell.best else f"\\underline{{{text}}}" if cell.second else text
 
@@ -213,7 +213,7 @@ def _latex(text: str) -> str:
 # ---- both
 
 
-def _row(table: Table, row: Line) -> list[tuple[Head, Cell]]:
+def _row(table: Table, row: TableLine) -> list[tuple[Head, TableCell]]:
     return list(zip(table.columns, row.cells, strict=True))
 
 
@@ -225,10 +225,12 @@ def _differences(table: Table, escaped: Callable[[str], str]) -> Body:
     }
 
 
-def _cell(cell: Cell, head: Head, several: bool, marked: Callable[[str, Cell], str]) -> str:
+def _cell(
+    cell: TableCell, head: Head, several: bool, marked: Callable[[str, TableCell], str]
+) -> str:
     """Ours, marked, and the paper's."""
     beside = published(cell, head)
-    escape = Cell()
+    escape = TableCell()
     return " ".join(
         filter(None, [marked(number(cell, head, several), cell), beside and marked(beside, escape)])
     )

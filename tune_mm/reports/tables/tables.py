@@ -13,18 +13,26 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from tune_mm.reports.figures.canvas import PAPERS, named, seeds
-from tune_mm.reports.runs.records import Record
 from tune_mm.reports.runs.select import KINDS, Choice, Selection, by_seed, lacking, matches, select
+from tune_mm.reports.runs.stored_run import StoredRun
 from tune_mm.reports.runs.together import together
-from tune_mm.reports.spec.spec import Row, TableReport, Where
+from tune_mm.reports.spec.spec import TableReport, TableRow, Where
+from tune_mm.reports.spec.wording import PAPERS, file_name, seed_count
 from tune_mm.reports.tables import layout
-from tune_mm.reports.tables.cells import Cell, Line, Table
+from tune_mm.reports.tables.cells import Table, TableCell, TableLine
 from tune_mm.reports.tables.layout import Head
 from tune_mm.reports.tables.render import render_csv, render_latex, render_markdown
 from tune_mm.stats import FEWEST, Comparison, Spread, compare, smallest_p, spread
 
-__all__ = ["Cell", "Line", "Table", "build", "render_csv", "render_latex", "render_markdown"]
+__all__ = [
+    "Table",
+    "TableCell",
+    "TableLine",
+    "build",
+    "render_csv",
+    "render_latex",
+    "render_markdown",
+]
 
 Place = tuple[int, int]  # numbers of a row and a column
 Values = Mapping[int, float]  # by seed, in the unit that is shown
@@ -42,7 +50,9 @@ class _Found:
     notes: tuple[str, ...]
 
 
-def build(report: TableReport, records: Sequence[Record], choice: Choice, name: str = "") -> Table:
+def build(
+    report: TableReport, records: Sequence[StoredRun], choice: Choice, name: str = ""
+) -> Table:
     """The table of a report. name: the file's (else made of the paper and the place in it).
 
     Cells on one data set are of runs on real data, or all of synthetic stand-ins, and of one search
@@ -55,14 +65,14 @@ def build(report: TableReport, records: Sequence[Record], choice: Choice, name: 
     reference = next((i for i, row in enumerate(rows) if row.label == report.reference), None)
     columns = [_column(report, rows, j, head, found, reference) for j, head in enumerate(heads)]
     lines = tuple(
-        Line(row.label, tuple(column[i] for column in columns)) for i, row in enumerate(rows)
+        TableLine(row.label, tuple(column[i] for column in columns)) for i, row in enumerate(rows)
     )
     absent = [
         line for j, _ in enumerate(heads) for i, _ in enumerate(rows) for line in columns[j][i].fill
     ]
     used = [r for selection in found.selections.values() for r in selection.records]
     return Table(
-        name=named(report, name),
+        name=file_name(report, name),
         paper=report.paper,
         source=report.source,
         title=report.title,
@@ -80,9 +90,9 @@ def build(report: TableReport, records: Sequence[Record], choice: Choice, name: 
 
 def _collect(
     report: TableReport,
-    rows: Sequence[Row],
+    rows: Sequence[TableRow],
     heads: Sequence[Head],
-    records: Sequence[Record],
+    records: Sequence[StoredRun],
     choice: Choice,
 ) -> _Found:
     places = [
@@ -116,7 +126,7 @@ def _collect(
 
 
 def _on(
-    report: TableReport, wheres: Mapping[Place, Where], records: Sequence[Record], choice: Choice
+    report: TableReport, wheres: Mapping[Place, Where], records: Sequence[StoredRun], choice: Choice
 ) -> tuple[dict[Place, Selection], str, list[str]]:
     """The runs on one data set, real ones if there are any; which they are ("" without any), and
     notes.
@@ -154,7 +164,7 @@ def _on(
 
 
 def _wanted(
-    record: Record, report: TableReport, wheres: Mapping[Place, Where], choice: Choice
+    record: StoredRun, report: TableReport, wheres: Mapping[Place, Where], choice: Choice
 ) -> bool:
     """Whether a cell would take the run, whatever kind its data are of."""
     ended = record.status == "completed" and record.stage in ("final", "train")
@@ -176,12 +186,12 @@ def _key(where: Where) -> str:
 
 def _column(
     report: TableReport,
-    rows: Sequence[Row],
+    rows: Sequence[TableRow],
     j: int,
     head: Head,
     found: _Found,
     reference: int | None,
-) -> list[Cell]:
+) -> list[TableCell]:
     """The cells of a column, with best and second and the comparison with the reference row."""
     base = found.values.get((reference, j), {}) if reference is not None else {}
     spreads = {i: spread(list(found.values.get((i, j), {}).values())) for i, _ in enumerate(rows)}
@@ -189,7 +199,7 @@ def _column(
     cells = []
     for i, row in enumerate(rows):
         if not layout.applies(row, head):
-            cells.append(Cell(applies=False))
+            cells.append(TableCell(applies=False))
             continue
         ours = spreads[i]
         why, fill = (
@@ -198,7 +208,7 @@ def _column(
             else ("", ())
         )
         cells.append(
-            Cell(
+            TableCell(
                 ours=ours,
                 published=row.published.get(head.name),
                 best=i in best,
@@ -225,7 +235,7 @@ def _ranked(spreads: Mapping[int, Spread | None], head: Head) -> tuple[set[int],
 
 
 def _absent(
-    report: TableReport, row: Row, head: Head, selection: Selection
+    report: TableReport, row: TableRow, head: Head, selection: Selection
 ) -> tuple[str, tuple[str, ...]]:
     """Why a cell has no value of ours, and the commands that give it one."""
     wanted = {**report.where, **layout.where(row, head)}
@@ -241,12 +251,12 @@ def _absent(
 
 
 def _caption(
-    report: TableReport, heads: Sequence[Head], lines: Sequence[Line], found: _Found
+    report: TableReport, heads: Sequence[Head], lines: Sequence[TableLine], found: _Found
 ) -> str:
     cells = [cell for line in lines for cell in line.cells]
     counts = [cell.ours.n for cell in cells if cell.ours is not None]
     about = ", ".join(f"{data} ({kind or 'no runs'})" for data, kind in found.kinds.items())
-    many = f", {seeds(counts)}; mean ± standard deviation over seeds" if counts else ""
+    many = f", {seed_count(counts)}; mean ± standard deviation over seeds" if counts else ""
     sentences = [f"{report.title}. {PAPERS[report.paper]}, {report.source}. Data: {about}{many}"]
     if any(cell.published is not None for cell in cells):
         elsewhere = sorted({h.paper_data for h in heads if h.data != h.paper_data})

@@ -11,7 +11,7 @@ from datetime import datetime
 
 
 @dataclass(frozen=True)
-class Record:
+class StoredRun:
     """One run. space: its experiment; search: the unique id of the search that it belongs to (""
     for a single run).
 
