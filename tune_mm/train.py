@@ -125,7 +125,7 @@ def _difference(theirs: str, ours: str) -> str:
     return f"was made with another configuration ('{there}', now '{here}'); remove the file to begin anew"
 
 
-class Record:
+class TrackedRun:
     """The run in MLflow; does nothing without a writer."""
 
     def __init__(self, writer: Writer | None, state: State, name: str, data_kind: str) -> None:
@@ -246,7 +246,7 @@ def table(state: State, test: Mapping[str, float]) -> Table:
     return found
 
 
-def loop(state: State, record: Record, console: Console, path: Path | None) -> Result | None:
+def loop(state: State, tracked: TrackedRun, console: Console, path: Path | None) -> Result | None:
     """Train to the end, or until the loss is not finite; the last epoch's result (None: all were
     done before).
     """
@@ -266,7 +266,7 @@ def loop(state: State, record: Record, console: Console, path: Path | None) -> R
         while run.epochs_done < total and not (result and result.done):
             result = run.epoch()
             state.history.append(dict(result.metrics))
-            record.epoch(result)
+            tracked.epoch(result)
             if path is not None and not result.diverged:
                 state.save(path)
             console.print(line(run, result), highlight=False, soft_wrap=True)
@@ -274,11 +274,11 @@ def loop(state: State, record: Record, console: Console, path: Path | None) -> R
     return result
 
 
-def train(state: State, record: Record, console: Console, path: Path | None) -> int:
+def train(state: State, tracked: TrackedRun, console: Console, path: Path | None) -> int:
     """Train, test once, record how it ended whatever happens. The exit code."""
     start = time.perf_counter()
     try:
-        result = loop(state, record, console, path)
+        result = loop(state, tracked, console, path)
         diverged = result is not None and result.diverged
         test = {} if diverged or not state.run.best_epoch else state.run.test()
     except BaseException as error:
@@ -288,10 +288,10 @@ def train(state: State, record: Record, console: Console, path: Path | None) -> 
             if stopped
             else f"{type(error).__name__}: {error}"
         )
-        record.finish("stopped" if stopped else "failed", reason, {}, time.perf_counter() - start)
+        tracked.finish("stopped" if stopped else "failed", reason, {}, time.perf_counter() - start)
         raise
     reason = f"the loss was not finite in epoch {state.run.epochs_done}" if diverged else ""
-    record.finish("failed" if diverged else "completed", reason, test, time.perf_counter() - start)
+    tracked.finish("failed" if diverged else "completed", reason, test, time.perf_counter() - start)
     if state.run.best_epoch:
         console.print(
             f"best epoch by {state.run.objective}: {state.run.best_epoch}", highlight=False
@@ -327,11 +327,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.no_tracking
         else _writer(options.tracking_uri, config.name) as writer
     ):
-        record = Record(writer, state, name, source.kind)
-        code = train(state, record, console, options.resume)
+        tracked = TrackedRun(writer, state, name, source.kind)
+        code = train(state, tracked, console, options.resume)
     if writer is not None:
         place = (
-            f"run '{name}' {record.handle.run_id or '(not written)'} in experiment '{config.name}'"
+            f"run '{name}' {tracked.handle.run_id or '(not written)'} in experiment '{config.name}'"
         )
         console.print(
             f"{place}: mlflow ui --backend-store-uri {writer.store.shown}",

@@ -232,7 +232,7 @@ def test_mmtm_needs_the_fusion_s_own_head():
     cfg = with_overrides(support.config("g_blending", {"train.epochs": 3}), {"model": small})
     with pytest.raises(
         ValueError,
-        match=r"method\.heads: must be fusion where .* got 'own' \(model\.fusion: mmtm\)",
+        match=r"method\.heads: must be fusion where .* got 'own' \(method\.name: g_blending, model\.fusion: mmtm\)",
     ):
         check(cfg, data.spec)
     run = Run(with_overrides(cfg, {"method.heads": "fusion"}), data)

@@ -280,6 +280,6 @@ def test_what_it_cannot_train_is_refused():
         ValueError, match=r"method\.name: greedy needs 2 modalities, got 3 \(audio, visual, depth\)"
     ):
         check(config(), three.spec)
-    with pytest.raises(ValueError, match=r"model\.fusion: greedy needs one of mmtm, got 'concat'"):
+    with pytest.raises(ValueError, match=r"model\.fusion: greedy needs mmtm, got 'concat'"):
         check(with_overrides(config(), {"model.fusion": "concat"}), data().spec)
     check(config(), data("regression").spec)

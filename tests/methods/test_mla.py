@@ -174,7 +174,7 @@ def test_the_projection_is_in_the_checkpoint():
             {"model.fusion": "concat"},
             MODALITIES,
             "classification",
-            r"model\.fusion: mla needs one of shared_head",
+            r"model\.fusion: mla needs shared_head",
         ),
         ({}, ("text",), "classification", r"mla needs 2 or more modalities, got 1 \(text\)"),
         (

@@ -225,7 +225,7 @@ def test_encoders_may_begin_as_they_were_trained_alone():
         (
             {"model.fusion": "sum"},
             MODALITIES,
-            r"model\.fusion: reconboost needs one of shared_head, got 'sum'",
+            r"model\.fusion: reconboost needs shared_head, got 'sum'",
         ),
         ({}, ("text",), r"reconboost needs 2 or more modalities, got 1 \(text\)"),
     ],

@@ -115,7 +115,7 @@ def test_weights_are_searched_by_modality_and_kept_in_the_checkpoint():
         (
             {"model.fusion": "concat"},
             MODALITIES,
-            r"model\.fusion: ume needs one of sum, got 'concat'",
+            r"model\.fusion: ume needs sum, got 'concat'",
         ),
         ({}, ("text",), r"ume needs 2 or more modalities, got 1 \(text\)"),
         ({"method.weights": {"adio": 2.0}}, MODALITIES, r"weights: no modality 'adio'.*'audio'"),

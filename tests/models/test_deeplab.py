@@ -256,7 +256,10 @@ def test_weights_of_a_file_fit_any_stem(tmp_path):
             {"encoder": UNetConfig(channels=(2, 3, 4))},
             r"needs images of one size and encoders with one level",
         ),
-        ({"encoder": CnnConfig(channels=(4,), width=4)}, r"its features do not fit this fusion"),
+        (
+            {"encoder": CnnConfig(channels=(4,), width=4)},
+            r"its features do not fit the deeplab fusion",
+        ),
     ],
 )
 def test_what_does_not_fit_is_said(given, message):

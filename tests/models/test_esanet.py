@@ -269,7 +269,7 @@ def test_three_modalities_and_another_encoder():
     [
         (
             {"encoder": UNetConfig()},
-            r"model\.encoder: modality 'rgb': its features do not fit this fusion",
+            r"model\.encoder: modality 'rgb': its features do not fit the esanet fusion",
         ),
         (
             {"shapes": {"rgb": (3, 40, 56), "depth": (1, 40, 40)}},

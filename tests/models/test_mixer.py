@@ -317,9 +317,7 @@ def test_one_step_of_every_method_or_its_refusal(name: str) -> None:
     allowed, cfg = plugins.load("methods", name).support, config(name)
     if allowed.most is not None or allowed.fusions is not None:
         why = (
-            "needs 2 modalities, got 3 .*"
-            if allowed.most is not None
-            else "needs one of .*, got 'mixer'"
+            "needs 2 modalities, got 3 .*" if allowed.most is not None else "needs .*, got 'mixer'"
         )
         with pytest.raises(ValueError, match=rf"^(method.name|model.fusion): {name} {why}$"):
             check(cfg, DATA.spec)

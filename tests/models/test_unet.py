@@ -96,15 +96,15 @@ def test_a_modality_alone_is_the_others_maps_at_zero():
         ),
         (
             {"fusion": ConcatConfig()},
-            r"model\.fusion: must be one of .*unet.* for segmentation: this one has one pred",
+            r"model\.fusion: must be one of .*unet.* for segmentation, got 'concat', which has one pred",
         ),
         (
             {"task": Task("classification", 3)},
-            r"model\.fusion: must be one of bilinear, .* for classification: this one",
+            r"model\.fusion: must be one of bilinear, .* for classification, got 'unet', which predicts pixels",
         ),
         (
             {"encoder": CnnConfig()},
-            r"model\.encoder: modality 'a': its features do not fit this fusion",
+            r"model\.encoder: modality 'a': its features do not fit the unet fusion",
         ),
     ],
 )

@@ -75,5 +75,6 @@ def net_of(
         net.path(method.unimodal_path)
         method.check(net)
     except ValueError as error:
-        raise ValueError(f"method.{error} (model.fusion: {config.model.fusion.name})") from None
+        names = f"method.name: {config.method.name}, model.fusion: {config.model.fusion.name}"
+        raise ValueError(f"method.{error} ({names})") from None
     return net

@@ -17,15 +17,15 @@ SPARSE: tuple[TaskKind, ...] = ("classification", "regression")  # one output pe
 
 @dataclass(frozen=True)
 class Support:
-    """least, most: numbers of modalities (None: any number above); tasks; fusions: names of the
-    plug-ins (None: all that the method's `check` accepts); cost: what it takes beside a joint step,
-    in words.
-    """
+    """What a method trains, and at what cost."""
 
+    # Numbers of modalities; `most` None: any number above.
     least: int = 1
     most: int | None = None
     tasks: tuple[TaskKind, ...] = SPARSE
+    # Names of the plug-ins; None: all that the method's `check` accepts.
     fusions: tuple[str, ...] | None = None
+    # What it takes beside a joint step, in words.
     cost: str = "none"
 
     @property
@@ -33,14 +33,17 @@ class Support:
         """Their allowed number: "2", "2 or more"."""
         if self.most is None:
             return f"{self.least} or more"
-        return str(self.least) if self.least == self.most else f"{self.least} to {self.most}"
+        if self.least == self.most:
+            return str(self.least)
+        return f"{self.least} to {self.most}"
 
     def require(self, name: str, spec: DataSpec, fusion: str) -> None:
         """Raises ValueError, naming what is supported, for data, a task or a fusion that method
         `name` cannot train.
         """
         count = len(spec.modalities)
-        if count < self.least or (self.most is not None and count > self.most):
+        too_many = self.most is not None and count > self.most
+        if count < self.least or too_many:
             got = f"{count} ({', '.join(spec.modalities)})"
             raise ValueError(f"method.name: {name} needs {self.modalities} modalities, got {got}")
         if spec.task.kind not in self.tasks:
@@ -50,7 +53,8 @@ class Support:
             )
         if self.fusions is not None and fusion not in self.fusions:
             allowed = ", ".join(self.fusions)
-            raise ValueError(f"model.fusion: {name} needs one of {allowed}, got '{fusion}'")
+            one_of = "one of " if len(self.fusions) > 1 else ""
+            raise ValueError(f"model.fusion: {name} needs {one_of}{allowed}, got '{fusion}'")
 
 
 def require_modalities(field: str, names: Iterable[str], spec: DataSpec) -> None:
@@ -59,7 +63,6 @@ def require_modalities(field: str, names: Iterable[str], spec: DataSpec) -> None
     """
     for name in names:
         if name not in spec.shapes:
+            hint = nearest(name, spec.modalities)
             known = ", ".join(spec.modalities)
-            raise ValueError(
-                f"method.{field}: no modality '{name}'{nearest(name, spec.modalities)}; available: {known}"
-            )
+            raise ValueError(f"method.{field}: no modality '{name}'{hint}; available: {known}")

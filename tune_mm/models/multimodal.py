@@ -87,7 +87,7 @@ def build(config: Any, spec: DataSpec, aux: Aux | None = None) -> MultimodalMode
             encoders[modality] = encoder.build(config.encoder, shape)
         except ValueError as error:
             raise ValueError(f"model.encoder: modality '{modality}': {error}") from error
-    _require_dense(spec, fusion, encoders)
+    _require_dense(config.fusion.name, spec, fusion, encoders)
     whole = issubclass(fusion, StagedFusion | DenseFusion)
     given = encoders if whole else {m: e.width for m, e in encoders.items()}
     try:
@@ -97,7 +97,9 @@ def build(config: Any, spec: DataSpec, aux: Aux | None = None) -> MultimodalMode
     return MultimodalModel(encoders, fused, None if aux is None else aux(spec, _widths(encoders)))
 
 
-def _require_dense(spec: DataSpec, fusion: type[Fusion], encoders: Mapping[str, Encoder]) -> None:
+def _require_dense(
+    name: str, spec: DataSpec, fusion: type[Fusion], encoders: Mapping[str, Encoder]
+) -> None:
     """Raises ValueError unless pixels are predicted where they are the task, from maps, and nowhere
     else.
     """
@@ -108,7 +110,8 @@ def _require_dense(spec: DataSpec, fusion: type[Fusion], encoders: Mapping[str, 
         )
         what = "predicts pixels" if fusion.dense else "has one prediction per sample"
         raise ValueError(
-            f"model.fusion: must be one of {', '.join(known)} for {spec.task.kind}: this one {what}"
+            f"model.fusion: must be one of {', '.join(known)} for {spec.task.kind}, "
+            f"got '{name}', which {what}"
         )
     for m, encoder in encoders.items():
         if issubclass(fusion, DenseFusion) != isinstance(encoder, DenseEncoder):
@@ -118,7 +121,8 @@ def _require_dense(spec: DataSpec, fusion: type[Fusion], encoders: Mapping[str, 
                 else "no such maps"
             )
             raise ValueError(
-                f"model.encoder: modality '{m}': its features do not fit this fusion, which takes {takes}"
+                f"model.encoder: modality '{m}': its features do not fit the {name} fusion, "
+                f"which takes {takes}"
             )
 
 
