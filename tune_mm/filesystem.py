@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 ENV_CACHE = "TUNE_MM_CACHE"
 
@@ -19,8 +19,9 @@ ENV_CACHE = "TUNE_MM_CACHE"
 def cache_folder() -> Path:
     """TUNE_MM_CACHE, else ~/.cache/tune_mm."""
     named = os.environ.get(ENV_CACHE)
-    folder = Path(named).expanduser() if named else Path.home() / ".cache" / "tune_mm"
-    return folder.absolute()
+    if named:
+        return Path(named).expanduser().absolute()
+    return Path.home().absolute() / ".cache" / "tune_mm"
 
 
 @contextmanager
@@ -53,3 +54,20 @@ def write_json(path: Path, value: Any, indent: int | None = 1) -> None:
     finally:
         scratch.unlink(missing_ok=True)
     fsync(path.parent)
+
+
+@contextmanager
+def try_locked(path: Path) -> Iterator[bool]:
+    """Hold the lock file `path` unless another process does; yields whether it is held. Raises
+    OSError.
+    """
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()

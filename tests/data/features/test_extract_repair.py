@@ -15,7 +15,7 @@ from filelock import FileLock
 from tests.data.features.pretrained import ALL, TRAIN, argv, array, counted, make, samples, store
 from tune_mm.data.__main__ import main
 from tune_mm.data.features.food_lists import LISTS
-from tune_mm.data.store.part import Sources
+from tune_mm.data.store.part import SourceFiles
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -120,12 +120,12 @@ def test_a_repair_that_is_stopped_loses_nothing_and_keeps_nothing_out_of_date(
     command, whole = argv(place, models), damage(place, 4, 9)
     assert main(command) == 2
 
-    def full(self: Sources, folder: Path) -> None:
+    def full(self: SourceFiles, folder: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     mend(whole)
     with monkeypatch.context() as patch:
-        patch.setattr(Sources, "write", full)
+        patch.setattr(SourceFiles, "write", full)
         assert main(command) == 2
     assert (
         "cannot be written: No space left on device; what is done is kept"

@@ -15,7 +15,14 @@ import pytest
 
 from tests.conftest import REPOSITORY
 from tune_mm.data.base import DataError
-from tune_mm.data.store.cache import Build, Opened, Recipe, Writer, open_store, read_array
+from tune_mm.data.store.cache import (
+    Build,
+    OpenedStore,
+    StoreRecipe,
+    StoreWriter,
+    open_store,
+    read_array,
+)
 
 LONG_AGO = 1_000_000_000
 
@@ -28,17 +35,17 @@ def write(path: Path, text: str, seconds: int = LONG_AGO) -> Path:
     return path
 
 
-def recipe(folder: Path, **settings: int) -> Recipe:
+def recipe(folder: Path, **settings: int) -> StoreRecipe:
     """Two samples of one file each, listed in the other order than their ids."""
     sources = {"b": (folder / "two.txt",), "a": (folder / "one.txt",)}
-    return Recipe("small", "sizes", settings, sources)
+    return StoreRecipe("small", "sizes", settings, sources)
 
 
-def sizes(made: Recipe) -> Build:
+def sizes(made: StoreRecipe) -> Build:
     """A build that stores the size of each sample's files."""
 
     def build(folder: Path, ids: list[str]) -> Mapping[str, str]:
-        with Writer(folder / "sizes.npy", np.int64, (len(ids),)) as out:
+        with StoreWriter(folder / "sizes.npy", np.int64, (len(ids),)) as out:
             for row, name in enumerate(ids):
                 out.put(
                     row, np.array(sum(p.stat().st_size for p in made.sources[name] if p.exists()))
@@ -52,7 +59,7 @@ def refuse(folder: Path, ids: list[str]) -> Mapping[str, str]:
     raise AssertionError("built although the store is there")
 
 
-def opened(folder: Path, **settings: int) -> Opened:
+def opened(folder: Path, **settings: int) -> OpenedStore:
     made = recipe(folder, **settings)
     return open_store(made, sizes(made))
 
@@ -116,8 +123,8 @@ def test_file_that_has_only_just_changed_is_read_again(cache: Path, files: Path)
 
 def test_settings_ids_and_kind_make_other_stores(cache: Path, files: Path) -> None:
     plain = recipe(files)
-    swapped = Recipe("small", "sizes", {}, {"a": plain.sources["b"], "b": plain.sources["a"]})
-    other = Recipe("small", "other", {}, plain.sources)
+    swapped = StoreRecipe("small", "sizes", {}, {"a": plain.sources["b"], "b": plain.sources["a"]})
+    other = StoreRecipe("small", "other", {}, plain.sources)
     stores = [
         open_store(r, sizes(r)).folder for r in (plain, recipe(files, width=3), swapped, other)
     ]
@@ -164,7 +171,7 @@ def test_failure_to_read_a_file_is_not_taken_for_its_content(cache: Path, files:
 
 def test_nothing_to_store(cache: Path) -> None:
     with pytest.raises(DataError, match="small: no files to make sizes of"):
-        open_store(Recipe("small", "sizes", {}, {}), refuse)
+        open_store(StoreRecipe("small", "sizes", {}, {}), refuse)
 
 
 @pytest.mark.parametrize("file", ["meta.json", "sizes.npy"])
@@ -212,7 +219,7 @@ def test_cache_that_cannot_be_written(
 
 def test_full_disk(cache: Path, files: Path) -> None:
     def build(folder: Path, ids: list[str]) -> Mapping[str, str]:
-        with Writer(folder / "large.npy", np.float32, (2**40, 2**10)):
+        with StoreWriter(folder / "large.npy", np.float32, (2**40, 2**10)):
             return {}
 
     with pytest.raises(DataError, match=r"4194304\.0 GiB are needed.*TUNE_MM_CACHE"):
@@ -227,7 +234,7 @@ def test_build_that_fails_leaves_nothing(cache: Path, files: Path) -> None:
 
 
 def test_writer_fills_in_any_order_and_leaves_zeros(tmp_path: Path) -> None:
-    with Writer(tmp_path / "x.npy", np.float32, (4, 3)) as out:
+    with StoreWriter(tmp_path / "x.npy", np.float32, (4, 3)) as out:
         out.put(9, np.array([7, 8, 9]))
         out.put(3, np.array([[1.5, 2.5, 3.5]]))
     expected = np.array([[0, 0, 0], [1.5, 2.5, 3.5], [0, 0, 0], [7, 8, 9]], dtype=np.float32)

@@ -25,9 +25,9 @@ from tune_mm.core.types import Padded, Stored
 from tune_mm.data.arrays.checks import DataError
 from tune_mm.data.audio import waves
 from tune_mm.data.audio.frontends.base import Frontend
-from tune_mm.data.store.cache import Recipe, Writer, damaged, open_store, read_array
+from tune_mm.data.store.cache import StoreRecipe, StoreWriter, damaged, open_store, read_array
 from tune_mm.data.store.failures import MachineError
-from tune_mm.data.store.rows import ClipStore, Rows
+from tune_mm.data.store.rows import ClipStore, StoredRows
 from tune_mm.data.store.threads import each
 
 # Raise it when the same files and settings would give other values.
@@ -62,7 +62,7 @@ class SpectrogramStore(ClipStore):
         return _Spectrograms(self.shape, self, self.rows(ids), torch.device("cpu"))
 
 
-class _Spectrograms(Rows[SpectrogramStore]):
+class _Spectrograms(StoredRows[SpectrogramStore]):
     """`take` gives float32 [B, 1, H, W]."""
 
     def take(self, index: Tensor, generator: torch.Generator | None = None) -> Padded:
@@ -110,7 +110,9 @@ def open_spectrograms(name: str, clips: Mapping[str, Path], config: Section) -> 
         "frontend": config.model_dump(mode="json"),
         "libraries": {library: version(library) for library in ("librosa", "soxr")},
     }
-    recipe = Recipe(name, "spectrograms", settings, {clip: (path,) for clip, path in clips.items()})
+    recipe = StoreRecipe(
+        name, "spectrograms", settings, {clip: (path,) for clip, path in clips.items()}
+    )
     opened = open_store(
         recipe, lambda folder, ids: _build(folder, [clips[i] for i in ids], ids, frontend, name)
     )
@@ -124,7 +126,7 @@ def _build(
 ) -> dict[str, str]:
     """Writes the spectrograms of `files`; returns what could not be read, with the reason."""
     size = int(np.prod(frontend.stored))
-    with Writer(folder / VALUES, np.float32, (len(files), *frontend.stored)) as out:
+    with StoreWriter(folder / VALUES, np.float32, (len(files), *frontend.stored)) as out:
 
         def store(row: int) -> str:
             try:

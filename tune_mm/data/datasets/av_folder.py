@@ -17,7 +17,7 @@ Shapes: audio (1, 40, 51) with the default front-end, visual (1, 3, 224, 224).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -27,7 +27,14 @@ from tune_mm.config.sections import AudioFrontend
 from tune_mm.data.arrays.checks import DataError
 from tune_mm.data.audio.frontends.mel import MelConfig
 from tune_mm.data.base import MARKER
-from tune_mm.data.splits.listing import Row, folders, known, rows, wavs
+from tune_mm.data.splits.listing import (
+    ListedRow,
+    folders,
+    known,
+    require_classes,
+    rows,
+    wavs,
+)
 from tune_mm.data.synthetic.clips import clips
 from tune_mm.data.synthetic.vectors import SyntheticOptions
 from tune_mm.data.video.audio_visual import AudioVisual, AudioVisualConfig, Clip, Listing
@@ -52,12 +59,17 @@ class AvFolderConfig(AudioVisualConfig):
 
     name: Literal["av_folder"] = "av_folder"
     audio: AudioFrontend = MelConfig()
+    # Folder below the data root.
     folder: str = Field("av_folder", pattern=r"^[\w-][\w.-]*$")
+    # Folder of the wav files.
     audio_folder: Name = "audio"
+    # Folder of the folders of frames.
     frames_folder: Name = "frames"
+    # List of each split; that of val may be missing.
     train: Name = "train.csv"
     val: Name = "val.csv"
     test: Name = "test.csv"
+    # Expression whose first group, searched in the id, is the speaker.
     speaker_pattern: Annotated[str, AfterValidator(_pattern)] | None = None
 
 
@@ -81,66 +93,70 @@ class AvFolder(AudioVisual):
 
     @classmethod
     def listing(cls, config: AvFolderConfig, place: Path) -> Listing:
-        sounds, pictures = (
-            wavs([place / config.audio_folder]),
-            folders([place / config.frames_folder]),
-        )
-        lists = {"train": config.train, "val": config.val, "test": config.test}
-        read = {
-            split: _without_headings(rows(place / file, ("id", "label")), sounds, pictures)
-            for split, file in lists.items()
-            if split != "val" or (place / file).is_file()
-        }
-        labels = _ordered(row.fields[1] for row in read["train"])
-        if len(labels) < 2:
-            raise DataError(
-                f"{place / config.train}: must hold at least 2 classes, got {', '.join(labels) or 'none'}"
-            )
-
-        # Synthetic ids are not those that the pattern was written for.
-        pattern = None if (place / MARKER).is_file() else config.speaker_pattern
-
-        def clip(row: Row) -> Clip:
-            name, label = row.fields[0], known(row.fields[1], labels, row.where)
-            return Clip(name, label, sounds.get(name), pictures.get(name), _speaker(pattern, row))
-
-        return Listing({split: [clip(row) for row in own] for split, own in read.items()}, labels)
+        sounds = wavs([place / config.audio_folder])
+        pictures = folders([place / config.frames_folder])
+        read: dict[str, list[ListedRow]] = {}
+        for split, file in _lists(config).items():
+            path = place / file
+            if split == "val" and not path.is_file():
+                continue
+            read[split] = _without_headings(rows(path, ("id", "label")), sounds, pictures)
+        labels = _ordered({row.fields[1] for row in read["train"]})
+        require_classes(labels, place / config.train)
+        pattern = config.speaker_pattern
+        if (place / MARKER).is_file():
+            # Synthetic ids are not those that the pattern was written for.
+            pattern = None
+        found: dict[str, list[Clip]] = {split: [] for split in read}
+        for split, own in read.items():
+            for row in own:
+                name, label = row.fields
+                known(label, labels, row.where)
+                speaker = _speaker(pattern, row)
+                clip = Clip(name, label, sounds.get(name), pictures.get(name), speaker)
+                found[split].append(clip)
+        return Listing(found, labels)
 
     @classmethod
     def write(cls, config: AvFolderConfig, place: Path, options: SyntheticOptions) -> None:
-        lists: dict[str, list[str]] = {config.train: [], config.val: [], config.test: []}
-        files = {"train": config.train, "val": config.val, "test": config.test}
+        lists: dict[str, list[str]] = {split: [] for split in _lists(config)}
         for clip in clips(options, config.min_frames):
             name = f"synthetic{clip.number:06d}"
-            clip.write(
-                place / config.audio_folder / f"{name}.wav",
-                place / config.frames_folder / name,
-                ".png",
-            )
-            lists[files[clip.split]].append(f"{name},{clip.label}\n")
-        for file, lines in lists.items():
-            (place / file).parent.mkdir(parents=True, exist_ok=True)
-            (place / file).write_text("".join(lines))
+            sound = place / config.audio_folder / f"{name}.wav"
+            clip.write(sound, place / config.frames_folder / name, ".png")
+            lists[clip.split].append(f"{name},{clip.label}\n")
+        for split, file in _lists(config).items():
+            path = place / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("".join(lists[split]))
+
+
+def _lists(config: AvFolderConfig) -> dict[str, str]:
+    """The list of each split."""
+    return {"train": config.train, "val": config.val, "test": config.test}
 
 
 def _without_headings(
-    found: list[Row], sounds: Mapping[str, Path], pictures: Mapping[str, Path]
-) -> list[Row]:
+    found: list[ListedRow], sounds: Mapping[str, Path], pictures: Mapping[str, Path]
+) -> list[ListedRow]:
     """The rows without a first one that names its columns and no clip."""
     if not found or found[0].fields[1].lower() not in HEADINGS:
         return found
     name = found[0].fields[0]
-    return found if name in sounds or name in pictures else found[1:]
+    if name in sounds or name in pictures:
+        return found
+    return found[1:]
 
 
-def _ordered(labels: Iterable[str]) -> tuple[str, ...]:
-    """Each label once: by value where all are integers, else alphabetical."""
-    every = sorted(set(labels))
-    whole = all(re.fullmatch(r"-?[0-9]+", label) for label in every)
-    return tuple(sorted(every, key=int) if whole else every)
+def _ordered(labels: set[str]) -> tuple[str, ...]:
+    """By value where all are integers, else alphabetical."""
+    every = sorted(labels)
+    if all(re.fullmatch(r"-?[0-9]+", label) for label in every):
+        every.sort(key=int)
+    return tuple(every)
 
 
-def _speaker(pattern: str | None, row: Row) -> str | None:
+def _speaker(pattern: str | None, row: ListedRow) -> str | None:
     """Raises DataError when there is a pattern and the id does not match it."""
     if pattern is None:
         return None

@@ -19,9 +19,15 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from tune_mm.config.sections import AudioFrontend
-from tune_mm.data.arrays.checks import DataError
 from tune_mm.data.audio.frontends.spectrogram_16k import Spectrogram16kConfig
-from tune_mm.data.splits.listing import Row, folders, known, rows, wavs
+from tune_mm.data.splits.listing import (
+    ListedRow,
+    folders,
+    known,
+    require_classes,
+    rows,
+    wavs,
+)
 from tune_mm.data.synthetic.clips import clips, names
 from tune_mm.data.synthetic.vectors import SyntheticOptions
 from tune_mm.data.video.audio_visual import AudioVisual, AudioVisualConfig, Clip, Listing
@@ -33,11 +39,35 @@ AUDIO = ("Audios", "audio")
 FRAMES = ("Image-01-FPS-SE", "Image-01-FPS")
 # Of the published names, for synthetic files.
 _NAMES = (
-    "Accordion", "Acoustic guitar", "Baby cry, infant cry", "Banjo", "Bark", "Bus", "Cat", "Chainsaw", "Church bell",
-    "Clock", "Female speech, woman speaking", "Fixed-wing aircraft, airplane", "Flute", "Frying (food)", "Goat",
-    "Helicopter", "Horse", "Male speech, man speaking", "Mandolin", "Motorcycle", "Race car, auto racing",
-    "Rodents, rats, mice", "Shofar", "Toilet flush", "Train horn", "Truck", "Ukulele", "Violin, fiddle",
-)  # fmt: skip
+    "Accordion",
+    "Acoustic guitar",
+    "Baby cry, infant cry",
+    "Banjo",
+    "Bark",
+    "Bus",
+    "Cat",
+    "Chainsaw",
+    "Church bell",
+    "Clock",
+    "Female speech, woman speaking",
+    "Fixed-wing aircraft, airplane",
+    "Flute",
+    "Frying (food)",
+    "Goat",
+    "Helicopter",
+    "Horse",
+    "Male speech, man speaking",
+    "Mandolin",
+    "Motorcycle",
+    "Race car, auto racing",
+    "Rodents, rats, mice",
+    "Shofar",
+    "Toilet flush",
+    "Train horn",
+    "Truck",
+    "Ukulele",
+    "Violin, fiddle",
+)
 
 
 class AveConfig(AudioVisualConfig):
@@ -65,13 +95,11 @@ class Ave(AudioVisual):
 
     @classmethod
     def listing(cls, config: AveConfig, place: Path) -> Listing:
-        sounds, pictures = wavs(place / f for f in AUDIO), folders(place / f for f in FRAMES)
+        sounds = wavs(place / name for name in AUDIO)
+        pictures = folders(place / name for name in FRAMES)
         read = {split: _rows(place / file) for split, file in LISTS.items()}
         labels = tuple(sorted({row.fields[0] for row in read["train"]}))
-        if len(labels) < 2:
-            raise DataError(
-                f"{place / LISTS['train']}: must hold at least 2 classes, got {', '.join(labels) or 'none'}"
-            )
+        require_classes(labels, place / LISTS["train"])
         found: dict[str, list[Clip]] = {split: [] for split in LISTS}
         first: dict[str, str] = {}
         dropped: dict[str, str] = {}
@@ -99,10 +127,12 @@ class Ave(AudioVisual):
             (place / file).write_text("".join(lists[split]))
 
 
-def _rows(path: Path) -> list[Row]:
+def _rows(path: Path) -> list[ListedRow]:
     """The rows of a list without the line of headings that some copies have."""
     found = rows(path, COLUMNS, delimiter="&")
-    return found[1:] if found and found[0].fields == COLUMNS else found
+    if found and found[0].fields == COLUMNS:
+        return found[1:]
+    return found
 
 
 plugin = Ave

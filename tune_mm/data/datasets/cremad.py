@@ -44,7 +44,9 @@ class CremadConfig(AudioVisualConfig):
 
     name: Literal["cremad"] = "cremad"
     audio: AudioFrontend = Stft22kConfig()
+    # Frames per second: which folder of frames is read.
     fps: int = Field(1, ge=1, le=99)
+    # Order of the classes: see the module.
     label_order: Literal["dgl", "alphabetical"] = "dgl"
 
 
@@ -65,36 +67,36 @@ class Cremad(AudioVisual):
 
     @classmethod
     def listing(cls, config: CremadConfig, place: Path) -> Listing:
-        audio, frames = (place / spellings[0] for spellings in cls.folders(config))
-        sounds, pictures, labels = wavs([audio]), folders([frames]), LABELS[config.label_order]
-        found = {}
+        (audio,), (frames,) = cls.folders(config)
+        sounds = wavs([place / audio])
+        pictures = folders([place / frames])
+        labels = LABELS[config.label_order]
+        found: dict[str, list[Clip]] = {}
         for split in SPLITS:
             path = place / f"{split}.csv"
             if split == "val" and not path.is_file():
                 continue
-            found[split] = [
-                Clip(
-                    name,
-                    known(label, labels, where),
-                    sounds.get(name),
-                    pictures.get(name),
-                    name.split("_")[0],
-                )
-                for where, (name, label) in (
-                    (row.where, row.fields) for row in rows(path, ("name", "LABEL"))
-                )
-            ]
+            found[split] = []
+            for row in rows(path, ("name", "LABEL")):
+                name, label = row.fields
+                known(label, labels, row.where)
+                actor = name.partition("_")[0]
+                clip = Clip(name, label, sounds.get(name), pictures.get(name), actor)
+                found[split].append(clip)
         return Listing(found, labels)
 
     @classmethod
     def write(cls, config: CremadConfig, place: Path, options: SyntheticOptions) -> None:
-        labels, (audio, frames) = names(LABELS["dgl"], options), (s[0] for s in cls.folders(config))
+        labels = names(LABELS["dgl"], options)
+        (audio,), (frames,) = cls.folders(config)
         lists: dict[str, list[str]] = {"train": [], "test": []}
         for clip in clips(options, config.min_frames):
             label = labels[clip.label]
-            name = f"{1001 + clip.number % _SYNTHETIC_ACTORS}_{clip.number:05d}_{label}_XX"
+            actor = 1001 + clip.number % _SYNTHETIC_ACTORS
+            name = f"{actor}_{clip.number:05d}_{label}_XX"
             clip.write(place / audio / f"{name}.wav", place / frames / name)
-            lists["test" if clip.split == "test" else "train"].append(f"{name},{label}\n")
+            split = "test" if clip.split == "test" else "train"
+            lists[split].append(f"{name},{label}\n")
         for split, lines in lists.items():
             (place / f"{split}.csv").write_text("".join(lines))
 

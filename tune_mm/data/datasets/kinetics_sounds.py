@@ -28,7 +28,7 @@ from pydantic import Field
 from tune_mm.config.sections import AudioFrontend
 from tune_mm.data.arrays.checks import DataError
 from tune_mm.data.audio.frontends.stft_16k import Stft16kConfig
-from tune_mm.data.splits.listing import Row, folders, known, rows, text, wavs
+from tune_mm.data.splits.listing import ListedRow, folders, known, rows, text, wavs
 from tune_mm.data.synthetic.clips import clips, names
 from tune_mm.data.synthetic.vectors import SyntheticOptions
 from tune_mm.data.video.audio_visual import AudioVisual, AudioVisualConfig, Clip, Listing
@@ -43,9 +43,19 @@ FRAMES = {
 }
 # Some of the published names, for synthetic files.
 _NAMES = (
-    "blowing_nose", "blowing_out_candles", "bowling", "chopping_wood", "dribbling_basketball", "laughing",
-    "mowing_lawn", "playing_accordion", "playing_bagpipes", "playing_bass_guitar", "playing_clarinet", "playing_drums",
-)  # fmt: skip
+    "blowing_nose",
+    "blowing_out_candles",
+    "bowling",
+    "chopping_wood",
+    "dribbling_basketball",
+    "laughing",
+    "mowing_lawn",
+    "playing_accordion",
+    "playing_bagpipes",
+    "playing_bass_guitar",
+    "playing_clarinet",
+    "playing_drums",
+)
 
 
 class KineticsSoundsConfig(AudioVisualConfig):
@@ -76,31 +86,34 @@ class KineticsSounds(AudioVisual):
     def listing(cls, config: KineticsSoundsConfig, place: Path) -> Listing:
         labels = _class_names(place / CLASSES)
         found = {split: _clips(place, split, labels) for split in AUDIO}
-        lists = {split: place / file for split, file in LISTS.items() if (place / file).is_file()}
+        lists: dict[str, Path] = {}
+        missing: list[str] = []
+        for split, file in LISTS.items():
+            if (place / file).is_file():
+                lists[split] = place / file
+            else:
+                missing.append(file)
         if not lists:
             return Listing(found, labels)
-        if len(lists) < len(LISTS):
-            missing = next(file for split, file in LISTS.items() if split not in lists)
+        if missing:
             there = next(iter(lists.values()))
             raise DataError(
-                f"{there}: needs {missing} beside it; add it, or remove the one to use all folders"
+                f"{there}: needs {missing[0]} beside it; "
+                "add it, or remove the one to use all folders"
             )
         return _chosen(found, lists, labels)
 
     @classmethod
     def write(cls, config: KineticsSoundsConfig, place: Path, options: SyntheticOptions) -> None:
         labels = names(_NAMES, options)
-        (place / CLASSES).write_text(", ".join(label.replace("_", " ") for label in labels) + "\n")
+        spoken = [label.replace("_", " ") for label in labels]
+        (place / CLASSES).write_text(", ".join(spoken) + "\n")
         for clip in clips(options, config.min_frames):
-            split, name = (
-                "test" if clip.split == "test" else "train",
-                f"synth{clip.number:06d}_000010_000020",
-            )
+            split = "test" if clip.split == "test" else "train"
             label = labels[clip.label]
-            clip.write(
-                place / AUDIO[split][0] / label / f"{name}.wav",
-                place / FRAMES[split][0] / label / name,
-            )
+            name = f"synth{clip.number:06d}_000010_000020"
+            sound = place / AUDIO[split][0] / label / f"{name}.wav"
+            clip.write(sound, place / FRAMES[split][0] / label / name)
 
 
 def _spelled(name: str) -> str:
@@ -110,10 +123,12 @@ def _spelled(name: str) -> str:
 
 def _class_names(path: Path) -> tuple[str, ...]:
     """Raises DataError unless there are two or more names, each once."""
-    found = tuple(name for name in map(_spelled, text(path).replace("\n", ",").split(",")) if name)
+    parts = text(path).replace("\n", ",").split(",")
+    found = tuple(_spelled(part) for part in parts if part.strip())
     if len(found) < 2 or len(set(found)) < len(found):
+        got = ", ".join(found)
         raise DataError(
-            f"{path}: must hold 2 or more class names, each once, parted by commas; got {', '.join(found)}"
+            f"{path}: must hold 2 or more class names, each once, parted by commas; got {got}"
         )
     return found
 
@@ -124,11 +139,13 @@ def _clips(place: Path, split: str, labels: Sequence[str]) -> list[Clip]:
     """
     sounds = _by_class(place, AUDIO[split], labels, wavs)
     pictures = _by_class(place, FRAMES[split], labels, folders)
-    return [
-        Clip(name, label, sounds[label].get(name), pictures[label].get(name))
-        for label in labels
-        for name in sorted({*sounds[label], *pictures[label]})
-    ]
+    found: list[Clip] = []
+    for label in labels:
+        heard = sounds[label]
+        seen = pictures[label]
+        for name in sorted({*heard, *seen}):
+            found.append(Clip(name, label, heard.get(name), seen.get(name)))
+    return found
 
 
 def _by_class(
@@ -141,59 +158,55 @@ def _by_class(
     folders_of: dict[str, list[Path]] = {label: [] for label in labels}
     for parent in parents:
         for name, folder in folders([place / parent]).items():
-            folders_of[
-                known(_spelled(name), labels, f"{place / CLASSES} (folder {folder})")
-            ].append(folder)
+            where = f"{place / CLASSES} (folder {folder})"
+            label = known(_spelled(name), labels, where)
+            folders_of[label].append(folder)
     return {label: listed(own) for label, own in folders_of.items()}
 
 
 def _chosen(found: dict[str, list[Clip]], lists: dict[str, Path], labels: Sequence[str]) -> Listing:
     """The clips that the lists name, in their order and splits."""
+    place = next(iter(lists.values())).parent
     there: dict[str, Clip] = {}
     for own in found.values():
         for clip in own:
-            there[clip.id] = _joined(
-                there.get(clip.id, clip), clip, next(iter(lists.values())).parent
-            )
+            before = there.get(clip.id, clip)
+            there[clip.id] = _joined(before, clip, place)
     chosen: dict[str, list[Clip]] = {}
+    left = set(there)
     for split, path in lists.items():
-        chosen[split] = [
-            _listed(row, there, labels) for row in rows(path, ("clip", "seconds", "label"))
-        ]
-    left = len(there) - len({clip.id for own in chosen.values() for clip in own} & set(there))
-    notes = (
-        (f"{left} clips in the folders are in neither {' nor '.join(LISTS.values())}",)
-        if left
-        else ()
-    )
+        listed = rows(path, ("clip", "seconds", "label"))
+        chosen[split] = [_listed(row, there, labels) for row in listed]
+        left.difference_update(clip.id for clip in chosen[split])
+    notes: tuple[str, ...] = ()
+    if left:
+        neither = " nor ".join(LISTS.values())
+        notes = (f"{len(left)} clips in the folders are in neither {neither}",)
     return Listing(chosen, tuple(labels), notes=notes)
 
 
 def _joined(before: Clip, clip: Clip, place: Path) -> Clip:
     """One clip out of what two folders hold of it. Raises DataError when they are of two classes."""
     if before.label != clip.label:
-        raise DataError(
-            f"{place}: clip '{clip.id}' lies in folders of two classes: {before.label} and {clip.label}"
-        )
+        both = f"{before.label} and {clip.label}"
+        raise DataError(f"{place}: clip '{clip.id}' lies in folders of two classes: {both}")
     return Clip(clip.id, clip.label, before.audio or clip.audio, before.frames or clip.frames)
 
 
-def _listed(row: Row, there: dict[str, Clip], labels: Sequence[str]) -> Clip:
+def _listed(row: ListedRow, there: dict[str, Clip], labels: Sequence[str]) -> Clip:
     """The clip of a row. Raises DataError when its label is no class or not that of the folder."""
     name, _, given = row.fields
     if given.isdecimal() and given.isascii():
         if int(given) >= len(labels):
-            raise DataError(
-                f"{row.where}: label must be an index into {CLASSES} (0..{len(labels) - 1}), got {given}"
-            )
+            allowed = f"an index into {CLASSES} (0..{len(labels) - 1})"
+            raise DataError(f"{row.where}: label must be {allowed}, got {given}")
         label = labels[int(given)]
     else:
         label = known(_spelled(given), labels, row.where)
     clip = there.get(name, Clip(name, label, None, None))
     if clip.label != label:
-        raise DataError(
-            f"{row.where}: label '{given}' is {label}, but '{name}' lies in the folder {clip.label}"
-        )
+        where = f"'{name}' lies in the folder {clip.label}"
+        raise DataError(f"{row.where}: label '{given}' is {label}, but {where}")
     return clip
 
 

@@ -22,6 +22,7 @@ Shapes: audio (1, 129, 626) with the default front-end, visual (3, 3, 224, 224).
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -30,7 +31,7 @@ from pydantic import Field
 from tune_mm.config.sections import AudioFrontend
 from tune_mm.data.arrays.checks import DataError
 from tune_mm.data.audio.frontends.stft_16k import Stft16kConfig
-from tune_mm.data.splits.listing import Row, folders, rows, wavs
+from tune_mm.data.splits.listing import ListedRow, folders, require_classes, rows, wavs
 from tune_mm.data.synthetic.clips import clips, names
 from tune_mm.data.synthetic.vectors import SyntheticOptions
 from tune_mm.data.video.audio_visual import AudioVisual, AudioVisualConfig, Clip, Listing
@@ -48,10 +49,21 @@ FRAMES = {
 }
 # Some of the published names, for synthetic files.
 _NAMES = (
-    "people marching", "duck quacking", "airplane flyby", "dog barking", "playing cello", "cat meowing",
-    "skateboarding", "car engine knocking", "playing harp", "wind chime", "sheep bleating",
+    "people marching",
+    "duck quacking",
+    "airplane flyby",
+    "dog barking",
+    "playing cello",
+    "cat meowing",
+    "skateboarding",
+    "car engine knocking",
+    "playing harp",
+    "wind chime",
+    "sheep bleating",
     "female speech, woman speaking",
-)  # fmt: skip
+)
+# Second at which synthetic clips start.
+_START = 30
 
 
 class VggsoundConfig(AudioVisualConfig):
@@ -82,14 +94,9 @@ class Vggsound(AudioVisual):
     def listing(cls, config: VggsoundConfig, place: Path) -> Listing:
         read = rows(place / LIST, COLUMNS)
         labels = tuple(sorted({row.fields[2] for row in read}))
-        if len(labels) < 2:
-            raise DataError(
-                f"{place / LIST}: must hold at least 2 classes, got {', '.join(labels) or 'none'}"
-            )
-        sounds = wavs((place / name for spellings in AUDIO.values() for name in spellings), _padded)
-        pictures = folders(
-            (place / name for spellings in FRAMES.values() for name in spellings), _padded
-        )
+        require_classes(labels, place / LIST)
+        sounds = wavs(_places(place, AUDIO), _padded)
+        pictures = folders(_places(place, FRAMES), _padded)
         found: dict[str, list[Clip]] = {"train": [], "test": []}
         for row in read:
             split = row.fields[3]
@@ -105,27 +112,39 @@ class Vggsound(AudioVisual):
         with (place / LIST).open("w", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             for clip in clips(options, config.min_frames):
-                split, video, start = (
-                    "test" if clip.split == "test" else "train",
-                    f"synth{clip.number:06d}",
-                    30,
-                )
-                name = f"{video}_{start:06d}"
-                audio, frames = place / AUDIO[split][0], place / FRAMES[split][0]
-                clip.write(audio / f"{name}.wav", frames / f"{name}.mp4")
-                writer.writerow((video, start, labels[clip.label], split))
+                split = "test" if clip.split == "test" else "train"
+                video = f"synth{clip.number:06d}"
+                name = f"{video}_{_START:06d}"
+                audio = place / AUDIO[split][0] / f"{name}.wav"
+                frames = place / FRAMES[split][0] / f"{name}.mp4"
+                clip.write(audio, frames)
+                writer.writerow((video, _START, labels[clip.label], split))
+
+
+def _places(place: Path, folders_of: Mapping[str, tuple[str, ...]]) -> list[Path]:
+    """Every folder of both splits, in every spelling."""
+    found = []
+    for spellings in folders_of.values():
+        found += [place / name for name in spellings]
+    return found
 
 
 def _padded(name: str) -> str:
     """`<youtube id>_<start>` with the start padded to six digits; another name stays as it is."""
     video, _, start = name.rpartition("_")
-    return f"{video}_{int(start):06d}" if start.isdecimal() and start.isascii() else name
+    if not _is_whole(start):
+        return name
+    return f"{video}_{int(start):06d}"
 
 
-def _name(row: Row) -> str:
+def _is_whole(number: str) -> bool:
+    return number.isdecimal() and number.isascii()
+
+
+def _name(row: ListedRow) -> str:
     """The id of the row's clip. Raises DataError when the start is no whole number of seconds."""
     video, start = row.fields[:2]
-    if not (start.isdecimal() and start.isascii()):
+    if not _is_whole(start):
         raise DataError(f"{row.where}: start must be a whole number of seconds, got '{start}'")
     return f"{video}_{int(start):06d}"
 

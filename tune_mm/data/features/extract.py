@@ -29,7 +29,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from filelock import Timeout
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -37,7 +36,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tune_mm.data.arrays.checks import DataError
 from tune_mm.data.features import contents, pretrained, store
 from tune_mm.data.features.store import FORMAT, Sample
-from tune_mm.data.store.part import Part, Sources, adopt, lock_of, place_of
+from tune_mm.data.store.part import PartialStore, SourceFiles, adopt, lock_of, place_of
+from tune_mm.filesystem import try_locked
 
 # Raise it when the same files and settings would give other values.
 VERSION = 1
@@ -88,16 +88,16 @@ def extract(
         chosen = _chosen(models, settings)
         ids = [sample.id for sample in samples]
         final = folder / _key([FORMAT, chosen, train, list(zip(ids, digests, strict=True))])
-        sources = Sources(_key([FORMAT, chosen, train, ids]), ids, digests)
+        sources = SourceFiles(_key([FORMAT, chosen, train, ids]), ids, digests)
         folder.mkdir(parents=True, exist_ok=True)
-        with lock_of(final):
+        with try_locked(lock_of(final)) as held:
+            if not held:
+                raise DataError(
+                    f"{final}: another process is extracting these features; wait for it"
+                )
             if not final.is_dir():
                 adopt(final, sources)
                 _Extraction(name, samples, train, models, settings, missing).run(final, sources)
-    except Timeout:
-        raise DataError(
-            f"{final}: another process is extracting these features; wait for it"
-        ) from None
     except OSError as error:
         raise DataError(
             f"{folder}: cannot be written: {error.strerror or error}; what is done is kept"
@@ -163,7 +163,7 @@ class _Extraction:
         self.image = pretrained.ImageModel(models.image, models.device)
         self.text = pretrained.TextModel(models.text, settings.text_tokens, models.device)
 
-    def run(self, final: Path, sources: Sources) -> None:
+    def run(self, final: Path, sources: SourceFiles) -> None:
         """Makes the store `final`, or what an earlier call left to do. Raises DataError and
         OSError.
         """
@@ -176,7 +176,7 @@ class _Extraction:
         }
         if views > 1:
             arrays[store.VIEWS] = (np.float16, (views - 1, self.train, *self.image.shape))
-        with Part(place_of(final), arrays, sources, self.missing) as part:
+        with PartialStore(place_of(final), arrays, sources, self.missing) as part:
             self._fill(part)
             _refuse(
                 part.bad,
@@ -186,7 +186,7 @@ class _Extraction:
             )
             part.finish(final, store.meta(sources.ids, self.train, views, part.bad, self.about))
 
-    def _fill(self, part: Part) -> None:
+    def _fill(self, part: PartialStore) -> None:
         """All stages from where an earlier call was: texts, plain views of all images, other views
         of train's.
         """
@@ -219,7 +219,7 @@ class _Extraction:
                     part.commit(stage, rows)
                     progress.advance(task, len(rows))
 
-    def _texts(self, part: Part, left: list[list[int]]) -> Iterator[list[int]]:
+    def _texts(self, part: PartialStore, left: list[list[int]]) -> Iterator[list[int]]:
         """Yields the rows of each batch when their values have been written."""
         for rows in left:
             texts = [self._tokens(part, self.samples[row]) for row in rows]
@@ -230,7 +230,7 @@ class _Extraction:
             part.put(store.TEXTS, rows, np.array(said, dtype=np.uint64))
             yield rows
 
-    def _tokens(self, part: Part, sample: Sample) -> str | NDArray[np.int64]:
+    def _tokens(self, part: PartialStore, sample: Sample) -> str | NDArray[np.int64]:
         """The text, or its token numbers [n]; "" where they cannot be read, which is written down.
 
         JSON can hold half characters (a lone surrogate, "\\ud83d"), which no tokenizer takes: they
@@ -251,7 +251,7 @@ class _Extraction:
         return numbers
 
     def _images(
-        self, part: Part, view: int, left: list[list[int]], pool: ThreadPoolExecutor
+        self, part: PartialStore, view: int, left: list[list[int]], pool: ThreadPoolExecutor
     ) -> Iterator[list[int]]:
         """View `view` - 1 of the images; the next batch is decoded while the model has this one."""
 

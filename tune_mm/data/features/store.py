@@ -35,8 +35,8 @@ from torch import Tensor
 from tune_mm.core.types import Padded, Stored
 from tune_mm.data.arrays.checks import DataError
 from tune_mm.data.base import DataPlugin
-from tune_mm.data.store.cache import META, Opened, damaged, read_array
-from tune_mm.data.store.rows import ClipStore, Rows
+from tune_mm.data.store.cache import META, OpenedStore, damaged, read_array
+from tune_mm.data.store.rows import ClipStore, StoredRows
 
 # Raise it when stores of an earlier layout must not be read any more.
 FORMAT = 1
@@ -154,7 +154,7 @@ class FeatureStore(ClipStore):
 
 
 @dataclass(frozen=True, eq=False)
-class _Images(Rows[FeatureStore]):
+class _Images(StoredRows[FeatureStore]):
     """`take` gives float32 [B, T, D]. drawn: whether a training batch draws views."""
 
     drawn: bool = False
@@ -169,7 +169,7 @@ class _Images(Rows[FeatureStore]):
         return Padded(_float(values, self.device))
 
 
-class _Texts(Rows[FeatureStore]):
+class _Texts(StoredRows[FeatureStore]):
     """`take` gives float32 [B, L, E] and the mask."""
 
     def take(self, index: Tensor, generator: torch.Generator | None = None) -> Padded:
@@ -209,7 +209,7 @@ def open_features(folder: Path) -> FeatureStore:
     """The whole store in `folder`. Raises DataError when it is damaged."""
     try:
         raw = json.loads((folder / META).read_bytes())
-        opened = Opened(folder, {name: row for row, name in enumerate(raw["ids"])}, raw["bad"])
+        opened = OpenedStore(folder, {name: row for row, name in enumerate(raw["ids"])}, raw["bad"])
         store = FeatureStore(opened, int(raw["train"]), int(raw["views"]), str(raw["about"]))
         if raw["format"] != FORMAT:
             raise ValueError(raw["format"])

@@ -26,8 +26,8 @@ from tune_mm.data.arrays.checks import DataError
 from tune_mm.data.images.colour import Jitter
 from tune_mm.data.images.frequency import class_counts
 from tune_mm.data.store import failures
-from tune_mm.data.store.cache import Recipe, Writer, damaged, open_store, read_array
-from tune_mm.data.store.rows import ClipStore, Rows
+from tune_mm.data.store.cache import StoreRecipe, StoreWriter, damaged, open_store, read_array
+from tune_mm.data.store.rows import ClipStore, StoredRows
 from tune_mm.data.store.threads import each
 
 # Raise it when the same files and settings would give other values.
@@ -98,7 +98,7 @@ class PictureStore(ClipStore):
         return _Pictures((channels, *self.size), self, self.rows(ids), torch.device("cpu"))
 
 
-class _Pictures(Rows[PictureStore]):
+class _Pictures(StoredRows[PictureStore]):
     """`take` gives float32 [B, C, H, W]."""
 
     def take(self, index: Tensor, generator: torch.Generator | None = None) -> Padded:
@@ -133,7 +133,7 @@ def open_pictures(
     """
     settings = {"version": VERSION, "size": list(size), "resize": resize, "classes": classes,
                 "pillow": version("pillow").partition(".")[0]}  # fmt: skip
-    recipe = Recipe(name, kind, settings, {i: (path,) for i, path in files.items()})
+    recipe = StoreRecipe(name, kind, settings, {i: (path,) for i, path in files.items()})
     opened = open_store(
         recipe, lambda folder, ids: _build(folder, [files[i] for i in ids], ids, recipe, size)
     )
@@ -160,14 +160,14 @@ def _shape(kind: Kind, count: int, size: Size) -> tuple[int, ...]:
 
 
 def _build(
-    folder: Path, files: list[Path], ids: list[str], recipe: Recipe, size: Size
+    folder: Path, files: list[Path], ids: list[str], recipe: StoreRecipe, size: Size
 ) -> dict[str, str]:
     """Fills the folder of a store; returns the files that cannot be read, with the reason."""
     kind: Kind = recipe.kind  # type: ignore[assignment]
     classes, resize = recipe.settings["classes"], recipe.settings["resize"]
     shape = _shape(kind, len(files), size)
     counts = np.zeros((len(files), classes), np.int64)
-    with Writer(folder / VALUES, DTYPES[kind], shape) as out:
+    with StoreWriter(folder / VALUES, DTYPES[kind], shape) as out:
 
         def store(row: int) -> str:
             try:
@@ -181,7 +181,7 @@ def _build(
 
         found = each(store, len(files), f"{recipe.name}: {kind}")
     if kind == "labels":
-        with Writer(folder / COUNTS, np.int64, counts.shape) as out:
+        with StoreWriter(folder / COUNTS, np.int64, counts.shape) as out:
             out.put(0, counts)
     return {i: reason for i, reason in zip(ids, found, strict=True) if reason}
 

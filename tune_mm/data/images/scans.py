@@ -35,7 +35,14 @@ from torch import Tensor
 
 from tune_mm.core.types import Padded, Stored
 from tune_mm.data.store import failures
-from tune_mm.data.store.cache import Recipe, Writer, damaged, open_store, read_array, unread
+from tune_mm.data.store.cache import (
+    StoreRecipe,
+    StoreWriter,
+    damaged,
+    open_store,
+    read_array,
+    unread,
+)
 from tune_mm.data.store.threads import each
 
 # Raise it when the same files would give other values.
@@ -165,7 +172,7 @@ def open_cases(name: str, files: Mapping[str, Path], modalities: tuple[str, ...]
 
     def opened(i: int) -> tuple[Case | None, Mapping[str, str]]:
         case = ids[i]
-        recipe = Recipe(name, "slices", settings, {case: (files[case],)}, quiet=True)
+        recipe = StoreRecipe(name, "slices", settings, {case: (files[case],)}, quiet=True)
         found = open_store(recipe, partial(_build, files[case], len(modalities)))
         return None if found.bad else _opened(found.folder, len(modalities)), found.bad
 
@@ -187,7 +194,7 @@ def open_labels(name: str, cases: Cases, chosen: Sequence[tuple[str, int]]) -> N
     shape = (len(labels), *labels.shape)
 
     def build(folder: Path, ids: list[str]) -> dict[str, str]:
-        with Writer(folder / LABELS, np.uint8, shape) as out:
+        with StoreWriter(folder / LABELS, np.uint8, shape) as out:
             for start in range(0, len(labels), PART):
                 part = torch.arange(start, min(start + PART, len(labels)))
                 out.put(start * math.prod(shape[1:]), labels.take(part).value.numpy())
@@ -196,7 +203,8 @@ def open_labels(name: str, cases: Cases, chosen: Sequence[tuple[str, int]]) -> N
     total = hashlib.blake2b(json.dumps(chosen).encode(), digest_size=16).hexdigest()
     sources = {case: (cases[case].folder / LABELS,) for case, _ in chosen}
     folder = open_store(
-        Recipe(name, "labels", {"version": VERSION, "samples": total}, sources, quiet=True), build
+        StoreRecipe(name, "labels", {"version": VERSION, "samples": total}, sources, quiet=True),
+        build,
     ).folder
     found = read_array(folder, LABELS, "c")
     if found.shape != shape or found.dtype != np.uint8:
@@ -220,7 +228,7 @@ def _opened(folder: Path, modalities: int) -> Case:
             or len(size) != 2
         ):
             raise damaged(folder, file)
-    # A store's files end where their values do (see `Writer`).
+    # A store's files end where their values do (see `StoreWriter`).
     starts = {
         file: (folder / file).stat().st_size - arrays[file].nbytes for file in (IMAGES, LABELS)
     }
@@ -243,7 +251,7 @@ def _build(path: Path, modalities: int, folder: Path, ids: list[str]) -> dict[st
             ]: f"{path}: {reason if isinstance(error, ValueError) else f'cannot be read: {reason}'}"
         }
     for file, values in ((IMAGES, images), (LABELS, labels), (PLACES, places)):
-        with Writer(folder / file, values.dtype, values.shape) as out:
+        with StoreWriter(folder / file, values.dtype, values.shape) as out:
             out.put(0, values)
     return {}
 

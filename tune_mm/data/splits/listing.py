@@ -24,14 +24,14 @@ IMAGES = (".jpg", ".jpeg", ".png")
 
 
 @dataclass(frozen=True)
-class Row:
+class ListedRow:
     """One row of a list. where: its file and line, for messages."""
 
     where: str
     fields: tuple[str, ...]
 
 
-def rows(path: Path, columns: Sequence[str], delimiter: str = ",") -> list[Row]:
+def rows(path: Path, columns: Sequence[str], delimiter: str = ",") -> list[ListedRow]:
     """The rows of a UTF-8 text file (a BOM is taken off, blank lines are skipped), fields without
     spaces around them.
 
@@ -43,7 +43,7 @@ def rows(path: Path, columns: Sequence[str], delimiter: str = ",") -> list[Row]:
     reader = csv.reader(
         lines, delimiter=delimiter, quoting=quoting, skipinitialspace=True, strict=True
     )
-    found: list[Row] = []
+    found: list[ListedRow] = []
     try:
         for raw in reader:
             fields = tuple(field.strip() for field in raw)
@@ -53,7 +53,7 @@ def rows(path: Path, columns: Sequence[str], delimiter: str = ",") -> list[Row]:
             if len(fields) != len(columns) or not all(fields):
                 got = delimiter.join(raw)
                 raise DataError(f"{where}: must be {delimiter.join(columns)}, got {got!r}")
-            found.append(Row(where, fields))
+            found.append(ListedRow(where, fields))
     except csv.Error as error:
         raise DataError(f"{path} line {reader.line_num}: is not a readable row: {error}") from error
     return found
@@ -175,3 +175,10 @@ def natural(name: str) -> tuple[list[str | int], str]:
     """A key that sorts the numbers in a name by their value."""
     parts = re.split(r"([0-9]+)", name)
     return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
+
+
+def require_classes(names: Sequence[str], path: Path) -> None:
+    """Raises DataError naming the list when it holds fewer than two classes."""
+    if len(names) < 2:
+        found = ", ".join(names) or "none"
+        raise DataError(f"{path}: must hold at least 2 classes, got {found}")

@@ -14,7 +14,6 @@ next one.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -29,13 +28,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from filelock import FileLock, Timeout
 from numpy.typing import DTypeLike, NDArray
 
 from tune_mm.data.arrays.checks import DataError
-from tune_mm.data.store import failures
+from tune_mm.data.store import failures, npy
 from tune_mm.data.store.threads import each
-from tune_mm.filesystem import cache_folder, fsync, write_json
+from tune_mm.filesystem import cache_folder, fsync, locked, try_locked, write_json
 
 # Raise it when stores of an earlier layout must not be read any more.
 FORMAT = 1
@@ -47,18 +45,18 @@ Files = tuple[Path, ...]
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """What a store is made from.
+class StoreRecipe:
+    """What a store is made from."""
 
-    name: the data set; kind: what is stored ("spectrograms"); settings: JSON values that decide the
-    values beside the files; sources: the files of each sample by id, in order; quiet: say nothing
-    of it, for one store of many.
-    """
-
+    # The data set.
     name: str
+    # What is stored ("spectrograms").
     kind: str
+    # JSON values that, beside the files, decide the values.
     settings: Mapping[str, Any]
+    # The files of each sample by id, in order.
     sources: Mapping[str, Files]
+    # Say nothing of it, for one store of many.
     quiet: bool = False
 
     @property
@@ -68,13 +66,13 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Opened:
-    """A whole store. rows: place of each sample by id; bad: samples that could not be read, with
-    the reason.
-    """
+class OpenedStore:
+    """A whole store."""
 
     folder: Path
+    # Place of each sample by id.
     rows: Mapping[str, int]
+    # Samples that could not be read, with the reason.
     bad: Mapping[str, str]
 
 
@@ -83,7 +81,7 @@ class Opened:
 Build = Callable[[Path, list[str]], Mapping[str, str]]
 
 
-def open_store(recipe: Recipe, build: Build) -> Opened:
+def open_store(recipe: StoreRecipe, build: Build) -> OpenedStore:
     """The store of `recipe`, built first if it is not there.
 
     Raises DataError when there is nothing to store, when the cache cannot be written, when a store
@@ -94,7 +92,8 @@ def open_store(recipe: Recipe, build: Build) -> Opened:
     root = cache_folder() / "store"
     try:
         root.mkdir(parents=True, exist_ok=True)
-        folder = root / f"{recipe.stem}-{_key(recipe, _digests(recipe, root))}"
+        key = _key(recipe, _digests(recipe, root))
+        folder = root / f"{recipe.stem}-{key}"
         if not folder.is_dir():
             _ensure(folder, recipe, build)
     except OSError as error:
@@ -103,20 +102,20 @@ def open_store(recipe: Recipe, build: Build) -> Opened:
     return _read(folder)
 
 
-def _key(recipe: Recipe, digests: Mapping[str, str]) -> str:
+def _key(recipe: StoreRecipe, digests: Mapping[str, str]) -> str:
     """16 hexadecimal digits."""
-    text = json.dumps(
-        [FORMAT, recipe.kind, recipe.settings, sorted(digests.items())], sort_keys=True
-    )
+    decisive = [FORMAT, recipe.kind, recipe.settings, sorted(digests.items())]
+    text = json.dumps(decisive, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def _digests(recipe: Recipe, root: Path) -> dict[str, str]:
+def _digests(recipe: StoreRecipe, root: Path) -> dict[str, str]:
     """Digest of the content of each sample's files by id; files are read only where the lookup has
     no entry.
     """
-    lookup = root / f"{recipe.stem}.files.json"
-    known, ids = _lookup(lookup), sorted(recipe.sources)
+    path = root / f"{recipe.stem}.files.json"
+    known = _lookup(path)
+    ids = sorted(recipe.sources)
 
     def digest(number: int) -> tuple[str, str]:
         files = recipe.sources[ids[number]]
@@ -124,13 +123,17 @@ def _digests(recipe: Recipe, root: Path) -> dict[str, str]:
         return seen, known.get(seen) or _digest(files)
 
     found = each(digest, len(ids), f"{recipe.name}: reading files")
-    fresh = {seen: value for seen, value in found if seen and seen not in known}
+    fresh: dict[str, str] = {}
+    digests: dict[str, str] = {}
+    for name, (seen, value) in zip(ids, found, strict=True):
+        digests[name] = value
+        if seen and seen not in known:
+            fresh[seen] = value
     if fresh:
-        # In a cache that others filled and that cannot be written, the files are read again each
-        # time.
-        with suppress(OSError), FileLock(f"{lookup}.lock"):
-            write_json(lookup, {**_lookup(lookup), **fresh}, indent=None)
-    return {name: value for name, (_, value) in zip(ids, found, strict=True)}
+        # In a cache that others filled and that cannot be written, files are read again each time.
+        with suppress(OSError), locked(path.with_name(f"{path.name}.lock")):
+            write_json(path, {**_lookup(path), **fresh}, indent=None)
+    return digests
 
 
 def _lookup(path: Path) -> dict[str, str]:
@@ -141,7 +144,9 @@ def _lookup(path: Path) -> dict[str, str]:
         found = json.loads(path.read_bytes())
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    if not isinstance(found, dict):
+        return {}
+    return found
 
 
 def _fingerprint(files: Files) -> str:
@@ -167,9 +172,8 @@ def _digest(files: Files) -> str:
     for path in files:
         try:
             with path.open("rb") as file:
-                total.update(
-                    hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
-                )
+                own = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))
+            total.update(own.digest())
         except OSError as error:
             failures.refuse(path, error)
             # Shorter than a digest: no content can look like it.
@@ -177,27 +181,28 @@ def _digest(files: Files) -> str:
     return total.hexdigest()
 
 
-def _ensure(folder: Path, recipe: Recipe, build: Build) -> None:
+def _ensure(folder: Path, recipe: StoreRecipe, build: Build) -> None:
     """Builds the store unless another process does so, which is waited for."""
-    lock = FileLock(_lock_of(folder))
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        _say(
-            f"{recipe.name}: waiting for another process that stores {recipe.kind} in {folder}",
-            recipe.quiet,
-        )
-        lock.acquire()
-    try:
-        if not folder.is_dir():
-            _sweep(folder)
-            _build(folder, recipe, build)
-    finally:
-        lock.release()
+    lock = _lock_of(folder)
+    with try_locked(lock) as held:
+        if held:
+            _build_missing(folder, recipe, build)
+            return
+    _say(f"waiting for another process that stores {recipe.kind} in {folder}", recipe)
+    with locked(lock):
+        _build_missing(folder, recipe, build)
 
 
 def _lock_of(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.lock")
+
+
+def _build_missing(folder: Path, recipe: StoreRecipe, build: Build) -> None:
+    """Builds the store unless it is there by now. The lock is held."""
+    if folder.is_dir():
+        return
+    _sweep(folder)
+    _build(folder, recipe, build)
 
 
 def _sweep(own: Path) -> None:
@@ -205,16 +210,19 @@ def _sweep(own: Path) -> None:
     held by us.
     """
     for part in own.parent.glob(".*.part"):
-        folder = own.with_name(part.name[1 : -len(".part")])
+        name = part.name.removeprefix(".").removesuffix(".part")
+        folder = own.with_name(name)
         if folder == own:
             shutil.rmtree(part)
             continue
-        with suppress(Timeout), FileLock(_lock_of(folder), blocking=False):
-            shutil.rmtree(part, ignore_errors=True)
+        with try_locked(_lock_of(folder)) as held:
+            if held:
+                shutil.rmtree(part, ignore_errors=True)
 
 
-def _build(folder: Path, recipe: Recipe, build: Build) -> None:
-    began, ids = time.monotonic(), sorted(recipe.sources)
+def _build(folder: Path, recipe: StoreRecipe, build: Build) -> None:
+    began = time.monotonic()
+    ids = sorted(recipe.sources)
     part = folder.with_name(f".{folder.name}.part")
     try:
         part.mkdir()
@@ -232,18 +240,19 @@ def _build(folder: Path, recipe: Recipe, build: Build) -> None:
         fsync(folder.parent)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    unread = f" ({len(bad)} of them cannot be read)" if bad else ""
-    _say(
-        f"{recipe.name}: {len(ids)} {recipe.kind}{unread} stored in {time.monotonic() - began:.0f} s: {folder}",
-        recipe.quiet,
-    )
+    what = f"{len(ids)} {recipe.kind}"
+    if bad:
+        what += f" ({len(bad)} of them cannot be read)"
+    seconds = time.monotonic() - began
+    _say(f"{what} stored in {seconds:.0f} s: {folder}", recipe)
 
 
-def _read(folder: Path) -> Opened:
+def _read(folder: Path) -> OpenedStore:
     """Raises DataError when the store is damaged."""
     try:
         meta = json.loads((folder / META).read_bytes())
-        return Opened(folder, {name: row for row, name in enumerate(meta["ids"])}, meta["bad"])
+        rows = {name: row for row, name in enumerate(meta["ids"])}
+        return OpenedStore(folder, rows, meta["bad"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise unread(folder, META, error) from error
 
@@ -274,34 +283,18 @@ def read_array(folder: Path, file: str, mode: Literal["r", "c"] = "r") -> NDArra
         raise unread(folder, file, error) from error
 
 
-class Writer:
+class StoreWriter:
     """A .npy file of known dtype and shape that threads fill in any order; what is never written
-    stays 0.
-
-    It is written, not mapped: a full disk is then an error that can be told, where a mapped page
-    would end the process.
+    stays 0. Raises OSError, also when the disk has too little room for the whole file.
     """
 
     def __init__(self, path: Path, dtype: DTypeLike, shape: tuple[int, ...]) -> None:
         self._dtype = np.dtype(dtype)
-        size = int(np.prod(shape, dtype=np.int64)) * self._dtype.itemsize
-        free = shutil.disk_usage(path.parent).free
-        if size > free:
-            raise OSError(
-                errno.ENOSPC, f"{size / 2**30:.1f} GiB are needed, {free / 2**30:.1f} GiB are free"
-            )
-        self._file = path.open("wb")
-        header = {
-            "descr": np.lib.format.dtype_to_descr(self._dtype),
-            "fortran_order": False,
-            "shape": shape,
-        }
-        np.lib.format.write_array_header_1_0(self._file, header)
-        self._file.flush()
+        npy.require_room(path.parent, npy.size_of(dtype, shape))
+        self._file = npy.create(path, dtype, shape)
         self._start = self._file.tell()
-        os.ftruncate(self._file.fileno(), self._start + size)
 
-    def __enter__(self) -> Writer:
+    def __enter__(self) -> StoreWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -310,13 +303,10 @@ class Writer:
 
     def put(self, place: int, values: NDArray[Any]) -> None:
         """`values` at item `place` of the flattened array. Raises OSError."""
-        data = np.ascontiguousarray(values, self._dtype).reshape(-1).view(np.uint8).data
-        place = self._start + place * self._dtype.itemsize
-        while data:
-            written = os.pwrite(self._file.fileno(), data, place)
-            data, place = data[written:], place + written
+        offset = self._start + place * self._dtype.itemsize
+        npy.write_at(self._file, offset, np.ascontiguousarray(values, self._dtype))
 
 
-def _say(line: str, quiet: bool) -> None:
-    if not quiet:
-        print(line, file=sys.stderr, flush=True)
+def _say(line: str, recipe: StoreRecipe) -> None:
+    if not recipe.quiet:
+        print(f"{recipe.name}: {line}", file=sys.stderr, flush=True)

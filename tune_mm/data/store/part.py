@@ -2,43 +2,43 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
+from tune_mm.data.store import npy
 from tune_mm.data.store.cache import META
-from tune_mm.filesystem import fsync, write_json
+from tune_mm.filesystem import fsync, try_locked, write_json
 
 PROGRESS = "progress.json"
 SAMPLES = "samples.json"
+SUFFIX = ".part"
 
 # Dtype and shape of each file.
 Arrays = Mapping[str, tuple[Any, tuple[int, ...]]]
 
 
 @dataclass(frozen=True)
-class Sources:
-    """What rows are made of. kind: digest of all but the samples' content; ids and digests: the
-    sample of each row, and that of its content.
-    """
+class SourceFiles:
+    """What rows are made of."""
 
+    # Digest of all but the samples' content.
     kind: str
+    # The sample of each row.
     ids: Sequence[str]
+    # Digest of the content of each row's sample.
     digests: Sequence[str]
 
     def changed(self, folder: Path) -> list[int]:
-        """The rows of the part in `folder` that are of other content. Raises ValueError when it is
-        of another kind.
+        """The rows of the partial store in `folder` that are of other content. Raises ValueError
+        when it is of another kind.
         """
         try:
             left = json.loads((folder / SAMPLES).read_bytes())
@@ -51,35 +51,45 @@ class Sources:
 
     def write(self, folder: Path) -> None:
         """Raises OSError."""
-        write_json(
-            folder / SAMPLES, {"kind": self.kind, "digests": list(self.digests)}, indent=None
-        )
+        values = {"kind": self.kind, "digests": list(self.digests)}
+        write_json(folder / SAMPLES, values, indent=None)
 
 
 def place_of(final: Path) -> Path:
-    """Where the part lies that becomes the folder `final`."""
-    return final.with_name(f".{final.name}.part")
+    """Where the partial store lies that becomes the folder `final`."""
+    return final.with_name(f".{final.name}{SUFFIX}")
 
 
-def lock_of(final: Path) -> FileLock:
-    """Held by who makes `final`; not waited for."""
-    return FileLock(final.with_name(f"{final.name}.lock"), blocking=False)
+def lock_of(final: Path) -> Path:
+    """The lock file that is held by the process that makes `final`."""
+    return final.with_name(f"{final.name}.lock")
 
 
-def adopt(final: Path, sources: Sources) -> None:
-    """Makes another part that of `final`, where there is none: one of the same kind, with less than
-    half of its rows of other content, at which nobody works. The lock of `final` is held. Raises
-    OSError.
+def adopt(final: Path, sources: SourceFiles) -> None:
+    """Makes another partial store that of `final`, where there is none: one of the same kind, with
+    less than half of its rows of other content, at which nobody works. The lock of `final` is held.
+    Raises OSError.
     """
-    others = [] if place_of(final).exists() else sorted(final.parent.glob(".*.part"))
-    for part in others:
-        with suppress(Timeout, ValueError), lock_of(part.with_name(part.name[1 : -len(".part")])):
-            if 2 * len(sources.changed(part)) < len(sources.digests):
-                part.rename(place_of(final))
+    own = place_of(final)
+    if own.exists():
+        return
+    for other in sorted(final.parent.glob(f".*{SUFFIX}")):
+        name = other.name.removeprefix(".").removesuffix(SUFFIX)
+        with try_locked(lock_of(other.with_name(name))) as held:
+            if held and _mostly_same(other, sources):
+                other.rename(own)
                 return
 
 
-class Part:
+def _mostly_same(folder: Path, sources: SourceFiles) -> bool:
+    try:
+        changed = sources.changed(folder)
+    except ValueError:
+        return False
+    return 2 * len(changed) < len(sources.digests)
+
+
+class PartialStore:
     """The folder `folder` with the files of `arrays`: begun anew unless an earlier process left it
     with such files.
 
@@ -88,26 +98,28 @@ class Part:
     """
 
     def __init__(
-        self, folder: Path, arrays: Arrays, sources: Sources, bad: Mapping[str, str]
+        self, folder: Path, arrays: Arrays, sources: SourceFiles, bad: Mapping[str, str]
     ) -> None:
-        self.folder, self._arrays, self._sources = folder, arrays, sources
+        self.folder = folder
+        self.bad: dict[str, str] = dict(bad)
+        self._arrays = arrays
+        self._sources = sources
+        # By stage: rows from the first on that are done, and rows of them to be made again.
         self._rows: dict[str, int] = {}
         self._again: dict[str, list[int]] = {}
-        self.bad: dict[str, str] = dict(bad)
+        # Open files, and where their values start.
         self._files: dict[str, tuple[BinaryIO, int]] = {}
         if not self._found():
             self._begin()
 
-    def __enter__(self) -> Part:
+    def __enter__(self) -> PartialStore:
         for name in self._arrays:
-            file = (self.folder / name).open("r+b")
-            np.lib.format.read_magic(file)
-            np.lib.format.read_array_header_1_0(file)
+            file = npy.reopen(self.folder / name)
             self._files[name] = (file, file.tell())
         return self
 
     def __exit__(self, *_: object) -> None:
-        for file, _place in self._files.values():
+        for file, _start in self._files.values():
             file.close()
         self._files = {}
 
@@ -120,15 +132,19 @@ class Part:
                 if left.dtype != np.dtype(dtype) or left.shape != shape:
                     return False
             changed = self._sources.changed(self.folder)
-            rows, again, bad = dict(found["rows"]), dict(found["again"]), dict(found["bad"])
+            rows = dict(found["rows"])
+            again = dict(found["again"])
+            bad = dict(found["bad"])
         except (OSError, ValueError, KeyError, TypeError, EOFError):
             return False
-        stale = {self._sources.ids[row] for row in changed}
-        kept = {name: why for name, why in bad.items() if name not in stale}
-        self._rows, self.bad = rows, {**kept, **self.bad}
-        self._again = {
-            s: sorted({*again.get(s, []), *(r for r in changed if r < n)}) for s, n in rows.items()
-        }
+        for row in changed:
+            bad.pop(self._sources.ids[row], None)
+        self.bad = {**bad, **self.bad}
+        self._rows = rows
+        self._again = {}
+        for stage, done in rows.items():
+            stale = {row for row in changed if row < done}
+            self._again[stage] = sorted(stale.union(again.get(stage, [])))
         if changed:
             # In this order: a kill between the two leaves rows to be made again, not rows out of
             # date.
@@ -139,60 +155,40 @@ class Part:
     def _begin(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir()
-        sizes = {
-            n: np.dtype(d).itemsize * int(np.prod(s, dtype=np.int64))
-            for n, (d, s) in self._arrays.items()
-        }
-        free = shutil.disk_usage(self.folder).free
-        if sum(sizes.values()) > free:
-            needed = (
-                f"{sum(sizes.values()) / 2**30:.1f} GiB are needed, {free / 2**30:.1f} GiB are free"
-            )
+        size = sum(npy.size_of(dtype, shape) for dtype, shape in self._arrays.values())
+        try:
+            npy.require_room(self.folder, size)
+        except OSError:
             self.folder.rmdir()
-            raise OSError(errno.ENOSPC, needed)
+            raise
         for name, (dtype, shape) in self._arrays.items():
-            with (self.folder / name).open("wb") as file:
-                header = {
-                    "descr": np.lib.format.dtype_to_descr(np.dtype(dtype)),
-                    "fortran_order": False,
-                    "shape": shape,
-                }
-                np.lib.format.write_array_header_1_0(file, header)
-                file.flush()
-                os.ftruncate(file.fileno(), file.tell() + sizes[name])
+            npy.create(self.folder / name, dtype, shape).close()
         self._sources.write(self.folder)
         self._write()
 
     def left(self, stage: int, size: int, step: int) -> list[list[int]]:
         """The rows of a stage of `size` rows that are to be made, in batches of at most `step`."""
-        again, done = self._again.get(str(stage), []), self._rows.get(str(stage), 0)
-        batches = [again[start : start + step] for start in range(0, len(again), step)]
-        return batches + [
-            list(range(start, min(start + step, size))) for start in range(done, size, step)
-        ]
+        again = self._again.get(str(stage), [])
+        done = self._rows.get(str(stage), 0)
+        return [*_batches(again, step), *_batches(range(done, size), step)]
 
     def put(self, name: str, rows: Sequence[int], values: NDArray[Any]) -> None:
         """`values` [B, ...] at the rows, counted over all axes but those of one sample. Raises
         OSError.
         """
-        data = (
-            np.ascontiguousarray(values, self._arrays[name][0])
-            .reshape(len(rows), -1)
-            .view(np.uint8)
-        )
+        dtype, _shape = self._arrays[name]
         file, start = self._files[name]
-        for row, own in zip(rows, data, strict=True):
-            left, place = own.data, start + row * own.nbytes
-            while left:
-                written = os.pwrite(file.fileno(), left, place)
-                left, place = left[written:], place + written
+        samples = np.ascontiguousarray(values, dtype).reshape(len(rows), -1)
+        for row, own in zip(rows, samples, strict=True):
+            npy.write_at(file, start + row * own.nbytes, own)
 
     def commit(self, stage: int, rows: Sequence[int]) -> None:
         """Puts on disk all that was written, then that a batch of `left` is done. Raises OSError."""
-        for file, _place in self._files.values():
+        for file, _start in self._files.values():
             os.fsync(file.fileno())
         name = str(stage)
-        self._again[name] = [row for row in self._again.get(name, []) if row not in rows]
+        again = self._again.get(name, [])
+        self._again[name] = [row for row in again if row not in rows]
         self._rows[name] = max(self._rows.get(name, 0), rows[-1] + 1)
         self._write()
 
@@ -207,8 +203,10 @@ class Part:
         fsync(final.parent)
 
     def _write(self) -> None:
-        write_json(
-            self.folder / PROGRESS,
-            {"rows": self._rows, "again": self._again, "bad": self.bad},
-            indent=None,
-        )
+        progress = {"rows": self._rows, "again": self._again, "bad": self.bad}
+        write_json(self.folder / PROGRESS, progress, indent=None)
+
+
+def _batches(rows: Sequence[int], step: int) -> Iterator[list[int]]:
+    for start in range(0, len(rows), step):
+        yield list(rows[start : start + step])

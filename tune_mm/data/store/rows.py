@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from tune_mm.core.types import Stored
-from tune_mm.data.store.cache import Opened
+from tune_mm.data.store.cache import OpenedStore
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class ClipStore(ABC):
     """
 
     mapped: ClassVar[tuple[str, ...]]
-    opened: Opened
+    opened: OpenedStore
 
     @property
     def bad(self) -> Mapping[str, str]:
@@ -34,7 +34,10 @@ class ClipStore(ABC):
         return self.opened.bad
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k not in self.mapped}
+        state = self.__dict__.copy()
+        for name in self.mapped:
+            state.pop(name, None)
+        return state
 
     def rows(self, ids: Sequence[str]) -> NDArray[np.int64]:
         """Place of each clip. Raises KeyError for an unknown id."""
@@ -51,7 +54,7 @@ S = TypeVar("S", bound=ClipStore)
 
 
 @dataclass(frozen=True, eq=False)
-class Rows(Stored, Generic[S]):
+class StoredRows(Stored, Generic[S]):
     """Some rows of a store, whose batches are made on `device`."""
 
     shape: tuple[int, ...]

@@ -2,7 +2,7 @@
 all trials of a node.
 
 A pickle that is read by every worker of a node is there as often as there are workers. Here the
-first one writes what it has read into the store (see `_cache`, whose lock and key it gets), and all
+first one writes what it has read into the store (see `cache`, whose lock and key it gets), and all
 of them map that file: its pages are in memory once.
 """
 
@@ -26,9 +26,8 @@ from tune_mm.data.store import cache
 log = logging.getLogger("tune_mm.data")
 
 FILE = "dataset.pt"
-SMALL = (
-    4 * 2**20
-)  # bytes of files below which every process reads them itself: that costs less than it saves
+# Bytes of files below which every process reads them itself: that costs less than it saves.
+SMALL = 4 * 2**20
 
 
 def once(name: str, settings: Any, files: Sequence[Path], read: Callable[[], Dataset]) -> Dataset:
@@ -43,55 +42,55 @@ def once(name: str, settings: Any, files: Sequence[Path], read: Callable[[], Dat
         return read()
     top = os.path.commonpath([path.parent for path in there])
     sources = {os.path.relpath(path, top): (path,) for path in there}
-    began, found = list[bool](), list[Dataset]()
+    began = False
+    dataset: Dataset | None = None
 
     def build(folder: Path, ids: list[str]) -> dict[str, str]:
-        began.append(True)
-        found.append(read())
-        torch.save(_plain(found[0]), folder / FILE)
+        nonlocal began, dataset
+        began = True
+        dataset = read()
+        torch.save(_plain(dataset), folder / FILE)
         return {}
 
-    recipe = cache.Recipe(name, "files", {"config": settings, "code": _code()}, sources)
+    decisive = {"config": settings, "code": _code()}
+    recipe = cache.StoreRecipe(name, "files", decisive, sources)
     try:
         return _open(cache.open_store(recipe, build).folder)
     except DataError as error:
-        if began and not found:  # the data set itself cannot be read
-            raise
-        dataset = found[0] if found else read()
+        if dataset is None:
+            if began:  # the data set itself cannot be read
+                raise
+            dataset = read()
         log.warning("%s: every trial keeps a copy of its own: %s", name, error)
         return dataset
 
 
 def _plain(dataset: Dataset) -> dict[str, Any]:
     """Tensors, texts and numbers alone, which can be read without running anything."""
-    task = dataset.spec.task
-    splits = {
-        name: {
-            "inputs": {
-                m: (x.value, x.mask) for m, x in split.inputs.items() if isinstance(x, Padded)
-            },
-            "target": split.target,
-            "ids": list(split.ids),
-        }
-        for name, split in dataset.splits.items()
-    }
     return {
         "name": dataset.name,
         "shapes": {m: list(shape) for m, shape in dataset.spec.shapes.items()},
-        "task": dataclasses.asdict(task),
-        "splits": splits,
+        "task": dataclasses.asdict(dataset.spec.task),
+        "splits": {name: _plain_split(split) for name, split in dataset.splits.items()},
         "notes": list(dataset.notes),
         "dropped": dict(dataset.dropped),
     }
+
+
+def _plain_split(split: Split) -> dict[str, Any]:
+    inputs = {}
+    for modality, x in split.inputs.items():
+        if isinstance(x, Padded):
+            inputs[modality] = (x.value, x.mask)
+    return {"inputs": inputs, "target": split.target, "ids": list(split.ids)}
 
 
 def _open(folder: Path) -> Dataset:
     """The data set in a store. Raises DataError where it is damaged."""
     try:
         raw = torch.load(folder / FILE, mmap=True, weights_only=True)
-        spec = DataSpec(
-            {m: tuple(shape) for m, shape in raw["shapes"].items()}, Task(**raw["task"])
-        )
+        shapes = {m: tuple(shape) for m, shape in raw["shapes"].items()}
+        spec = DataSpec(shapes, Task(**raw["task"]))
         splits = {name: _split(own) for name, own in raw["splits"].items()}
     except Exception as error:  # whatever torch raises for a file that is not what was written
         raise cache.damaged(folder, FILE) from error

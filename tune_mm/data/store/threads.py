@@ -34,7 +34,8 @@ def each(work: Callable[[int], T], count: int, title: str) -> list[T]:
     step = max(1, min(CHUNK, count // (8 * threads)))
 
     def chunk(start: int) -> list[T]:
-        return [work(i) for i in range(start, min(start + step, count))]
+        end = min(start + step, count)
+        return [work(number) for number in range(start, end)]
 
     out: list[T] = []
     bar = _Bar(title, count)
@@ -51,7 +52,9 @@ def each(work: Callable[[int], T], count: int, title: str) -> list[T]:
 
 def _processors() -> int:
     """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 class _Bar:
@@ -68,14 +71,13 @@ class _Bar:
         )
         self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
         self._task = self._progress.add_task(title, total=count)
-        self._due: float | None = (
-            time.monotonic() + 1 if self._progress.console.is_terminal else None
-        )
+        self._possible = self._progress.console.is_terminal
+        self._due = time.monotonic() + 1
         self._shown = False
 
     def show(self, done: int) -> None:
         self._progress.update(self._task, completed=done)
-        if self._due is not None and not self._shown and time.monotonic() > self._due:
+        if self._possible and not self._shown and time.monotonic() > self._due:
             self._progress.start()
             self._shown = True
 

@@ -29,8 +29,15 @@ from tune_mm.config import Section
 from tune_mm.core.types import Padded, Stored
 from tune_mm.data.images import augment
 from tune_mm.data.store import failures
-from tune_mm.data.store.cache import Files, Recipe, Writer, damaged, open_store, read_array
-from tune_mm.data.store.rows import ClipStore, Rows
+from tune_mm.data.store.cache import (
+    Files,
+    StoreRecipe,
+    StoreWriter,
+    damaged,
+    open_store,
+    read_array,
+)
+from tune_mm.data.store.rows import ClipStore, StoredRows
 from tune_mm.data.store.threads import each
 
 # Raise it when the same files and settings would give other pixels.
@@ -118,7 +125,7 @@ class FrameStore(ClipStore):
         return _Frames(self.shape, self, self.rows(ids), torch.device("cpu"))
 
 
-class _Frames(Rows[FrameStore]):
+class _Frames(StoredRows[FrameStore]):
     """`take` gives float32 [B, T, C, S, S]."""
 
     def take(self, index: Tensor, generator: torch.Generator | None = None) -> Padded:
@@ -182,7 +189,7 @@ def open_frames(name: str, clips: Mapping[str, Files], config: FramesConfig) -> 
         "libraries": {"pillow": version("pillow").partition(".")[0]},
     }
     kept = {clip: evenly(files, config.keep) for clip, files in clips.items()}
-    recipe = Recipe(name, "frames", settings, kept)
+    recipe = StoreRecipe(name, "frames", settings, kept)
     opened = open_store(
         recipe, lambda folder, ids: _Builder(folder, [kept[i] for i in ids], config).run(ids, name)
     )
@@ -211,9 +218,9 @@ class _Builder:
         index[:, 1:] = [NOTHING if isinstance(head, str) else head for head in heads]
         ends = index[:, 1:].prod(1).cumsum() * self.config.channels
         index[:, 0] = [0, *ends[:-1]]
-        with Writer(self.folder / INDEX, np.int64, index.shape) as out:
+        with StoreWriter(self.folder / INDEX, np.int64, index.shape) as out:
             out.put(0, index)
-        with Writer(self.folder / PIXELS, np.uint8, (int(ends[-1]),)) as out:
+        with StoreWriter(self.folder / PIXELS, np.uint8, (int(ends[-1]),)) as out:
 
             def store(row: int) -> str:
                 head = heads[row]
@@ -239,7 +246,7 @@ class _Builder:
         except failures.OF_IMAGES as error:
             return _reason(files[0], error)
 
-    def _decode(self, out: Writer, files: Files, place: Index) -> str:
+    def _decode(self, out: StoreWriter, files: Files, place: Index) -> str:
         """Writes the frames of a clip; returns why it cannot be read, its pixels are 0 then."""
         offset, _, height, width = place.tolist()
         size = height * width * self.config.channels
