@@ -237,9 +237,9 @@ def search(given: argparse.Namespace, name: str) -> None:
 def paper(given: argparse.Namespace, name: str) -> None:
     """Write the page of a paper."""
     from tune_mm.reports import catalogue
-    from tune_mm.reports.spec.wording import PAPERS
     from tune_mm.reports.figures.figures import Figure
     from tune_mm.reports.pages.paper_page import paper_page
+    from tune_mm.reports.spec.wording import PAPERS
     from tune_mm.reports.tables.tables import Table
 
     if name not in PAPERS:
