@@ -98,7 +98,9 @@ def _number(text: str) -> float:
         number = float(text)
     except ValueError:
         return math.nan
-    return number if math.isfinite(number) else math.nan
+    if math.isfinite(number):
+        return number
+    return math.nan
 
 
 def duration(text: str) -> float:

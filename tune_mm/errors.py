@@ -33,4 +33,6 @@ def closest(name: object, names: Iterable[str]) -> str | None:
 def nearest(name: object, names: Iterable[str]) -> str:
     """`; nearest 'x'` for a message, where one of `names` looks like `name`; else an empty text."""
     near = closest(name, names)
-    return f"; nearest '{near}'" if near else ""
+    if near:
+        return f"; nearest '{near}'"
+    return ""

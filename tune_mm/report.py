@@ -121,7 +121,10 @@ class Job:
             return table, table.parents
         draw: Any = figures.scatter
         if isinstance(report, (CurvesReport, SweepReport)):
-            draw = figures.curves if isinstance(report, CurvesReport) else figures.sweep
+            if isinstance(report, CurvesReport):
+                draw = figures.curves
+            else:
+                draw = figures.sweep
         figure: Figure = draw(report, self.records, self.reader, self.choice, name)
         return figure, tuple(sorted(catalogue.parents(report, self.records, self.choice)))
 
@@ -149,9 +152,10 @@ class Job:
                 UserError
             ) as error:  # somebody else's store may be for reading only; the files are there
                 print(f"not attached: {error}", file=sys.stderr)
-        searches = (
-            f"; attached to {attached} search{'' if attached == 1 else 'es'}" if attached else ""
-        )
+        if attached:
+            searches = f"; attached to {attached} search{'' if attached == 1 else 'es'}"
+        else:
+            searches = ""
         say(f"written: {', '.join(map(str, files))}{searches}")
 
 

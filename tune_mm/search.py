@@ -229,7 +229,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         resume=given.resume,
         extend=given.extend,
     )
-    run = suite_search.run if suite_plan.asked(options) else search.run
+    if suite_plan.asked(options):
+        run = suite_search.run
+    else:
+        run = search.run
     return run(options, console, dry=given.dry_run)
 
 

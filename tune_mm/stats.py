@@ -73,7 +73,9 @@ def direction_or_max(name: str) -> Direction:
 
 def sign(metric: str) -> int:
     """1 where more of a metric is better, else -1. Raises KeyError for no metric."""
-    return 1 if direction(metric) == "max" else -1
+    if direction(metric) == "max":
+        return 1
+    return -1
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,8 @@ class State:
                     f"--resume {path}: {_difference(found['config'], dump_config(self.run.config))}"
                 )
             self.run.load_state_dict(found["run"])
-            self.key, self.history = found["key"], found["history"]
+            self.key = found["key"]
+            self.history = found["history"]
         except UserError:
             raise
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
@@ -114,7 +115,10 @@ class State:
     @property
     def best_metrics(self) -> dict[str, float]:
         """Validation metrics of the best epoch ({} before the first)."""
-        best = self.history[self.run.best_epoch - 1] if self.run.best_epoch else {}
+        if self.run.best_epoch:
+            best = self.history[self.run.best_epoch - 1]
+        else:
+            best = {}
         return {k: v for k, v in best.items() if k.startswith("val/")}
 
 
@@ -129,7 +133,8 @@ class TrackedRun:
     """The run in MLflow; does nothing without a writer."""
 
     def __init__(self, writer: Writer | None, state: State, name: str, data_kind: str) -> None:
-        self.writer, self.state = writer, state
+        self.writer = writer
+        self.state = state
         if writer is None:
             return
         from tune_mm.track.tags import environment, tags_for
@@ -219,7 +224,8 @@ def build(config: Config, dataset: Dataset) -> Run:
 
 def line(run: Run, result: Result) -> str:
     """An epoch on one line; `*` marks the best so far."""
-    values, total = result.metrics, run.config.train.epochs
+    values = result.metrics
+    total = run.config.train.epochs
     parts = [f"epoch {result.epoch:>{len(str(total))}}/{total}"]
     parts += [
         f"{k} {values[k]:.4f}"
@@ -233,7 +239,8 @@ def line(run: Run, result: Result) -> str:
 
 def table(state: State, test: Mapping[str, float]) -> Table:
     """Metrics at the best validation epoch, multimodal and of each modality alone."""
-    run, values = state.run, {**state.best_metrics, **test}
+    run = state.run
+    values = {**state.best_metrics, **test}
     heads = ["", *(f"/{m}" for m in run.spec.modalities if f"{run.objective}/{m}" in values)]
     found = Table("", "multimodal", *(h[1:] for h in heads[1:]))
     for column in found.columns[1:]:
@@ -250,7 +257,8 @@ def loop(state: State, tracked: TrackedRun, console: Console, path: Path | None)
     """Train to the end, or until the loss is not finite; the last epoch's result (None: all were
     done before).
     """
-    run, result = state.run, None
+    run = state.run
+    result = None
     total = run.config.train.epochs
     columns = (
         TextColumn("training"),
@@ -280,17 +288,22 @@ def train(state: State, tracked: TrackedRun, console: Console, path: Path | None
     try:
         result = loop(state, tracked, console, path)
         diverged = result is not None and result.diverged
-        test = {} if diverged or not state.run.best_epoch else state.run.test()
+        if diverged or not state.run.best_epoch:
+            test = {}
+        else:
+            test = state.run.test()
     except BaseException as error:
         stopped = isinstance(error, KeyboardInterrupt)
-        reason = (
-            f"interrupted after epoch {state.run.epochs_done}"
-            if stopped
-            else f"{type(error).__name__}: {error}"
-        )
+        if stopped:
+            reason = f"interrupted after epoch {state.run.epochs_done}"
+        else:
+            reason = f"{type(error).__name__}: {error}"
         tracked.finish("stopped" if stopped else "failed", reason, {}, time.perf_counter() - start)
         raise
-    reason = f"the loss was not finite in epoch {state.run.epochs_done}" if diverged else ""
+    if diverged:
+        reason = f"the loss was not finite in epoch {state.run.epochs_done}"
+    else:
+        reason = ""
     tracked.finish("failed" if diverged else "completed", reason, test, time.perf_counter() - start)
     if state.run.best_epoch:
         console.print(
@@ -299,7 +312,9 @@ def train(state: State, tracked: TrackedRun, console: Console, path: Path | None
         console.print(table(state, test))
     if diverged:
         console.print(f"failed: {reason}", highlight=False)
-    return DIVERGED if diverged else 0
+    if diverged:
+        return DIVERGED
+    return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -61,7 +61,9 @@ def show(value: Any) -> str:
             text = json.dumps(value)
         except (TypeError, ValueError):
             text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    if len(text) <= 60:
+        return text
+    return text[:57] + "..."
 
 
 def _place(loc: tuple[int | str, ...], raw: Any, missing: bool) -> tuple[int | str, ...]:
@@ -70,7 +72,9 @@ def _place(loc: tuple[int | str, ...], raw: Any, missing: bool) -> tuple[int | s
         try:
             raw = raw[part]
         except (KeyError, IndexError, TypeError):
-            return loc[: depth + 1] if missing else loc[:depth]
+            if missing:
+                return loc[: depth + 1]
+            return loc[:depth]
     return loc
 
 
@@ -81,7 +85,8 @@ def _allowed(error: ErrorDetails) -> list[str]:
 
 def _rule(error: ErrorDetails) -> str:
     """What must hold, or (custom errors) the whole message."""
-    context, kind = error.get("ctx", {}), error["type"]
+    context = error.get("ctx", {})
+    kind = error["type"]
     if kind == "literal_error":
         allowed = _allowed(error)
         return f"must be {'one of ' if len(allowed) > 1 else ''}{', '.join(allowed)}"
@@ -95,11 +100,9 @@ def _rule(error: ErrorDetails) -> str:
 
 def _number(value: Any) -> Any:
     """A bound without the ".0" that pydantic gives to bounds of float fields."""
-    return (
-        int(value)
-        if isinstance(value, float) and value.is_integer() and abs(value) < 1e15
-        else value
-    )
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return int(value)
+    return value
 
 
 def _merged(errors: list[ErrorDetails], annotation: Any) -> str:
@@ -134,27 +137,33 @@ def _unknown(key: str, keys: Iterable[str], raw: Any) -> str:
         else None
     ):
         return f"; nearest '{near}'"
-    of = f" in {at(raw, f'{above}.name')!r}" if above in PLUGINS else ""
-    return f"; allowed{of}: {', '.join(beside)}" if beside else ""
+    if above in PLUGINS:
+        of = f" in {at(raw, f'{above}.name')!r}"
+    else:
+        of = ""
+    if beside:
+        return f"; allowed{of}: {', '.join(beside)}"
+    return ""
 
 
 def _wrong(key: str, details: list[ErrorDetails], annotation: Any) -> str:
     """The message for a value that a field refuses."""
     first = details[0]
-    rule, got = _merged(details, annotation), first["input"]
-    near = (
-        nearest(got, _allowed(first))
-        if first["type"] == "literal_error" and isinstance(got, str)
-        else ""
-    )
+    rule = _merged(details, annotation)
+    got = first["input"]
+    if first["type"] == "literal_error" and isinstance(got, str):
+        near = nearest(got, _allowed(first))
+    else:
+        near = ""
     # A rule over a whole section says what is wrong in it; the section's values would only hide
     # that.
-    value = (
-        ""
-        if isinstance(got, (Mapping, BaseModel)) and first["type"] == "value_error"
-        else f", got {show(got)}"
-    )
-    return f"{key}: {rule}{value}{near}" if key else f"{rule}{value}"
+    if isinstance(got, (Mapping, BaseModel)) and first["type"] == "value_error":
+        value = ""
+    else:
+        value = f", got {show(got)}"
+    if key:
+        return f"{key}: {rule}{value}{near}"
+    return f"{rule}{value}"
 
 
 def explain(

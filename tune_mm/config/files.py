@@ -16,7 +16,9 @@ def shipped(folder: Folder) -> Path:
     checkout.
     """
     installed = _PACKAGE / f"_{folder}"
-    return installed if installed.is_dir() else _PACKAGE.parent / folder
+    if installed.is_dir():
+        return installed
+    return _PACKAGE.parent / folder
 
 
 def file_names(folder: Folder) -> tuple[str, ...]:
@@ -39,15 +41,17 @@ def find_file(folder: Folder, name_or_path: str | Path) -> Path:
     path = Path(given)
     written_as_path = path.suffix in {".yaml", ".yml"}
     candidates = [path] if written_as_path else []
-    inner = path.relative_to(folder) if path.is_relative_to(folder) else path
+    if path.is_relative_to(folder):
+        inner = path.relative_to(folder)
+    else:
+        inner = path
     if not path.is_absolute():
-        inside = (
-            inner
-            if written_as_path
-            else inner.with_name(f"{inner.name}.yaml")
-            if inner.name
-            else inner
-        )
+        if written_as_path:
+            inside = inner
+        elif inner.name:
+            inside = inner.with_name(f"{inner.name}.yaml")
+        else:
+            inside = inner
         candidates += [Path(folder) / inside, shipped(folder) / inside]
     for candidate in candidates:
         if _is_file(candidate):

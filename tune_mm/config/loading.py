@@ -120,7 +120,9 @@ def _overrides(texts: Sequence[str]) -> tuple[dict[str, Any], dict[str, str], li
 def _brief(text: str) -> str:
     """An override as it is shown: quoted, at most 100 characters."""
     shown = repr(text)
-    return shown if len(shown) <= 100 else f"{shown[:97]}..."
+    if len(shown) <= 100:
+        return shown
+    return f"{shown[:97]}..."
 
 
 def _validated(
@@ -135,7 +137,8 @@ def _validated(
     origin: where a change came from (" (override 'x=1')"); where: the place of a key of `raw`;
     problems: what was found wrong before. Raises ConfigError with all of them.
     """
-    origin, found = origin or {}, list(problems)
+    origin = origin or {}
+    found = list(problems)
     values, failed = changed(raw, changes)
     origin = {**origin, **{f"{key}.name": text for key, text in origin.items() if key in PLUGINS}}
     found += [

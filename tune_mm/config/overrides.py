@@ -23,7 +23,9 @@ def frozen(value: Any) -> Any:
         return frozen(plain(value))
     if isinstance(value, Mapping):
         return {k: frozen(v) for k, v in value.items()}
-    return tuple(frozen(v) for v in value) if isinstance(value, (list, tuple)) else value
+    if isinstance(value, (list, tuple)):
+        return tuple(frozen(v) for v in value)
+    return value
 
 
 def at(values: Any, key: str, default: Any = None) -> Any:

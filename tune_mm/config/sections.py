@@ -166,14 +166,14 @@ def key_types(cls: type[BaseModel], raw: Any, prefix: str = "") -> Iterator[tupl
     ones have none.
     """
     for name, info in cls.model_fields.items():
-        key, inner = prefix + name, info.annotation
+        key = prefix + name
+        inner = info.annotation
         given = raw.get(name) if isinstance(raw, Mapping) else None
         if key in PLUGINS:
-            inner = (
-                type(info.default)
-                if given is None and info.default
-                else _plugin_class(PLUGINS[key], given)
-            )
+            if given is None and info.default:
+                inner = type(info.default)
+            else:
+                inner = _plugin_class(PLUGINS[key], given)
         if isinstance(inner, type) and issubclass(inner, Section):
             yield from key_types(inner, given, f"{key}.")
         else:
@@ -181,7 +181,10 @@ def key_types(cls: type[BaseModel], raw: Any, prefix: str = "") -> Iterator[tupl
 
 
 def _plugin_class(kind: str, given: Any) -> type[Section] | None:
-    name = given.get("name") if isinstance(given, Mapping) else given
+    if isinstance(given, Mapping):
+        name = given.get("name")
+    else:
+        name = given
     if not isinstance(name, str) or name not in plugins.available(kind):
         return None
     return cast("type[Section]", plugins.load(kind, name).Config)

@@ -48,8 +48,12 @@ class _Loader(yaml.SafeLoader):
                 problem=f"alias '*{event.anchor[:40]}' is not allowed",
                 problem_mark=event.start_mark,
             )
-        self.depth, self.count = self.depth + 1, self.count + 1
-        too = f"nested more than {DEPTH} deep" if self.depth > DEPTH else ""
+        self.depth = self.depth + 1
+        self.count = self.count + 1
+        if self.depth > DEPTH:
+            too = f"nested more than {DEPTH} deep"
+        else:
+            too = ""
         too = too or (f"holds more than {VALUES} keys and values" if self.count > VALUES else "")
         if too:
             raise yaml.MarkedYAMLError(problem=too, problem_mark=self.peek_event().start_mark)
@@ -88,7 +92,9 @@ class Document:
         while key and key not in self.lines:
             key = key.rpartition(".")[0]
         line = self.lines.get(key)
-        return f"{shown(self.path)} line {line}" if line else shown(self.path)
+        if line:
+            return f"{shown(self.path)} line {line}"
+        return shown(self.path)
 
 
 def shown(path: Path) -> str:
@@ -163,7 +169,10 @@ class _Reader:
         return self._refuse(node, at, f"tag '{_short(node.tag)}' is not allowed")
 
     def _refuse(self, node: yaml.Node, at: str, problem: str) -> None:
-        line = f" line {node.start_mark.line + 1}" if self.where else ""
+        if self.where:
+            line = f" line {node.start_mark.line + 1}"
+        else:
+            line = ""
         what = f"{at}: " if at else ""
         self.problems.append(what + problem + (f" ({self.where}{line})" if self.where else ""))
 
@@ -171,7 +180,9 @@ class _Reader:
 def _short(tag: str) -> str:
     """A tag as it is written, at most 60 characters."""
     text = tag.replace(_TAG, "!!")
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    if len(text) <= 60:
+        return text
+    return f"{text[:57]}..."
 
 
 def is_utf8(name: str) -> bool:
@@ -231,7 +242,9 @@ def _syntax(error: yaml.YAMLError) -> str:
     mark = getattr(error, "problem_mark", None)
     parts = [getattr(error, "context", None), getattr(error, "problem", None)]
     what = ", ".join(p for p in parts if p) or str(error).splitlines()[0]
-    return f"{what} (line {mark.line + 1})" if mark else what
+    if mark:
+        return f"{what} (line {mark.line + 1})"
+    return what
 
 
 def read_yaml(path: str | Path) -> Document:
@@ -250,7 +263,10 @@ def read_yaml(path: str | Path) -> Document:
     if reader.problems:
         raise ConfigError(few(reader.problems))
     if not isinstance(data, dict):
-        what = "is empty" if data is None else f"got {type(data).__name__}"
+        if data is None:
+            what = "is empty"
+        else:
+            what = f"got {type(data).__name__}"
         raise ConfigError(f"{where}: must be a mapping (key: value lines), {what}")
     return Document(data, reader.lines, path)
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from tune_mm.core import checkpoint
 
-BEST, GRADIENTS = "best.pt", "gradients.npz"
+BEST = "best.pt"
+GRADIENTS = "gradients.npz"
 NAMES = (BEST, GRADIENTS)
 
 

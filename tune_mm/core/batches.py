@@ -47,7 +47,8 @@ def read(split: Split, order: list[Tensor], key: int, ahead: bool = False) -> It
     with ThreadPoolExecutor(1) as reader:
         coming = reader.submit(one, order[0], 0)
         for number in range(1, len(order)):
-            batch, coming = coming.result(), reader.submit(one, order[number], number)
+            batch = coming.result()
+            coming = reader.submit(one, order[number], number)
             yield batch
         yield coming.result()
 

@@ -58,17 +58,23 @@ def size(state: Any) -> int:
         return state.numel() * state.element_size()
     if isinstance(state, dict):
         return sum(map(size, state.values()))
-    return sum(map(size, state)) if isinstance(state, (list, tuple)) else 0
+    if isinstance(state, (list, tuple)):
+        return sum(map(size, state))
+    return 0
 
 
 def _damaged(path: Path) -> str:
     """What is wrong with the archive; "" for a whole one, and for a file that is none."""
     if not zipfile.is_zipfile(path):
         with path.open("rb") as file:
-            return "it is truncated" if file.read(2) == b"PK" else ""
+            if file.read(2) == b"PK":
+                return "it is truncated"
+            return ""
     try:
         with zipfile.ZipFile(path) as archive:
             part = archive.testzip()
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError) as error:
         return str(error)
-    return f"'{part}' does not have its checksum" if part else ""
+    if part:
+        return f"'{part}' does not have its checksum"
+    return ""

@@ -93,7 +93,9 @@ def scale(grads: Tensors, factors: dict[str, Tensor]) -> Tensors:
 def flat(tensors: Tensors, names: Iterable[str]) -> Tensor:
     """One vector of all the values of `names`, in that order; of one contiguous tensor a view."""
     parts = [tensors[n].reshape(-1) for n in names]
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+    if len(parts) == 1:
+        return parts[0]
+    return torch.cat(parts)
 
 
 def unflat(vector: Tensor, like: Tensors, names: Iterable[str]) -> Tensors:
@@ -108,6 +110,9 @@ def groups(names: Iterable[str]) -> dict[str, list[str]]:
     out: dict[str, list[str]] = {}
     for name in names:
         parts = name.split(".")
-        owner = ".".join(parts[:2]) if parts[0] == "encoders" else parts[0]
+        if parts[0] == "encoders":
+            owner = ".".join(parts[:2])
+        else:
+            owner = parts[0]
         out.setdefault(owner, []).append(name)
     return out

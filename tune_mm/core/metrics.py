@@ -33,8 +33,12 @@ def names(task: Task) -> tuple[str, ...]:
 def default(task: Task) -> str:
     """The metric a run selects its best epoch by unless told otherwise."""
     if task.kind == "segmentation":
-        return "val/dice" if task.regions else "val/miou"
-    return "val/accuracy" if task.kind == "classification" else "val/mae"
+        if task.regions:
+            return "val/dice"
+        return "val/miou"
+    if task.kind == "classification":
+        return "val/accuracy"
+    return "val/mae"
 
 
 def compute(task: Task, logits: Tensor, target: Tensor) -> Tensors:
@@ -92,7 +96,9 @@ def _segmentation(task: Task, confusion: Tensor) -> Tensors:
     the regions (none: all classes but the first), each the F1 score of its pixels; 1 for one that
     is neither there nor predicted.
     """
-    hits, support, chosen = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
+    hits = confusion.diagonal()
+    support = confusion.sum(1)
+    chosen = confusion.sum(0)
     either = support + chosen - hits
     iou = hits / either.clamp(min=1)
     out = {
@@ -120,9 +126,12 @@ def _classification(classes: int, logits: Tensor, target: Tensor) -> Tensors:
     truth = F.one_hot(target, classes).to(torch.float64)
     guess = F.one_hot(logits.argmax(-1), classes).to(torch.float64)
     confusion = truth.transpose(0, 1) @ guess
-    hits, support, chosen = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
+    hits = confusion.diagonal()
+    support = confusion.sum(1)
+    chosen = confusion.sum(0)
     f1 = 2 * hits / (support + chosen).clamp(min=1)
-    present, named = support > 0, (support + chosen) > 0
+    present = support > 0
+    named = (support + chosen) > 0
     return {
         "accuracy": hits.sum() / support.sum(),
         "balanced_accuracy": (hits / support.clamp(min=1)).sum() / present.sum(),
@@ -135,7 +144,8 @@ def _regression(score: Tensor, target: Tensor) -> Tensors:
     """MOSI's metrics. acc2: >= 0 against < 0; acc2_nonzero: > 0 against < 0 where the target is not
     0; acc2_positive (CGGM's code) and f1: > 0 against <= 0; acc7: rounded and clipped to [-3, 3].
     """
-    score, target = score.to(torch.float64), target.to(torch.float64)
+    score = score.to(torch.float64)
+    target = target.to(torch.float64)
     nonzero = (target != 0).to(torch.float64)
     same_sign = ((score > 0) == (target > 0)).to(torch.float64)
     bins = (score.clamp(-3, 3).round() == target.clamp(-3, 3).round()).to(torch.float64)

@@ -57,11 +57,10 @@ class Parts:
     def _double(self, method: Method, batch: Batch, clock: Clock, problem: str) -> None:
         size = len(batch.target)
         if not method.separable or self.count >= size:
-            why = (
-                "cannot be split further"
-                if method.separable
-                else f"'{method.config.name}' cannot compute in parts"
-            )
+            if method.separable:
+                why = "cannot be split further"
+            else:
+                why = f"'{method.config.name}' cannot compute in parts"
             advice = "give a smaller train.batch_size, or the trial more of the device"
             raise RuntimeError(
                 f"out of memory with a batch of {size}, which {why}: {advice} ({problem})"

@@ -64,7 +64,10 @@ class Net:
         self.buffers: Tensors = dict(model.named_buffers()) if buffers is None else dict(buffers)
         self._given: Tensors = {} if params is None else {**self.params, **self.buffers}
         # A late fusion is called alone; one that steps through the encoders needs the whole model.
-        self._fusing = "fusion" if hasattr(model.get_submodule("fusion"), "without") else ""
+        if hasattr(model.get_submodule("fusion"), "without"):
+            self._fusing = "fusion"
+        else:
+            self._fusing = ""
 
     def bind(self, params: Mapping[str, Tensor]) -> Net:
         """The same model with `params` in place of the present ones (names left out keep theirs),
@@ -98,9 +101,10 @@ class Net:
         """The same net with copies of the buffers: what a training pass does to running statistics
         is forgotten.
         """
-        copies = (
-            {name: b.clone() for name, b in self.buffers.items()} if self.model.training else {}
-        )
+        if self.model.training:
+            copies = {name: b.clone() for name, b in self.buffers.items()}
+        else:
+            copies = {}
         net = self._calling(copies)
         net.buffers = copies or self.buffers
         return net
@@ -176,7 +180,10 @@ class Net:
             default: UnimodalPath = fusion.paths[0]
             return default
         if choice not in fusion.paths:
-            why = f" ({fusion.refused[choice]})" if choice in fusion.refused else ""
+            if choice in fusion.refused:
+                why = f" ({fusion.refused[choice]})"
+            else:
+                why = ""
             allowed = ", ".join(("auto", *fusion.paths))
             raise ValueError(
                 f"unimodal_path: must be one of {allowed} with this fusion, got '{choice}'{why}"

@@ -42,9 +42,14 @@ class Probe:
         overrides: Mapping[str, Tensors],
         autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
-        self.net, self.splits, self.seed = net, splits, seed
+        self.net = net
+        self.splits = splits
+        self.seed = seed
         self._sizes = (batch_size, eval_batch_size)
-        self._rule, self._hp, self._overrides, self._autocast = rule, hp, overrides, autocast
+        self._rule = rule
+        self._hp = hp
+        self._overrides = overrides
+        self._autocast = autocast
         self.samples = 0
 
     @torch.no_grad()
@@ -70,7 +75,8 @@ class Probe:
         """Mean over the samples of a split of `objective` (one or several means over a batch), in
         evaluation mode.
         """
-        split, net = self.splits[name], net or self.net
+        split = self.splits[name]
+        net = net or self.net
         total = torch.zeros((), dtype=torch.float64, device=split.target.device)
         with net.evaluating():
             for index in torch.split(torch.arange(len(split)), self._sizes[1]):

@@ -13,7 +13,9 @@ from tune_mm.core.types import Tensors
 def current(device: torch.device) -> Tensors:
     """The state of the process's generators: the CPU's, and that of a CUDA device."""
     state = {"cpu": torch.get_rng_state()}
-    return state if device.type != "cuda" else {**state, "cuda": torch.cuda.get_rng_state(device)}
+    if device.type != "cuda":
+        return state
+    return {**state, "cuda": torch.cuda.get_rng_state(device)}
 
 
 @contextmanager

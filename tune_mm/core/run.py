@@ -75,7 +75,10 @@ class Run:
         self.epochs_done = 0
         self.samples = 0  # seen in training, those of copies included
         self.best_epoch = 0
-        self.best_value = -math.inf if self.mode == "max" else math.inf
+        if self.mode == "max":
+            self.best_value = -math.inf
+        else:
+            self.best_value = math.inf
         self._best: Tensors = {}
         self._best_method: Tensors = {}
 
@@ -216,9 +219,13 @@ class Run:
         Raises KeyError when the objective is no metric of this run.
         """
         value = values[self.objective]
-        better = value > self.best_value if self.mode == "max" else value < self.best_value
+        if self.mode == "max":
+            better = value > self.best_value
+        else:
+            better = value < self.best_value
         if better:
-            self.best_value, self.best_epoch = value, self.epochs_done
+            self.best_value = value
+            self.best_epoch = self.epochs_done
             self._best = {n: t.detach().clone() for n, t in self.model.state_dict().items()}
             self._best_method = {n: t.clone() for n, t in self.state.items()}
         return better

@@ -23,7 +23,9 @@ class Plateau(NamedTuple):
 
 def epochs_of(span: int | float, epochs: int) -> float:
     """A span in epochs. A float in (0, 1) is a fraction of `epochs`."""
-    return span * epochs if isinstance(span, float) and 0 < span < 1 else float(span)
+    if isinstance(span, float) and 0 < span < 1:
+        return span * epochs
+    return float(span)
 
 
 def factor(
@@ -34,7 +36,8 @@ def factor(
     share: of the epoch's steps, those that are done, in 0..1; it counts where the schedule goes
     `per` step.
     """
-    warmup, now = epochs_of(config.warmup, epochs), epoch + (share if config.per == "step" else 0.0)
+    warmup = epochs_of(config.warmup, epochs)
+    now = epoch + (share if config.per == "step" else 0.0)
     if config.name == "onecycle":
         return _one_cycle(config, now, warmup - 1, epochs - 1)
     if now < warmup:
@@ -45,7 +48,9 @@ def factor(
     if config.name == "cosine":
         done = (now - warmup) / max(epochs - warmup, 1)
         return _eased(1.0, config.floor, done)
-    return plateau.factor if config.name == "plateau" else 1.0
+    if config.name == "plateau":
+        return plateau.factor
+    return 1.0
 
 
 def _one_cycle(config: ScheduleConfig, now: float, top: float, last: float) -> float:

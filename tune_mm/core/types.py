@@ -176,13 +176,19 @@ class Split:
     def to(self, device: torch.device) -> Split:
         """The split on `device`."""
         inputs = {m: x.to(device) for m, x in self.inputs.items()}
-        drawn = None if self.drawn is None else self.drawn.to(device)
+        if self.drawn is None:
+            drawn = None
+        else:
+            drawn = self.drawn.to(device)
         return replace(self, inputs=inputs, target=self.target.to(device), drawn=drawn)
 
     def batch(self, index: Tensor, generator: torch.Generator | None = None) -> Batch:
         """The samples at `index` [B] (on any device) as a batch. generator: see `Stored.take`."""
         place = index.to(self.target.device)
-        start = None if generator is None or self.drawn is None else generator.get_state()
+        if generator is None or self.drawn is None:
+            start = None
+        else:
+            start = generator.get_state()
 
         def take(x: Padded | Stored) -> Padded:
             if isinstance(x, Padded):
@@ -192,10 +198,12 @@ class Split:
             return x.take(index, generator)
 
         inputs = {m: take(x) for m, x in self.inputs.items()}
-        target = (
-            self.target[place] if self.drawn is None or start is None else take(self.drawn).value
-        )
-        target = target.long() if target.dtype == torch.uint8 else target
+        if self.drawn is None or start is None:
+            target = self.target[place]
+        else:
+            target = take(self.drawn).value
+        if target.dtype == torch.uint8:
+            target = target.long()
         if self.transform is not None:
             inputs, target = self.transform(inputs, target, generator)
         return Batch(inputs, target, place)

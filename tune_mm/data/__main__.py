@@ -79,7 +79,10 @@ def _describe(args: argparse.Namespace) -> None:
 def describe(dataset: Dataset) -> list[str]:
     """Shapes, sizes, how the target is spread and how much is padding, one line each."""
     task = dataset.spec.task
-    outputs = "" if task.kind == "regression" else f", {task.outputs} classes"
+    if task.kind == "regression":
+        outputs = ""
+    else:
+        outputs = f", {task.outputs} classes"
     lines = [f"task: {task.kind}{outputs}"]
     for modality, shape in dataset.spec.shapes.items():
         x = dataset.splits["train"].inputs[modality]
@@ -160,7 +163,8 @@ def _extract(args: argparse.Namespace) -> None:
     settings = _extraction.Settings(
         args.views, args.seed, args.text_tokens, args.batch, args.skip_bad
     )
-    samples, folder = plugin.samples(config, source.root), plugin.stores(config, source.root)[0]
+    samples = plugin.samples(config, source.root)
+    folder = plugin.stores(config, source.root)[0]
     if source.message:
         print(source.message, file=sys.stderr)
     store, bad = _extraction.extract(args.name, samples, folder, models, settings)

@@ -149,11 +149,10 @@ def resolve(config: Section, root: Path | None = None, *, require_real: bool = F
     searched = f"{base / name} or {base} ({origin})"
     expected = ", ".join(plugin.files(config))
     if require_real:
-        found = (
-            f"the data in {place} are synthetic ({MARKER})"
-            if place
-            else f"no {expected} in {searched}"
-        )
+        if place:
+            found = f"the data in {place} are synthetic ({MARKER})"
+        else:
+            found = f"no {expected} in {searched}"
         raise DataError(
             f"{name}: real data are required, but {found}; put the files {expected} into {base / name}"
         )
@@ -167,16 +166,20 @@ def resolve(config: Section, root: Path | None = None, *, require_real: bool = F
 
 def _few(files: tuple[str, ...]) -> str:
     """The first files, and how many more there are."""
-    return ", ".join(files) if len(files) <= 2 else f"{files[0]} (and {len(files) - 1} more files)"
+    if len(files) <= 2:
+        return ", ".join(files)
+    return f"{files[0]} (and {len(files) - 1} more files)"
 
 
 def _root(root: Path | None) -> tuple[Path, str]:
     """The data root and how it was named. Raises DataError when it was named and is no folder."""
     named = os.environ.get(ENV_ROOT)
     if root is not None:
-        base, origin = Path(root), "--data-root"
+        base = Path(root)
+        origin = "--data-root"
     elif named:
-        base, origin = Path(named), ENV_ROOT
+        base = Path(named)
+        origin = ENV_ROOT
     else:
         return Path("data").absolute(), f"./data; neither --data-root nor {ENV_ROOT} is given"
     base = base.expanduser().absolute()
@@ -216,11 +219,9 @@ def _found(place: Path, there: list[str]) -> str:
 
 def _entries(place: Path) -> list[str]:
     """Names in a folder, hidden ones (.gitkeep, .DS_Store) left out."""
-    return (
-        sorted(p.name for p in place.iterdir() if not p.name.startswith("."))
-        if place.is_dir()
-        else []
-    )
+    if place.is_dir():
+        return sorted(p.name for p in place.iterdir() if not p.name.startswith("."))
+    return []
 
 
 def _cached(plugin: type[DataPlugin], config: Section) -> Path:
@@ -286,7 +287,10 @@ def _put(place: Path, write: Callable[[Path], None], *, exist_ok: bool) -> None:
         place.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
     except OSError as error:
-        hint = f"; {ENV_CACHE} names another cache folder" if exist_ok else ""
+        if exist_ok:
+            hint = f"; {ENV_CACHE} names another cache folder"
+        else:
+            hint = ""
         raise DataError(f"{place}: cannot be written: {error.strerror or error}{hint}") from error
     try:
         write(folder)
@@ -307,16 +311,18 @@ def load(config: Section, source: Source) -> Dataset:
     """The data set at `source`, read once per machine. Raises DataError naming the file and what is
     wrong with it.
     """
-    plugin, settings = plugin_of(config), config.model_dump(mode="json")
+    plugin = plugin_of(config)
+    settings = config.model_dump(mode="json")
     key = json.dumps([settings, str(source.root), source.kind], sort_keys=True)
     with _lock:
         if key not in _loaded:
             read = partial(_read, plugin, config, source.root)
             stored = plugin.stored or not plugin.present(config, source.root)
             files = [source.root / f for f in (*plugin.files(config), *plugin.optional(config))]
-            dataset = (
-                read() if stored else shared.once(plugin.folder_of(config), settings, files, read)
-            )
+            if stored:
+                dataset = read()
+            else:
+                dataset = shared.once(plugin.folder_of(config), settings, files, read)
             changes = plugin.transforms(config)
             splits = {
                 s: dataclasses.replace(x, transform=changes.get(s))

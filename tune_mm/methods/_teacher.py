@@ -30,4 +30,6 @@ class Teacher(Section):
         out |= {f"schedule.{k}": v for k, v in to_dict(ScheduleConfig()).items()}
         out |= {"train.batch_size": self.batch_size, "train.amp": "none"}
         out |= {} if task.kind == "segmentation" else {"model.fusion": "concat"}
-        return out if self.epochs is None else {**out, "train.epochs": self.epochs}
+        if self.epochs is None:
+            return out
+        return {**out, "train.epochs": self.epochs}

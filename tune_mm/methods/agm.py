@@ -202,11 +202,9 @@ class AGM(Method):
         )
 
     def _cap(self, hp: Tensors, like: Tensor) -> Tensor:
-        return (
-            hp["cap"]
-            if "cap" in hp
-            else torch.full_like(like[0], CAPS[0] if len(like) == 2 else CAPS[1])
-        )
+        if "cap" in hp:
+            return hp["cap"]
+        return torch.full_like(like[0], CAPS[0] if len(like) == 2 else CAPS[1])
 
 
 def _encoded_zeros(net: Net, modality: str, x: Padded) -> Padded:

@@ -105,7 +105,9 @@ def balance(change: Tensor, rho: Tensor, floor: Tensor, ceiling: Tensor | None =
     even = total.abs() < TINY
     out = rho * (total - change) / torch.where(even, torch.ones_like(total), total)
     out = torch.where(even, (rho * (len(change) - 1) / len(change)).expand_as(out), out)
-    return out if ceiling is None else torch.minimum(out.clamp(min=0), ceiling)
+    if ceiling is None:
+        return out
+    return torch.minimum(out.clamp(min=0), ceiling)
 
 
 def direction_loss(coefficients: Tensor, cosines: Tensor) -> Tensor:
@@ -150,11 +152,10 @@ class CGGM(Method):
                 f"metric: must be auto, accuracy, mae or loss for {net.task.kind}, got 'dice'"
             )
         for m in net.modalities if self.config.direction != "off" else ():
-            weight, block = net.params["fusion.head.weight"], net.block(m)
-            theirs, own = (
-                net.params[f"aux.{m}.head.weight"].shape[1],
-                len(range(weight.shape[1])[block]),
-            )
+            weight = net.params["fusion.head.weight"]
+            block = net.block(m)
+            theirs = net.params[f"aux.{m}.head.weight"].shape[1]
+            own = len(range(weight.shape[1])[block])
             if theirs != own:
                 raise ValueError(
                     f"direction: must be off with this fusion, got '{self.config.direction}': its head has {own} "
@@ -239,7 +240,9 @@ class CGGM(Method):
         default = (STABLE if self.config.variant == "stable" else PAPER).get(name)
         if name in hp:
             return hp[name]
-        return None if default is None else torch.full_like(like, default)
+        if default is None:
+            return None
+        return torch.full_like(like, default)
 
     def _measure(
         self, net: Net, logits: Tensors, target: Tensor, hp: Tensors, state: Tensors
@@ -259,13 +262,16 @@ class CGGM(Method):
         return decay * state["metric"] + (1 - decay) * now
 
     def _balance(self, change: Tensor, hp: Tensors) -> Tensor:
-        clamp, floor = self._guard("clamp", hp, change[0]), self._guard("floor", hp, change[0])
+        clamp = self._guard("clamp", hp, change[0])
+        floor = self._guard("floor", hp, change[0])
         assert floor is not None
         return balance(change, hp["rho"], floor, None if clamp is None else clamp * hp["rho"])
 
     def _weights(self, b: Tensor, hp: Tensors) -> Tensor:
         """B as it enters L_gm: with rho (Eq. 12) or without (public code)."""
-        return b if self.config.rho_in_direction else b / hp["rho"].clamp(min=TINY)
+        if self.config.rho_in_direction:
+            return b
+        return b / hp["rho"].clamp(min=TINY)
 
     def _cosines(
         self,

@@ -102,8 +102,10 @@ class DGL(Method):
         zeros = net.path(self.unimodal_path) == "zero"
         if net.functional or net.task.kind != "segmentation" or not disentangled or not zeros:
             return super().gradient(net, batch, hp, state, clock)
-        features, stopped = net.encode(batch.inputs), net.stop("fusion").apart()
-        found, losses = dict[str, Tensor](), dict[str, Tensor]()
+        features = net.encode(batch.inputs)
+        stopped = net.stop("fusion").apart()
+        found = dict[str, Tensor]()
+        losses = dict[str, Tensor]()
         for m in net.modalities:
             loss = net.loss(
                 stopped.head(stopped.hidden(features, features.keys() - {m})), batch.target

@@ -106,7 +106,8 @@ class GBlending(WithHeads):
     def init(self, net: Net, start: Start) -> Tensors:
         if self.config.mode == "fixed":
             return {}
-        like, count = next(iter(net.params.values())), len(net.modalities) + 1
+        like = next(iter(net.params.values()))
+        count = len(net.modalities) + 1
         return {"weights": torch.full((count,), 1 / count, dtype=like.dtype, device=like.device)}
 
     def estimates(self, epochs: int) -> dict[int, int]:
@@ -117,7 +118,9 @@ class GBlending(WithHeads):
             return {}
         first = max(1, round(self.value("start") * epochs))
         length = max(1, round(self.value("super_epoch") * epochs))
-        begins = range(first, epochs, length) if self.config.mode == "online" else [first]
+        begins = [first]
+        if self.config.mode == "online":
+            begins = list(range(first, epochs, length))
         return {e: min(length, epochs - e) for e in begins if e < epochs}
 
     def dips(self, epochs: int) -> tuple[tuple[int, int], ...]:
@@ -150,7 +153,8 @@ class GBlending(WithHeads):
         epochs = self.estimates(clock.epochs).get(clock.epoch + 1)
         if epochs is None:
             return EpochEnd(state)
-        gains, overfits = [], []
+        gains = []
+        overfits = []
         objectives: dict[str | None, Objective] = {
             m: self._unimodal(m) for m in probe.net.modalities
         }

@@ -178,7 +178,8 @@ class Greedy(Method):
             for n in net.group(EXCHANGES)
             if n.removeprefix(f"{EXCHANGES}.").split(".")[1] == "squeeze"
         ]
-        main, bypass = [], []
+        main = []
+        bypass = []
         for m in net.modalities:
             columns = net.block(m)
             head = (

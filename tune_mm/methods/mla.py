@@ -148,7 +148,9 @@ class MLA(Method):
     def _advance(self, projection: Tensor, mean: Tensor, decay: Tensor, clock: Clock) -> Tensor:
         damping = decay.to(mean.dtype) ** (1 + clock.step / clock.steps)
         out = advance(projection, mean, damping, self.config.project == "elementwise")
-        return out / out.norm() if self.config.normalize else out
+        if self.config.normalize:
+            out = out / out.norm()
+        return out
 
 
 plugin = MLA

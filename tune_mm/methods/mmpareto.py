@@ -75,7 +75,8 @@ def rescaled(d: Tensor, plain: Tensor, gamma: Tensor) -> Tensor:
     """gamma d, lengthened to gamma |plain| where it is shorter (and not 0 but for rounding). d,
     plain of one shape.
     """
-    length, least = d.norm(), plain.norm()
+    length = d.norm()
+    least = plain.norm()
     grown = least / length.clamp(min=torch.finfo(d.dtype).tiny)
     factor = torch.where(
         (length < least) & (length >= STATIONARY * least), grown, torch.ones_like(grown)
@@ -116,7 +117,8 @@ class MMPareto(WithHeads):
 
     def _encoder(self, multi: Tensors, uni: Tensors, gamma: Tensor) -> tuple[Tensors, Tensor]:
         """An encoder's new gradients, and the multimodal loss's weight a."""
-        g, u = grads.flat(multi, multi), grads.flat(uni, multi)
+        g = grads.flat(multi, multi)
+        u = grads.flat(uni, multi)
         a = min_norm(g, u)
         if self.config.rescale == "encoder":
             return grads.unflat(

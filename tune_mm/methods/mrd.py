@@ -87,11 +87,10 @@ def drop(x: Padded, stays: Tensor, mask: bool) -> Padded:
     )
     steps = x.mask
     if mask and value.ndim == 3:
-        real = (
-            torch.ones(value.shape[:2], dtype=torch.bool, device=value.device)
-            if steps is None
-            else steps
-        )
+        if steps is None:
+            real = torch.ones(value.shape[:2], dtype=torch.bool, device=value.device)
+        else:
+            real = steps
         steps = real & stays[:, None]
     return Padded(value, steps, tuple(levels))
 
@@ -117,9 +116,13 @@ class MRD(Method):
         self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock
     ) -> tuple[Tensor, Tensors]:
         p = torch.stack([hp.get(f"p_of.{m}", hp["p"]) for m in net.modalities])
-        rows = len(batch.target) if self.config.per == "sample" else 1
+        if self.config.per == "sample":
+            rows = len(batch.target)
+        else:
+            rows = 1
         stays = kept(torch.rand(rows, len(p), dtype=p.dtype, device=p.device), p)
-        inputs, sets = batch.inputs, {m: stays[:, i] for i, m in enumerate(net.modalities)}
+        inputs = batch.inputs
+        sets = {m: stays[:, i] for i, m in enumerate(net.modalities)}
         if self.config.level == "input":
             inputs = {m: drop(inputs[m], own, False) for m, own in sets.items()}
         features = net.encode(inputs)

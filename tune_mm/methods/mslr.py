@@ -89,7 +89,8 @@ class MSLR(Joint):
     def init(self, net: Net, start: Start) -> Tensors:
         if self.config.strategy == "keep":
             return {}
-        like, count = next(iter(net.params.values())), len(net.modalities)
+        like = next(iter(net.params.values()))
+        count = len(net.modalities)
         return {"history": like.new_zeros(self.config.memory, count), "rate": like.new_ones(count)}
 
     def optim(self, hp: Tensors, optim: Tensors) -> dict[str, Tensors]:
@@ -112,14 +113,16 @@ class MSLR(Joint):
         if self.config.strategy == "keep":
             return EpochEnd(state)
         now = probe.loss("val", self._errors).to(state["rate"])
-        now = (
-            1 - now
-            if probe.net.task.kind != "regression"
-            else 1 / now.clamp(min=torch.finfo(now.dtype).tiny)
-        )
+        if probe.net.task.kind != "regression":
+            now = 1 - now
+        else:
+            now = 1 / now.clamp(min=torch.finfo(now.dtype).tiny)
         history = torch.cat([state["history"][1:], now[None]])
         known = clock.epoch >= self.config.memory
-        rate = progress(now, state["history"]) if known else torch.ones_like(now)
+        if known:
+            rate = progress(now, state["history"])
+        else:
+            rate = torch.ones_like(now)
         return EpochEnd({"history": history, "rate": rate})
 
     def _errors(self, net: Net, batch: Batch) -> Tensor:

@@ -70,7 +70,8 @@ def fused(logits: Tensor, weights: Tensor) -> Tensor:
 
 def scaled(history: Tensor) -> Tensor:
     """[M, N]: each row from 0 to 1; a row of equal values is 0."""
-    low, high = history.amin(-1, keepdim=True), history.amax(-1, keepdim=True)
+    low = history.amin(-1, keepdim=True)
+    high = history.amax(-1, keepdim=True)
     span = high - low
     return torch.where(
         span > 0, (history - low) / torch.where(span > 0, span, torch.ones_like(span)), 0.0

@@ -104,7 +104,8 @@ def boosting(
 def agreement(task: Task, own: Tensor, previous: Tensor) -> Tensor:
     """Mean squared difference (scalar) of two learners' probabilities, or scores; logits [B, C]."""
     if task.kind == "classification":
-        own, previous = torch.softmax(own, -1), torch.softmax(previous, -1)
+        own = torch.softmax(own, -1)
+        previous = torch.softmax(previous, -1)
     return (own - previous).square().mean()
 
 
@@ -164,9 +165,10 @@ class ReconBoost(Method):
         if clock.epoch < stage.rectify:
             modality = net.modalities[stage.number % len(net.modalities)]
             fixed = self._fixed(net, batch, state, [m for m in members if m != modality])
-            before = (
-                net.modalities[(stage.number - 1) % len(net.modalities)] if stage.number else None
-            )
+            if stage.number:
+                before = net.modalities[(stage.number - 1) % len(net.modalities)]
+            else:
+                before = None
 
             def objective(bound: Net) -> tuple[Tensor, Tensors]:
                 return self._boost(bound, batch, hp, modality, fixed, before)
@@ -198,11 +200,10 @@ class ReconBoost(Method):
 
     def predict(self, net: Net, inputs: Inputs, state: Tensors) -> Tensors:
         alone = net.unimodal(net.encode(inputs), self.unimodal_path)
-        members = (
-            state["members"]
-            if net.task.kind == "classification"
-            else state["members"] / state["members"].sum()
-        )
+        if net.task.kind == "classification":
+            members = state["members"]
+        else:
+            members = state["members"] / state["members"].sum()
         return {"joint": net.params["aux.rate.value"] * _late.weighted(alone, members), **alone}
 
     def _stage(self, clock: Clock) -> Stage:
@@ -230,11 +231,17 @@ class ReconBoost(Method):
     ) -> tuple[Tensor, Tensors]:
         own = net.head(_late.own_vector(net, modality, batch.inputs[modality]))
         rate = net.params["aux.rate.value"].detach()
-        others = _ensemble(net, fixed, rate) if fixed else torch.zeros_like(own)
+        if fixed:
+            others = _ensemble(net, fixed, rate)
+        else:
+            others = torch.zeros_like(own)
         loss = boosting(net.task, own, others, batch.target, hp["w1"], hp["w2"])
         logs = {"train/loss_boosting": loss}
         if before is not None:
-            mine = own if self.config.agreement == "gradient" else own.detach()
+            if self.config.agreement == "gradient":
+                mine = own
+            else:
+                mine = own.detach()
             logs["train/agreement"] = agreement(net.task, mine, fixed[before])
             loss = loss + hp["alpha"] * logs["train/agreement"]
         return loss, logs

@@ -86,7 +86,8 @@ def purity(clusters: Tensor, labels: Tensor) -> Tensor:
 
 def scaled(features: Tensor) -> Tensor:
     """[N, W] with every column in [0, 1]; a constant one is 0."""
-    low, high = features.amin(0), features.amax(0)
+    low = features.amin(0)
+    high = features.amax(0)
     return (features - low) / torch.where(high > low, high - low, torch.ones_like(high))
 
 
@@ -144,7 +145,10 @@ class Relearn(Joint):
             probe.features(split, self.value("fraction")) for split in ("train", "val")
         )
         task = probe.net.task
-        count = task.outputs if task.kind == "classification" else self.config.bins
+        if task.kind == "classification":
+            count = task.outputs
+        else:
+            count = self.config.bins
         labels = [labels_of(task, y, target, self.config.bins) for y in (target, other)]
         logs: Tensors = {}
         new: Tensors = {}

@@ -142,7 +142,10 @@ class UMT(Method):
             ).encode(batch.inputs)
         if self.config.distill == "features":
             staged = isinstance(net.model.get_submodule("fusion"), StagedFusion)
-            own = {m: f._replace(levels=()) for m, f in features.items()} if staged else features
+            if staged:
+                own = {m: f._replace(levels=()) for m, f in features.items()}
+            else:
+                own = features
             return {m: feature_distance(f, theirs[m]) for m, f in own.items()}
         alone = net.unimodal(features, self.unimodal_path)
         scores = {

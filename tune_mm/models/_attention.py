@@ -74,7 +74,10 @@ def attention(
     shape = (len(q), q.shape[1], k.shape[1])
     if q.device.type != "cpu":
         q, k, v = (t.view(-1, heads, *t.shape[1:]) for t in qkv)
-        mask = None if bias is None else bias.view(-1, heads, 1, shape[2])
+        if bias is None:
+            mask = None
+        else:
+            mask = bias.view(-1, heads, 1, shape[2])
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=p).flatten(0, 1)
     if vmapped() or math.prod(shape[1:]) < LONG:
         return plain_attention(q, k, v, bias, p)
@@ -133,9 +136,12 @@ class ChunkedAttention(torch.autograd.Function):
         q, k, v, bias, keep = ctx.saved_tensors
         work = _Chunks(q, k, v, bias, keep, ctx.share, ctx.heads)
         grad = grad.to(work.dtype)
-        dq, dk, dv = work.empty(q), work.empty(k), work.empty(v)
+        dq = work.empty(q)
+        dk = work.empty(k)
+        dv = work.empty(v)
         for part in work.parts():
-            weights, g = work.weights(part), grad[part]
+            weights = work.weights(part)
+            g = grad[part]
             d = torch.bmm(g, work.v[part].transpose(1, 2), out=work.buffer(1, part))
             kept = weights
             if keep is not None:
@@ -166,14 +172,19 @@ class _Chunks:
         share: float,
         heads: int,
     ) -> None:
-        self.dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
-        self.scale, self.bias = 1 / math.sqrt(q.shape[-1]), bias
+        if q.dtype == torch.float64:
+            self.dtype = torch.float64
+        else:
+            self.dtype = torch.float32
+        self.scale = 1 / math.sqrt(q.shape[-1])
+        self.bias = bias
         self.q, self.k, self.v = (
             q.to(self.dtype) * self.scale,
             k.to(self.dtype),
             v.to(self.dtype) / share,
         )
-        self.n, self.shape = len(q), (q.shape[1], k.shape[1])
+        self.n = len(q)
+        self.shape = (q.shape[1], k.shape[1])
         self.step = max(1, CHUNK // (heads * math.prod(self.shape))) * heads
         self.buffers: dict[int, Tensor] = {}
 

@@ -54,18 +54,18 @@ def dropout(x: Tensor, p: float) -> Tensor:
     """Dropout with probability p (0 in evaluation)."""
     if p == 0:
         return x
-    return x * _scaled_mask(x, p) if _bytes_fit(x) else F.dropout(x, p)
+    if _bytes_fit(x):
+        return x * _scaled_mask(x, p)
+    return F.dropout(x, p)
 
 
 def add_dropped(x: Tensor, branch: Tensor, p: float) -> Tensor:
     """x + dropout(branch); p = 0 in evaluation."""
     if p == 0:
         return x + branch
-    return (
-        torch.addcmul(x, branch, _scaled_mask(branch, p))
-        if _bytes_fit(x)
-        else x + F.dropout(branch, p)
-    )
+    if _bytes_fit(x):
+        return torch.addcmul(x, branch, _scaled_mask(branch, p))
+    return x + F.dropout(branch, p)
 
 
 def relu_dropout(x: Tensor, p: float) -> Tensor:

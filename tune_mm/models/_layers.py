@@ -74,10 +74,14 @@ class Layer(nn.Module):
 
     def __init__(self, width: int, heads: int, dropouts: Dropouts) -> None:
         super().__init__()
-        self.heads, self.dropouts = heads, dropouts
-        self.norm_attention, self.norm_ffn = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.qkv, self.out = linear(width, 3 * width), linear(width, width)
-        self.up, self.down = linear(width, 4 * width), linear(4 * width, width)
+        self.heads = heads
+        self.dropouts = dropouts
+        self.norm_attention = nn.LayerNorm(width)
+        self.norm_ffn = nn.LayerNorm(width)
+        self.qkv = linear(width, 3 * width)
+        self.out = linear(width, width)
+        self.up = linear(width, 4 * width)
+        self.down = linear(4 * width, width)
 
     def forward(self, x: Tensor, bias: Tensor | None, first: bool = False) -> Tensor:
         """bias: what to add to the scores (`bias_of`). first: only position 0 is computed."""
@@ -94,7 +98,9 @@ class Layer(nn.Module):
         if not first:
             q, k, v = fold(self.qkv(x), 3, self.heads)
             return q, k, v
-        width, weight, bias = x.shape[-1], self.qkv.weight, self.qkv.bias
+        width = x.shape[-1]
+        weight = self.qkv.weight
+        bias = self.qkv.bias
         (q,) = fold(F.linear(x[:, :1], weight[:width], bias[:width]), 1, self.heads)
         k, v = fold(F.linear(x, weight[width:], bias[width:]), 2, self.heads)
         return q, k, v
@@ -110,7 +116,9 @@ class Transformer(nn.Module):
         super().__init__()
         if width % heads:
             raise ValueError(f"heads must divide width, but got heads={heads}, width={width}")
-        self.width, self.heads, self.dropouts = width, heads, dropouts
+        self.width = width
+        self.heads = heads
+        self.dropouts = dropouts
         self.layers = nn.ModuleList(Layer(width, heads, dropouts) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
 
@@ -137,7 +145,10 @@ class Transformer(nn.Module):
 
     def embed(self, x: Tensor, positions: Tensor | None = None) -> Tensor:
         """sqrt(W) x + positions [.., T, W] (by default those of 0 .. T-1), with dropout."""
-        table = sinusoids(x.shape[1], self.width, x) if positions is None else positions
+        if positions is None:
+            table = sinusoids(x.shape[1], self.width, x)
+        else:
+            table = positions
         return dropout(
             torch.add(table, x, alpha=math.sqrt(self.width)),
             self.dropouts.embed if self.training else 0.0,

@@ -33,7 +33,9 @@ __all__ = [
 
 def image_maps(x: Padded) -> Tensor:
     """Maps [B, C, h, w] of an image, which encoders in stages hold as one frame [B, 1, C, h, w]."""
-    return x.value.flatten(0, 1) if x.value.ndim == 5 else x.value
+    if x.value.ndim == 5:
+        return x.value.flatten(0, 1)
+    return x.value
 
 
 class Encoder(nn.Module, ABC):
@@ -85,7 +87,10 @@ class StagedEncoder(Encoder):
         """Features [B, W] of the last stage's maps."""
 
     def forward(self, x: Padded) -> Padded:
-        last = len(self.channels) if self.until is None else self.until
+        if self.until is None:
+            last = len(self.channels)
+        else:
+            last = self.until
         for number in range(1, last + 1):
             x = self.stage(number, x)
         if self.until is None:
@@ -119,7 +124,9 @@ class DenseHead(nn.Conv2d):
         # The softmax over classes wants them apart; before the interpolation that is a smaller
         # copy.
         out = super().forward(hidden).contiguous()
-        return out if out.shape[2:] == self.size else F.interpolate(out, self.size, mode="bilinear")
+        if out.shape[2:] == self.size:
+            return out
+        return F.interpolate(out, self.size, mode="bilinear")
 
 
 class Fusion(nn.Module, ABC):

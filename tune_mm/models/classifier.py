@@ -36,7 +36,10 @@ class Classifier(nn.Module):
         padding_mask: bool = True,
     ) -> None:
         super().__init__()
-        dropouts = dropout if isinstance(dropout, Dropouts) else Dropouts(*[dropout] * 4)
+        if isinstance(dropout, Dropouts):
+            dropouts = dropout
+        else:
+            dropouts = Dropouts(*[dropout] * 4)
         self.padding_mask = padding_mask
         self.body = Transformer(width, heads, layers, dropouts)
         self.head = linear(width, outputs)
@@ -45,9 +48,11 @@ class Classifier(nn.Module):
         """[B, W], what the head reads."""
         value, mask, _ = x
         if value.dim() == 5:
-            value, mask = value.mean((1, 3, 4)), None
+            value = value.mean((1, 3, 4))
+            mask = None
         if value.dim() == 2:
-            value, mask = value[:, None], None
+            value = value[:, None]
+            mask = None
         return self.body.first(value, mask if self.padding_mask else None)
 
     def forward(self, x: Padded) -> Tensor:

@@ -26,7 +26,9 @@ def input_channels(encoder: str, shape: tuple[int, ...]) -> int:
 
 def as_frames(x: Padded) -> Padded:
     """Frames [B, T, C, H, W] as they are, images [B, C, H, W] as one frame."""
-    return Padded(x.value[:, None], x.mask) if x.value.dim() == 4 else x
+    if x.value.dim() == 4:
+        return Padded(x.value[:, None], x.mask)
+    return x
 
 
 def each_frame(layer: Callable[[Tensor], Tensor], x: Padded) -> Padded:

@@ -54,7 +54,9 @@ class MultimodalModel(nn.Module):
         if isinstance(self.fusion, StagedFusion):
             return self.fusion.hidden(self._staged, features, absent)
         late = cast("LateFusion", self.fusion)
-        return late.without(features, absent) if absent else late.hidden(features)
+        if absent:
+            return late.without(features, absent)
+        return late.hidden(features)
 
     def unimodal(self, features: Features, path: UnimodalPath) -> dict[str, Tensor]:
         """Hidden [B, H] per modality, each alone through the fusion."""
@@ -88,8 +90,10 @@ def build(config: Any, spec: DataSpec, aux: Aux | None = None) -> MultimodalMode
         except ValueError as error:
             raise ValueError(f"model.encoder: modality '{modality}': {error}") from error
     _require_dense(config.fusion.name, spec, fusion, encoders)
-    whole = issubclass(fusion, StagedFusion | DenseFusion)
-    given = encoders if whole else {m: e.width for m, e in encoders.items()}
+    given: Mapping[str, Any] = {m: e.width for m, e in encoders.items()}
+    if issubclass(fusion, StagedFusion | DenseFusion):
+        # These take the encoders themselves, stage by stage.
+        given = encoders
     try:
         fused = fusion.build(config.fusion, spec, given)
     except ValueError as error:
@@ -108,18 +112,20 @@ def _require_dense(
         known = (
             n for n in plugins.available("fusions") if plugins.load("fusions", n).dense == wanted
         )
-        what = "predicts pixels" if fusion.dense else "has one prediction per sample"
+        if fusion.dense:
+            what = "predicts pixels"
+        else:
+            what = "has one prediction per sample"
         raise ValueError(
             f"model.fusion: must be one of {', '.join(known)} for {spec.task.kind}, "
             f"got '{name}', which {what}"
         )
     for m, encoder in encoders.items():
         if issubclass(fusion, DenseFusion) != isinstance(encoder, DenseEncoder):
-            takes = (
-                "maps of several scales at once"
-                if issubclass(fusion, DenseFusion)
-                else "no such maps"
-            )
+            if issubclass(fusion, DenseFusion):
+                takes = "maps of several scales at once"
+            else:
+                takes = "no such maps"
             raise ValueError(
                 f"model.encoder: modality '{m}': its features do not fit the {name} fusion, "
                 f"which takes {takes}"

@@ -56,7 +56,10 @@ def resolve(given: str) -> tuple[str, Path]:
     known = names()
     ends = [name for name in known if name.endswith(f"_{given}")]
     if given not in known and len(ends) != 1:
-        hint = f"; it may be {' or '.join(ends)}" if ends else nearest(given, known)
+        if ends:
+            hint = f"; it may be {' or '.join(ends)}"
+        else:
+            hint = nearest(given, known)
         raise ConfigError(f"report: no '{given}'{hint}; `python -m tune_mm.report list` shows all")
     name = given if given in known else ends[0]
     return name, find_file("configs", f"{FOLDER}/{name}")
@@ -68,7 +71,8 @@ def load(path: Path) -> Report:
     kind = document.data.get("kind")
     cls = KINDS.get(kind) if isinstance(kind, str) else None
     if cls is None:
-        allowed, got = ", ".join(KINDS), "nothing" if kind is None else repr(kind)
+        allowed = ", ".join(KINDS)
+        got = "nothing" if kind is None else repr(kind)
         raise ConfigError(
             f"kind: must be one of {allowed}, got {got}{nearest(kind, KINDS)} ({document.where('kind')})"
         )

@@ -72,7 +72,9 @@ def _one(queue: Path, uri: str | None, *, alone: bool) -> int:
         outcome = replay.Outcome((f"{shown(queue)}: {error}",), False)
     for line in outcome.lines:
         print(line, file=sys.stdout if outcome.whole else sys.stderr)
-    return 0 if outcome.whole else 1
+    if outcome.whole:
+        return 0
+    return 1
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ from typing import Any
 from tune_mm.errors import UserError
 from tune_mm.filesystem import write_json
 
-FILE, FORMAT = "queue.json", 1
+FILE = "queue.json"
+FORMAT = 1
 KEYS = {"format", "uri", "experiment", "artifacts", "known"}
 
 

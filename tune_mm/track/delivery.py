@@ -28,7 +28,9 @@ class Delivery:
     """
 
     def __init__(self, queue: Queue, sink: Sink, runs: Runs) -> None:
-        self.queue, self.sink, self.runs = queue, sink, runs
+        self.queue = queue
+        self.sink = sink
+        self.runs = runs
         self.records = self.refused = self.damaged = 0
         self._loaded: list[Segment] = []  # what `_work` was read from
         self._work: dict[RunHandle, Buffer] = {}
@@ -72,7 +74,8 @@ class Delivery:
                 del self._work[run]
         if self._loaded and not self._work:
             self.queue.remove(self._loaded, self.sink.written)
-            self._loaded, self.sink.written = [], []
+            self._loaded = []
+            self.sink.written = []
         return earlier
 
     def _refuse(self, run: RunHandle, buffer: Buffer, error: Refused) -> None:
@@ -89,7 +92,8 @@ class Delivery:
 
     def _load(self, segment: Segment) -> None:
         """Read a segment; a torn last line is dropped, any other that cannot be read is kept aside."""
-        folder, lines = self.queue.folder, list[bytes]()
+        folder = self.queue.folder
+        lines = list[bytes]()
         bad: list[bytes] = []
         self._loaded.append(segment)
         try:

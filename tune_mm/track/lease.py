@@ -26,7 +26,10 @@ def take(folder: Path, *, exact: bool) -> tuple[Path, int]:
     Raises OSError.
     """
     for number in itertools.count(1):
-        candidate = folder if number == 1 else folder.with_name(f"{folder.name}.{number}")
+        if number == 1:
+            candidate = folder
+        else:
+            candidate = folder.with_name(f"{folder.name}.{number}")
         held = _lock(candidate)
         if held is not None:
             return candidate, held

@@ -18,7 +18,9 @@ PARAM = 6000  # characters of a param's value
 TAG = 5000  # characters of a tag's value (8000 since MLflow 2.x; older servers stop at 5000)
 # One log_batch call takes 1000 records, 100 of them params, 100 tags, and 1 MB of JSON. Half the
 # params and tags keep even the longest values below the last of these.
-METRICS_PER_CALL, PARAMS_PER_CALL, TAGS_PER_CALL = 800, 50, 50
+METRICS_PER_CALL = 800
+PARAMS_PER_CALL = 50
+TAGS_PER_CALL = 50
 MARK = "..."
 
 T = TypeVar("T")
@@ -30,7 +32,9 @@ def name(raw: str) -> str:
     ("a//b" -> "a/b").
     """
     clean = posixpath.normpath(re.sub(r"[^/\w.\- ]", "_", raw)).lstrip("/")
-    return "_" if clean in {"", "."} or clean.startswith("..") else clean[:NAME].rstrip("/")
+    if clean in {"", "."} or clean.startswith(".."):
+        return "_"
+    return clean[:NAME].rstrip("/")
 
 
 def identifier(raw: str) -> str:
@@ -40,8 +44,13 @@ def identifier(raw: str) -> str:
 
 def text(value: Any, limit: int) -> str:
     """A param or tag value as text; containers as JSON; what is longer than `limit` ends in "..."."""
-    raw = json.dumps(value, default=str) if isinstance(value, (dict, list, tuple)) else str(value)
-    return raw if len(raw) <= limit else raw[: limit - len(MARK)] + MARK
+    if isinstance(value, (dict, list, tuple)):
+        raw = json.dumps(value, default=str)
+    else:
+        raw = str(value)
+    if len(raw) <= limit:
+        return raw
+    return raw[: limit - len(MARK)] + MARK
 
 
 def params(values: Mapping[str, Any]) -> dict[str, str]:
@@ -80,9 +89,9 @@ def _whole_steps(values: Sequence[Metric]) -> Iterator[Sequence[Metric]]:
         end = start + METRICS_PER_CALL
         while start < end < len(values) and _moment(values[end]) == _moment(values[end - 1]):
             end -= 1
-        end = (
-            end if end > start else start + METRICS_PER_CALL
-        )  # one step that is larger than a call
+        if end <= start:
+            # One step that is larger than a call.
+            end = start + METRICS_PER_CALL
         yield values[start:end]
         start = end
 

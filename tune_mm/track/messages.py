@@ -13,7 +13,9 @@ from tune_mm.track.segment import Rest
 def shown(path: Path) -> Path:
     """`path` as it may be printed: relative to the working directory where it is below it."""
     here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path
+    if path.is_relative_to(here):
+        return path.relative_to(here)
+    return path
 
 
 def way(folder: Path) -> str:
@@ -26,7 +28,10 @@ def left(rest: Rest, folder: Path, experiment: str) -> Iterator[str]:
     if rest.waiting:
         yield f"{rest.waiting} records of '{experiment}' wait; {way(folder)}"
     for name, count in rest.aside.items():
-        what = "refused by the store" if name == REFUSED else "damaged"
+        if name == REFUSED:
+            what = "refused by the store"
+        else:
+            what = "damaged"
         yield f"{count} records of '{experiment}' are {what} and kept in {shown(folder / name)}"
     if rest.lost:
         yield f"{rest.lost} records of '{experiment}' were lost"

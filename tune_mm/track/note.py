@@ -64,7 +64,9 @@ def _status(summary: Mapping[str, Any]) -> str:
         for stage, counts in summary["stages"].items()
     )
     told = "; ".join(f"{stage}: {counts}" for stage, counts in stages if counts)
-    return f"Status: {summary['status']} ({told})." if told else f"Status: {summary['status']}."
+    if told:
+        return f"Status: {summary['status']} ({told})."
+    return f"Status: {summary['status']}."
 
 
 def _best(best: Mapping[str, Sequence[Mapping[str, Any]]], objective: str) -> str:
@@ -94,13 +96,18 @@ def _gain(gain: Mapping[str, Any] | None) -> str:
     if gain["interval95"] is None:
         return f"{said}, one seed, no interval."
     low, high = gain["interval95"]
-    verdict = "; zero lies within: no difference is shown" if low <= 0 <= high else ""
+    if low <= 0 <= high:
+        verdict = "; zero lies within: no difference is shown"
+    else:
+        verdict = ""
     return f"{said}, {gain['n']} paired seeds, 95 % interval {low:+.{DIGITS}f} to {high:+.{DIGITS}f}{verdict}."
 
 
 def _list(title: str, rows: Sequence[str]) -> str:
     """A list, for MLflow sets the columns of a table without a gap."""
-    return "\n".join([title, "", *(f"* {row}" for row in rows)]) if rows else ""
+    if rows:
+        return "\n".join([title, "", *(f"* {row}" for row in rows)])
+    return ""
 
 
 def _settings(values: Mapping[str, Any]) -> str:
@@ -112,4 +119,6 @@ def _settings(values: Mapping[str, Any]) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.{DIGITS}f}"
+    if value is None:
+        return "-"
+    return f"{value:.{DIGITS}f}"

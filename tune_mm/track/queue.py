@@ -33,7 +33,9 @@ from tune_mm.track.segment import Rest, Segment, count
 
 log = logging.getLogger("tune_mm.track")
 
-FILES, REFUSED, DAMAGED = "files", "refused.jsonl", "damaged.jsonl"
+FILES = "files"
+REFUSED = "refused.jsonl"
+DAMAGED = "damaged.jsonl"
 FIRST = 1_000_000  # number of the first segment: refused records go before it
 SEGMENT = 4_000_000  # bytes after which a new segment begins
 CAPACITY = (
@@ -110,7 +112,8 @@ class Queue:
             self._fd = os.open(
                 self.path(segment), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644
             )
-            self._open, self._size = segment, 0
+            self._open = segment
+            self._size = 0
         if os.write(self._fd, line) < len(line):
             os.ftruncate(self._fd, self._size)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -200,7 +203,8 @@ class Queue:
     def describe(self, **changes: Any) -> None:
         """Change queue.json."""
         with self._lock:
-            before, self.about = self.about, {**self.about, **changes}
+            before = self.about
+            self.about = {**self.about, **changes}
             if self._held is not None and self.about != before:
                 with contextlib.suppress(OSError):
                     queue_file.write(self.folder, self.about)
@@ -238,7 +242,8 @@ class Queue:
                 self._held = None
             if self._spool is not None:
                 shutil.rmtree(self._spool, ignore_errors=True)
-            self._sealed, self._lost = [], 0
+            self._sealed = []
+            self._lost = 0
         return rest
 
     def __del__(self) -> None:
@@ -268,7 +273,8 @@ class Queue:
         except UserError:  # a new one, or one that a power cut has emptied
             return
         if self._sealed and before["experiment"] != self.about["experiment"]:
-            ours, theirs = self.about["experiment"], before["experiment"]
+            ours = self.about["experiment"]
+            theirs = before["experiment"]
             raise UserError(
                 f"{self.folder} has records of the experiment '{theirs}', got '{ours}': replay them first"
             )

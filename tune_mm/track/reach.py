@@ -47,7 +47,9 @@ def is_server(uri: str) -> bool:
 def sqlite_file(uri: str) -> Path | None:
     """The file of a sqlite URI; None for other stores and for a database in memory."""
     match = re.fullmatch(r"sqlite(?:\+\w+)?:///([^?]+)", uri)
-    return None if match is None or match[1] == ":memory:" else Path(match[1]).resolve()
+    if match is None or match[1] == ":memory:":
+        return None
+    return Path(match[1]).resolve()
 
 
 def ask(uri: str) -> None:
@@ -82,13 +84,12 @@ def present(uri: str) -> None:
     """
     file = sqlite_file(uri)
     if file is not None and not (file.is_file() and file.stat().st_size):
-        what = (
-            "is no file"
-            if file.exists() and not file.is_file()
-            else "is empty"
-            if file.exists()
-            else "is missing"
-        )
+        if file.exists() and not file.is_file():
+            what = "is no file"
+        elif file.exists():
+            what = "is empty"
+        else:
+            what = "is missing"
         raise Away(f"{file} {what}")
 
 

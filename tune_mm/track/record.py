@@ -20,7 +20,9 @@ from mlflow.entities import Metric
 
 from tune_mm.track.run import Artifact, Buffer, MetricPoint, RunHandle
 
-_HEAD, _MIDDLE, _END = b'{"crc":"', b'","record":', b"}\n"
+_HEAD = b'{"crc":"'
+_MIDDLE = b'","record":'
+_END = b"}\n"
 _START = len(_HEAD) + 8 + len(_MIDDLE)  # a CRC-32 has 8 hexadecimal digits
 Runs = dict[tuple[str, str], RunHandle]
 
@@ -101,11 +103,10 @@ def _artifact(artifact: Artifact, folder: Path | None) -> dict[str, Any]:
     if artifact.file is None:
         return {"name": artifact.name, "text": artifact.text}
     inside = folder is not None and artifact.file.is_relative_to(folder)
-    path = (
-        artifact.file.relative_to(folder).as_posix()
-        if inside and folder is not None
-        else str(artifact.file)
-    )
+    if inside and folder is not None:
+        path = artifact.file.relative_to(folder).as_posix()
+    else:
+        path = str(artifact.file)
     return {"name": artifact.name, "file": path, "size": artifact.file.stat().st_size}
 
 
@@ -119,7 +120,10 @@ def _found(told: dict[str, Any], folder: Path, anywhere: bool) -> Artifact:
     file = folder / path
     size = file.stat().st_size if file.is_file() else None
     if size != told["size"]:
-        what = "is missing" if size is None else f"has {size} bytes instead of {told['size']}"
+        if size is None:
+            what = "is missing"
+        else:
+            what = f"has {size} bytes instead of {told['size']}"
         raise Damaged(f"artifact '{told['name']}': its copy {file} {what}")
     return Artifact(told["name"], file=file)
 

@@ -29,4 +29,6 @@ class Retry:
     @property
     def wait(self) -> float:
         """Seconds until the next attempt; 0 when it is due."""
-        return max(0.0, self._next - self._clock()) if self.failures else 0.0
+        if self.failures:
+            return max(0.0, self._next - self._clock())
+        return 0.0

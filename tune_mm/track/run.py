@@ -115,7 +115,10 @@ class Buffer:
         A run that was started again is no longer ended, and has no reason to have ended.
         """
         if later.start is not None:
-            self.start = later.start if self.start is None else self.start
+            if self.start is None:
+                self.start = later.start
+            else:
+                self.start = self.start
             self.status = self.ended = None
             self.tags.pop(REASON, None)
         for key, value in later.params.items():
@@ -125,7 +128,8 @@ class Buffer:
         self.points.extend(later.points)
         self.artifacts.extend(later.artifacts)
         if later.status is not None:
-            self.status, self.ended = later.status, later.ended
+            self.status = later.status
+            self.ended = later.ended
 
 
 def changed(param: str, value: str) -> dict[str, str]:

@@ -28,7 +28,9 @@ from tune_mm.track.run import (
 )
 from tune_mm.track.store import Store, reason
 
-SEARCH, KEY, PARENT = "tune_mm.search", "tune_mm.key", "mlflow.parentRunId"
+SEARCH = "tune_mm.search"
+KEY = "tune_mm.key"
+PARENT = "mlflow.parentRunId"
 
 
 class Refused(Exception):
@@ -48,7 +50,9 @@ class Sink:
     """
 
     def __init__(self, store: Store, experiment: str, *, known: bool = False) -> None:
-        self.store, self.experiment, self.known = store, experiment, known
+        self.store = store
+        self.experiment = experiment
+        self.known = known
         self.experiment_id = ""  # until the store has answered
         self.calls = 0
         self.written: list[Path] = []  # files of artifacts that the store has
@@ -84,7 +88,10 @@ class Sink:
             if run.run_id is None:
                 raise Refused("the store has no such run, and the queue not its beginning")
             self._records(run, buffer)
-            failure = self._artifacts(run.run_id, buffer) if artifacts else None
+            if artifacts:
+                failure = self._artifacts(run.run_id, buffer)
+            else:
+                failure = None
             self._end(run, buffer)
         except MlflowException as error:
             if permanent(error):
@@ -99,7 +106,10 @@ class Sink:
 
     def _find(self, run: RunHandle) -> None:
         """Take the run that the store has for this search and key."""
-        found = None if run.run_id is not None else self._runs_of(run.search).get(run.key)
+        if run.run_id is not None:
+            found = None
+        else:
+            found = self._runs_of(run.search).get(run.key)
         if found is not None:
             run.known_params = dict(found.data.params)
             run.steps = dict.fromkeys(found.data.metrics, None)
@@ -135,7 +145,10 @@ class Sink:
         if run.parent is not None:
             self._find(run.parent)
         identity = {SEARCH: limits.identifier(run.search), KEY: run.key}
-        parent = {PARENT: run.parent.run_id} if run.parent is not None and run.parent.run_id else {}
+        if run.parent is not None and run.parent.run_id:
+            parent = {PARENT: run.parent.run_id}
+        else:
+            parent = {}
         tags = {**buffer.tags, **identity, **parent}
         try:
             created = self.client.create_run(
@@ -257,4 +270,6 @@ class Sink:
 
 def _quoted(value: str) -> str:
     """A text in a search filter."""
-    return f'"{value}"' if "'" in value else f"'{value}'"
+    if "'" in value:
+        return f'"{value}"'
+    return f"'{value}'"

@@ -106,7 +106,10 @@ class Store:
         <root>/mlruns/queue/<store>/<search>.
         """
         file = sqlite_file(self.uri)
-        plain = file.stem if file is not None else re.sub(r"^\w+://|[^/]*@", "", redacted(self.uri))
+        if file is not None:
+            plain = file.stem
+        else:
+            plain = re.sub(r"^\w+://|[^/]*@", "", redacted(self.uri))
         digest = hashlib.sha256(redacted(self.uri).encode()).hexdigest()[:8]
         queues = (
             self.queues or (file.parent if file is not None else Path.cwd() / "mlruns") / "queue"
@@ -132,11 +135,10 @@ class Store:
         Raises UserError when it cannot be had: Unreachable when the store is away.
         """
         client = self.client()
-        location = (
-            None
-            if self.artifacts is None
-            else (self.artifacts / re.sub(r"[^-.\w]", "_", name)).as_uri()
-        )
+        if self.artifacts is None:
+            location = None
+        else:
+            location = (self.artifacts / re.sub(r"[^-.\w]", "_", name)).as_uri()
         try:
             found = client.get_experiment_by_name(name)
             if found is None:
@@ -165,7 +167,9 @@ def redacted(uri: str) -> str:
 def reason(error: BaseException) -> str:
     """The first line of an error that says something, without the SQL that SQLAlchemy adds."""
     lines = [line for line in str(error).strip().splitlines() if not line.startswith(AUTOFLUSH)]
-    return lines[0] if lines else type(error).__name__
+    if lines:
+        return lines[0]
+    return type(error).__name__
 
 
 def _artifacts(uri: str, file: Path | None, folder: Path) -> Path | None:
@@ -174,7 +178,9 @@ def _artifacts(uri: str, file: Path | None, folder: Path) -> Path | None:
     """
     if file is not None:
         return file.parent / "artifacts"
-    return None if re.match(r"https?:|databricks|file:|[^:]*$", uri) else folder / "artifacts"
+    if re.match(r"https?:|databricks|file:|[^:]*$", uri):
+        return None
+    return folder / "artifacts"
 
 
 def _connect(uri: str) -> None:

@@ -60,7 +60,10 @@ def commit(checkout: Path) -> dict[str, str]:
     """
     # Only the checkout's own .git counts: an installed package may lie inside somebody else's
     # repository.
-    head = _git(checkout, "rev-parse", "HEAD") if (checkout / ".git").exists() else None
+    if (checkout / ".git").exists():
+        head = _git(checkout, "rev-parse", "HEAD")
+    else:
+        head = None
     if not head:
         return {"git_commit": f"none: tune_mm {tune_mm.__version__}"}
     changes = _git(checkout, "status", "--porcelain", "--untracked-files=no")

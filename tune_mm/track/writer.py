@@ -70,7 +70,9 @@ class Writer:
         queue: Path | None = None,
         retry: Retry | None = None,
     ) -> None:
-        self.store, self.experiment, self.search = store, experiment, search
+        self.store = store
+        self.experiment = experiment
+        self.search = search
         self._sink = Sink(store, experiment)
         failure = self._connect()
         place = {
@@ -88,11 +90,9 @@ class Writer:
         self._open: dict[RunHandle, None] = {}
         # `_lock` guards what callers change and is held for microseconds; `_writing` is held during
         # calls to the store.
-        self._lock, self._writing, self._wake = (
-            threading.Lock(),
-            threading.Lock(),
-            threading.Event(),
-        )
+        self._lock = threading.Lock()
+        self._writing = threading.Lock()
+        self._wake = threading.Event()
         self._fresh = self._lost = 0
         self._before = 0  # records that were delivered when the store last worked
         self._closed = False
@@ -255,7 +255,9 @@ class Writer:
             self._round()
 
     def _pause(self) -> float:
-        return self._retry.wait if self._retry.failures else self._interval
+        if self._retry.failures:
+            return self._retry.wait
+        return self._interval
 
     def _round(self, asked: bool = False) -> bool:
         """Write what has gathered. Whether nothing is left."""

@@ -90,7 +90,10 @@ def _budgeted(plan: Plan) -> Iterator[tuple[str, str]]:
 def _placed(plan: Plan, source: Source) -> Iterator[tuple[str, str]]:
     """Where it runs and where its results lie."""
     options = plan.options
-    gpus = "a measured part of a" if plan.gpus == "auto" else f"{plan.gpus:g}"
+    if plan.gpus == "auto":
+        gpus = "a measured part of a"
+    else:
+        gpus = f"{plan.gpus:g}"
     yield "resources", f"{plan.cpus:g} CPU, {gpus} GPU per trial"
     as_many_as_fit = f"what fits ({ray_session.processors()} CPUs here)"
     yield "concurrency", str(options.concurrency or as_many_as_fit)

@@ -60,7 +60,10 @@ def run(
         )
         about = preview.fits(plan, needed)
         source = needed
-        root = None if options.data_root is None else str(options.data_root)
+        if options.data_root is None:
+            root = None
+        else:
+            root = str(options.data_root)
         build = partial(train, source=source, root=root)
     else:
         about = {}
@@ -141,7 +144,10 @@ def _stages(context: SearchContext) -> tuple[dict[str, Ledger], finals.Finals | 
     top = plan.space.spec.finals.top
     if top == 0:
         return ledgers, None
-    chosen = stages.every_point(plan) if top == "all" else _chosen(ledgers, top)
+    if top == "all":
+        chosen = stages.every_point(plan)
+    else:
+        chosen = _chosen(ledgers, top)
     ledgers["final"] = stages.run(context, stages.finals(plan, chosen, _final_trials(context)))
     if context.stop.reason:
         return ledgers, None

@@ -121,7 +121,9 @@ def finals(plan: Plan, chosen: Mapping[str, Values], have: Sequence[FrozenTrial]
 
 def _role(source: str) -> str:
     stage = source.partition("/")[0]
-    return "tuned" if stage == "search" else stage
+    if stage == "search":
+        return "tuned"
+    return stage
 
 
 def _sections(space: Space) -> Values:
@@ -144,7 +146,9 @@ def ledger_of(context: SearchContext, stage: StagePlan) -> Ledger:
         return make_sampler(searcher.name, seed, number, searcher.startup, space.conditional)
 
     def point(number: int) -> Point | None:
-        return stage.points[number] if number < len(stage.points) else None
+        if number < len(stage.points):
+            return stage.points[number]
+        return None
 
     name = f"{context.plan.name}/{stage.stage}"
     return Ledger(context.storage, name, space.mode, suggest, sampler, point)
@@ -234,7 +238,9 @@ def _scheduler(
 def _scheme(storage: str) -> str:
     """`s3://` of a URI; "" of a folder."""
     scheme, separator, _ = storage.partition("://")
-    return scheme + separator if separator else ""
+    if separator:
+        return scheme + separator
+    return ""
 
 
 def _catch_up(context: SearchContext, stage: StagePlan, ledger: Ledger) -> None:

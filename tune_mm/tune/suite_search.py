@@ -268,7 +268,10 @@ def _show_plan(console: Console, plan: SuitePlan, field: _Field, source: Source)
     table.add_column(f"differs from {reference} in")
     for member in _members(plan, field):
         one = field.plans[member.name]
-        over = "" if member.baseline == member.name else member.baseline
+        if member.baseline == member.name:
+            over = ""
+        else:
+            over = member.baseline
         unlike = deviations(plan.spaces[member.name], plan.spaces[reference])
         table.add_row(
             Text(one.name),

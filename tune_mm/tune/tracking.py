@@ -63,7 +63,8 @@ class Tracker:
     """
 
     def __init__(self, plan: Plan, data_kind: str, about: Mapping[str, Any]) -> None:
-        self._kind, self._name = data_kind, plan.name
+        self._kind = data_kind
+        self._name = plan.name
         suite = plan.record.get("suite")
         self._origin = {**environment(), **({"suite": str(suite)} if suite else {})}
         self.store = Store.open(plan.options.tracking_uri, plan.options.root, required=False)
@@ -107,7 +108,8 @@ class Tracker:
             "search": self._name,
             **facts,
         }
-        name, key = f"{stage} {number}", f"{stage}/{number}"
+        name = f"{stage} {number}"
+        key = f"{stage}/{number}"
         run = self._writer.start(
             name, flatten(config), {**tags, "trial": number}, parent=self._parent, key=key
         )
@@ -128,7 +130,8 @@ class Tracker:
 
     def finish(self, stage: Stage, trial: FrozenTrial) -> None:
         """A trial ended as the ledger says."""
-        run, facts = self._runs[stage, trial.number], trial.user_attrs
+        run = self._runs[stage, trial.number]
+        facts = trial.user_attrs
         ended = {**facts.get("best_metrics", {}), **facts.get("test", {})}
         summary = {k if k.startswith("test/") else f"best/{k}": v for k, v in ended.items()}
         self._writer.log(run, summary, int(facts.get("epochs", 0)))
@@ -150,7 +153,10 @@ class Tracker:
         if self._writer.flush():
             self._save_views()
         run = self._parent.run_id  # the links need it: a store that has been away has given none
-        where = note.links(self._name, self._writer.experiment_id, run) if run else ""
+        if run:
+            where = note.links(self._name, self._writer.experiment_id, run)
+        else:
+            where = ""
         self._writer.tags(
             self._parent,
             {note.TAG: note.text(self._heading, note.outcome(json.loads(text)), where)},

@@ -157,7 +157,8 @@ def documented(text: str) -> tuple[ClusterLine, ...]:
         number += 1
         if match is None:
             continue
-        first, command = number, match[1]
+        first = number
+        command = match[1]
         while command.endswith("\\") and number < len(lines):
             command = command[:-1] + lines[number].lstrip("# ")
             number += 1
@@ -168,7 +169,9 @@ def documented(text: str) -> tuple[ClusterLine, ...]:
 def option(command: str, name: str) -> str | None:
     """The value of `--name value` or `--name=value` in a command; None where it is not given."""
     match = re.search(rf"(?<!\S)--{name}[=\s]+(\"[^\"]*\"|'[^']*'|[^\s\"']+)", command)
-    return match[1].strip("\"'") if match else None
+    if match:
+        return match[1].strip("\"'")
+    return None
 
 
 def assigned(commands: tuple[ClusterLine, ...]) -> dict[str, ClusterLine]:
@@ -186,12 +189,16 @@ def assigned(commands: tuple[ClusterLine, ...]) -> dict[str, ClusterLine]:
 
 def as_map(value: Any) -> dict[str, Any]:
     """`value` if it is a mapping, else an empty one: what the schema says of it is said elsewhere."""
-    return value if isinstance(value, dict) else {}
+    if isinstance(value, dict):
+        return value
+    return {}
 
 
 def as_list(value: Any) -> list[Any]:
     """`value` if it is a list, else an empty one."""
-    return value if isinstance(value, list) else []
+    if isinstance(value, list):
+        return value
+    return []
 
 
 def is_count(value: Any) -> bool:

@@ -66,14 +66,15 @@ def _node(
 
     def number(key: str) -> ClusterLine | None:
         value = group.get(key)
-        return ClusterLine(str(value), line(f"{at}.{key}")) if is_count(value) else None
+        if is_count(value):
+            return ClusterLine(str(value), line(f"{at}.{key}"))
+        return None
 
     env = {**_auth(job), **_env(container, inside, line)}
-    image = (
-        ClusterLine(str(container["image"]), line(f"{inside}.image"))
-        if "image" in container
-        else None
-    )
+    if "image" in container:
+        image = ClusterLine(str(container["image"]), line(f"{inside}.image"))
+    else:
+        image = None
     limits = as_map(as_map(container.get("resources")).get("limits"))
     gpus = ClusterLine(str(limits.get("nvidia.com/gpu", "0")), line(f"{inside}.resources"))
     shell = [
@@ -112,7 +113,10 @@ def _auth(job: Document) -> dict[str, ClusterLine]:
         return {}
     line = job.line_of(f"{CLUSTER}.authOptions") or 0
     mode = str(as_map(cluster["authOptions"]).get("mode", "token"))
-    token = {"RAY_AUTH_TOKEN": ClusterLine("$(secret)", line)} if mode == "token" else {}
+    if mode == "token":
+        token = {"RAY_AUTH_TOKEN": ClusterLine("$(secret)", line)}
+    else:
+        token = {}
     return {"RAY_AUTH_MODE": ClusterLine(mode, line), **token}
 
 
@@ -120,7 +124,10 @@ def _env(container: dict[str, Any], at: str, line: Any) -> dict[str, ClusterLine
     found: dict[str, ClusterLine] = {}
     for i, item in enumerate(as_list(container.get("env"))):
         entry = as_map(item)
-        value = str(entry["value"]) if "value" in entry else "$(secret)"
+        if "value" in entry:
+            value = str(entry["value"])
+        else:
+            value = "$(secret)"
         found[str(entry.get("name"))] = ClusterLine(value, line(f"{at}.env.{i}"))
     return found
 
@@ -153,4 +160,6 @@ def exclusive(document: Document) -> bool:
 def version_of(image: str) -> str | None:
     """The Ray version in the name of an image of rayproject; None for other images."""
     match = re.match(r"(?:\S*/)?rayproject/ray(?:-ml)?:([0-9]+\.[0-9]+\.[0-9]+)", image)
-    return match[1] if match else None
+    if match:
+        return match[1]
+    return None

@@ -78,7 +78,9 @@ class _Reader:
         image = self._image("worker_image", name)
         shown = f"workers '{name}'" if name else "workers"
         node = self._node(shown, name, hosted, commands, options, image)
-        return replace(node, least=count, most=count) if count else node
+        if count:
+            return replace(node, least=count, most=count)
+        return node
 
     def _node(
         self,
@@ -95,7 +97,8 @@ class _Reader:
             **assigned(commands),
         }
         mounts = _mounts(hosted + commands, options, bool(self.docker))
-        least, most = self._number(f"{at}.min_workers"), self._number(f"{at}.max_workers")
+        least = self._number(f"{at}.min_workers")
+        most = self._number(f"{at}.max_workers")
         line = self.line(at) or self.line("provider")
         return NodeGroup(
             shown, line, commands, hosted, env, image, mounts, self._gpus(name), least, most
@@ -107,16 +110,30 @@ class _Reader:
         """Commands on the host and, where there is one, in the container: `initialization_commands`
         run outside.
         """
-        own = f"available_node_types.{name}." if name and role == "worker" else ""
+        if name and role == "worker":
+            own = f"available_node_types.{name}."
+        else:
+            own = ""
         first = self._list(f"{own}initialization_commands") or self._list("initialization_commands")
-        setup = self._list(f"{own}worker_setup_commands") if own else ()
+        if own:
+            setup = self._list(f"{own}worker_setup_commands")
+        else:
+            setup = ()
         setup = setup or self._list("setup_commands") + self._list(f"{role}_setup_commands")
         key = f"{role}_start_ray_commands"
-        start = self._list(key) if key in self.data else self._default_start(key)
-        return (first, setup + start) if self.docker else ((), first + setup + start)
+        if key in self.data:
+            start = self._list(key)
+        else:
+            start = self._default_start(key)
+        if self.docker:
+            return first, setup + start
+        return ((), first + setup + start)
 
     def _default_start(self, key: str) -> tuple[ClusterLine, ...]:
-        extra = _HOST.get(self.provider, "") if key.startswith("head") else ""
+        if key.startswith("head"):
+            extra = _HOST.get(self.provider, "")
+        else:
+            extra = ""
         return ClusterLine("ray stop", 0), ClusterLine(_DEFAULT_START[key] + extra, 0)
 
     def _list(self, key: str) -> tuple[ClusterLine, ...]:
@@ -140,17 +157,28 @@ class _Reader:
             )
             if name is None:
                 return None
-            value, rest = value[name], rest[len(name) + 1 :]
-        return None if rest else value
+            value = value[name]
+            rest = rest[len(name) + 1 :]
+        if rest:
+            return None
+        return value
 
     def _number(self, key: str) -> ClusterLine | None:
         value = self._at(key)
-        return ClusterLine(str(value), self.line(key)) if is_count(value) else None
+        if is_count(value):
+            return ClusterLine(str(value), self.line(key))
+        return None
 
     def _image(self, key: str, name: str) -> ClusterLine | None:
-        own = f"available_node_types.{name}.docker.worker_image" if key == "worker_image" else ""
+        if key == "worker_image":
+            own = f"available_node_types.{name}.docker.worker_image"
+        else:
+            own = ""
         machine = [f"available_node_types.{name}.node_config.ImageId"]
-        places = [own, f"docker.{key}", "docker.image"] if self.docker else machine
+        if self.docker:
+            places = [own, f"docker.{key}", "docker.image"]
+        else:
+            places = machine
         return next(
             (
                 ClusterLine(str(self._at(p)), self.line(p))
@@ -173,10 +201,14 @@ class _Reader:
             has = any(
                 as_map(a).get("acceleratorCount") for a in as_list(config.get("guestAccelerators"))
             )
-            given = given if has or re.match("[ag][2-9]", str(config.get("machineType"))) else None
+            if not (has or re.match("[ag][2-9]", str(config.get("machineType")))):
+                given = None
         elif self.provider == "aws":
             known = _GPU_INSTANCES.match(str(config.get("InstanceType", "")))
-            given = (given or ClusterLine("1", self.line(at))) if known else None
+            if known:
+                given = given or ClusterLine("1", self.line(at))
+            else:
+                given = None
         return given or ClusterLine("0", self.line(at))
 
 

@@ -57,7 +57,8 @@ def directives(text: str) -> tuple[Directive, ...]:
 def commands(text: str) -> tuple[ClusterLine, ...]:
     """The script's commands: no comments, lines that end in a backslash joined."""
     found: list[ClusterLine] = []
-    joined, first = "", 0
+    joined = ""
+    first = 0
     for number, line in enumerate(text.splitlines(), 1):
         if not joined and line.lstrip().startswith("#"):
             continue
@@ -68,7 +69,8 @@ def commands(text: str) -> tuple[ClusterLine, ...]:
             continue
         if joined.strip():
             found.append(ClusterLine(re.sub(r"\s#\s.*", "", joined).strip(), first))
-        joined, first = "", 0
+        joined = ""
+        first = 0
     return tuple(found)
 
 
@@ -103,11 +105,10 @@ def build(path: Path, text: str) -> ClusterFile:
     gpus = next((given[o] for o in _GPU_OPTIONS if o in given), ClusterLine("0", 0))
     setup = tuple(line for line in lines if line not in starts)
     nodes = given.get("nodes")
-    workers = (
-        ClusterLine(str(int(nodes.text) - 1), nodes.line)
-        if nodes and nodes.text.isdecimal()
-        else None
-    )
+    if nodes and nodes.text.isdecimal():
+        workers = ClusterLine(str(int(nodes.text) - 1), nodes.line)
+    else:
+        workers = None
     first = heads[0].line if heads else 1
     head = NodeGroup(
         "head", first, (*setup, *heads), (), {**base, **assigned(heads)}, None, (), _count(gpus)

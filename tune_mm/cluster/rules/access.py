@@ -12,7 +12,8 @@ from tune_mm.cluster.formats.kuberay import CLUSTER
 from tune_mm.cluster.formats.problems import Problem
 from tune_mm.errors import nearest
 
-MODE, TOKEN = "RAY_AUTH_MODE", ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+MODE = "RAY_AUTH_MODE"
+TOKEN = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 MODES = ("token", "disabled", "k8s")
 _SECRETS = (
     ("an AWS access key", r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"),
@@ -36,11 +37,10 @@ def auth_mode(file: ClusterFile) -> Iterator[Problem]:
     for node in file.nodes:
         mode = node.env.get(MODE)
         if mode is None:
-            where = (
-                " in the container (initialization_commands run outside it)"
-                if _set_outside(node)
-                else ""
-            )
+            if _set_outside(node):
+                where = " in the container (initialization_commands run outside it)"
+            else:
+                where = ""
             yield Problem(
                 "auth-mode",
                 "error",
@@ -92,7 +92,10 @@ def auth_differs(file: ClusterFile) -> Iterator[Problem]:
 
 def auth_token(file: ClusterFile) -> Iterator[Problem]:
     """Nodes that ask for a token have one."""
-    mounted = as_map(file.documents[0].data.get("file_mounts")) if file.documents else {}
+    if file.documents:
+        mounted = as_map(file.documents[0].data.get("file_mounts"))
+    else:
+        mounted = {}
     if any(re.search(r"/\.ray(?:/auth_token)?/?$", remote) for remote in mounted):
         return
     for node in file.nodes:
@@ -158,11 +161,10 @@ def open_ports(file: ClusterFile) -> Iterator[Problem]:
         )
         if dashboard or server:
             name = "--dashboard-host" if dashboard else "mlflow --host"
-            default = (
-                ""
-                if command.line
-                else " (Ray's own start command, which the file does not replace)"
-            )
+            if command.line:
+                default = ""
+            else:
+                default = " (Ray's own start command, which the file does not replace)"
             yield Problem(
                 "open-port",
                 "error",

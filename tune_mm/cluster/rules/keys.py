@@ -65,9 +65,10 @@ def _unknown_key(key: str, known: Any, line: int, where: str) -> Problem:
 def _validator() -> Any:
     """Of Ray's schema. Raises UserError where Ray is not installed."""
     ray = importlib.util.find_spec("ray")  # its files are needed, not its code
-    path = (
-        Path(ray.origin).parent / "autoscaler" / "ray-schema.json" if ray and ray.origin else None
-    )
+    if ray and ray.origin:
+        path = Path(ray.origin).parent / "autoscaler" / "ray-schema.json"
+    else:
+        path = None
     if path is None or not path.is_file():
         raise UserError("Ray's schema of cluster files is not there: pip install 'ray[default]'")
     return jsonschema.Draft7Validator(json.loads(path.read_text()))

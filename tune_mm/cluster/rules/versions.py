@@ -52,8 +52,13 @@ def pinned(file: ClusterFile) -> Iterator[Problem]:
 
 def _named(source: ClusterLine) -> str:
     """The package that a command installs, or the image."""
-    match = _PACKAGE.search(source.text) if " " in source.text else None
-    return match[0] if match else source.text
+    if " " in source.text:
+        match = _PACKAGE.search(source.text)
+    else:
+        match = None
+    if match:
+        return match[0]
+    return source.text
 
 
 def _is_pinned(source: ClusterLine) -> bool:

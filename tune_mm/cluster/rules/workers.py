@@ -133,7 +133,12 @@ def gpu_missing(file: ClusterFile) -> Iterator[Problem]:
     ]
     none = bool(nodes) and all(node.gpus is not None and node.gpus.text == "0" for node in nodes)
     if asking and (none or off):
-        line = off[0].line if off else nodes[0].gpus.line if nodes[0].gpus else 0
+        if off:
+            line = off[0].line
+        elif nodes[0].gpus:
+            line = nodes[0].gpus.line
+        else:
+            line = 0
         yield Problem(
             "gpu-missing",
             "error",
@@ -193,11 +198,10 @@ def ray_stop(file: ClusterFile) -> Iterator[Problem]:
     for node in file.nodes:
         for command in node.commands:
             if re.search(r"(?<!\w)ray\s+stop\b", command.text):
-                default = (
-                    ""
-                    if command.line
-                    else " (Ray's own start commands, which the file does not replace)"
-                )
+                if command.line:
+                    default = ""
+                else:
+                    default = " (Ray's own start commands, which the file does not replace)"
                 yield Problem(
                     "ray-stop",
                     "error",
@@ -249,7 +253,10 @@ def spot_head(file: ClusterFile) -> Iterator[Problem]:
 def _spot(config: dict[str, Any]) -> bool:
     market = as_map(config.get("InstanceMarketOptions")).get("MarketType")
     scheduling = config.get("scheduling")
-    entries = scheduling if isinstance(scheduling, list) else [scheduling]
+    if isinstance(scheduling, list):
+        entries = scheduling
+    else:
+        entries = [scheduling]
     return market == "spot" or any(
         as_map(e).get("preemptible") is True or as_map(e).get("provisioningModel") == "SPOT"
         for e in entries

@@ -50,10 +50,8 @@ def _check(path: Path) -> None:
             or ".." in PurePosixPath(name.replace("\\", "/")).parts
         ):
             raise DataError(f"{path}: must hold names of arrays, got the path '{name}'")
-    size, memory = (
-        sum(m.file_size for m in members),
-        os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-    )
+    size = sum(m.file_size for m in members)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if size > memory:
         raise DataError(
             f"{path}: unpacks to {size / GIB:.1f} GiB, and this machine has {memory / GIB:.1f} of memory"

@@ -92,11 +92,15 @@ def column(raw: Any, where: str) -> NDArray[Any]:
 def class_labels(raw: Any, where: str) -> NDArray[np.int64]:
     """int64 [N], each >= 0. Floats are taken when they are whole. Raises DataError."""
     array = column(raw, where)
-    whole = array.astype(np.int64) if np.isfinite(array).all() else None
+    if np.isfinite(array).all():
+        whole = array.astype(np.int64)
+    else:
+        whole = None
     if whole is None or not (whole == array).all() or (whole < 0).any():
-        bad = (
-            array[(array < 0) | (array != np.floor(array))] if array.dtype.kind in "fiu" else array
-        )
+        if array.dtype.kind in "fiu":
+            bad = array[(array < 0) | (array != np.floor(array))]
+        else:
+            bad = array
         raise DataError(
             f"{where}: classes must be integers >= 0, got {', '.join(map(str, bad[:3].tolist()))}"
         )
@@ -173,7 +177,9 @@ def _name(row: Any) -> str:
         return row.decode("utf-8", "replace")
     if isinstance(row, np.ndarray):
         row = row.tolist()
-    return "_".join(_name(part) for part in row) if isinstance(row, (list, tuple)) else str(row)
+    if isinstance(row, (list, tuple)):
+        return "_".join(_name(part) for part in row)
+    return str(row)
 
 
 def check(dataset: Dataset, place: Path) -> None:
@@ -206,14 +212,19 @@ def check(dataset: Dataset, place: Path) -> None:
 
 def _whole(shape: tuple[int, ...], split: Split) -> tuple[int, ...]:
     """The shape of one sample before the split's transform, which cuts images to `shape`."""
-    return shape if split.target.ndim == 1 else (*shape[:-2], *split.target.shape[1:])
+    if split.target.ndim == 1:
+        return shape
+    return (*shape[:-2], *split.target.shape[1:])
 
 
 def _check_target(target: torch.Tensor, task: Task, where: str) -> None:
     if task.kind == "segmentation":
         _check_masks(target, task, where)
         return
-    dtype = torch.int64 if task.kind == "classification" else torch.float32
+    if task.kind == "classification":
+        dtype = torch.int64
+    else:
+        dtype = torch.float32
     if target.dtype != dtype or target.ndim != 1:
         raise DataError(
             f"{where}: target must be {dtype} [N], got {target.dtype} {list(target.shape)}"

@@ -52,7 +52,10 @@ def read(path: Path, rate: int) -> Wave:
     bad = int((~np.isfinite(wave)).sum())
     if bad:
         raise DataError(f"{path}: must be finite, got {bad} NaN or infinite samples")
-    mono = wave if wave.ndim == 1 else wave.mean(axis=0, dtype=np.float64).astype(np.float32)
+    if wave.ndim == 1:
+        mono = wave
+    else:
+        mono = wave.mean(axis=0, dtype=np.float64).astype(np.float32)
     return np.ascontiguousarray(
         librosa.resample(mono, orig_sr=native, target_sr=rate), dtype=np.float32
     )

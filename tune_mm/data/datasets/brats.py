@@ -136,18 +136,20 @@ class Brats(DataPlugin):
         split = _split(config, {s: list(own) for s, own in files.items()}, cases.bad, place, notes)
         size = _size(cases, split, place)
         samples = {"train": [(case, cases.middle(case)) for case in split["train"]]}
-        listed = _listed(cases, split, place) if config.eval_slices == "list" else None
+        if config.eval_slices == "list":
+            listed = _listed(cases, split, place)
+        else:
+            listed = None
         for name in ("val", "test"):
             samples[name] = _fixed(config, cases, split[name]) if listed is None else listed[name]
         shape = _shape(config, size)
         if shape != size:
             notes.append(f"slices of {size[0]} x {size[1]} are cut to {shape[0]} x {shape[1]}")
         for name, own in samples.items():
-            drawn = (
-                "drawn at every epoch, one per case,"
-                if name == "train"
-                else f"fixed ({config.eval_slices}),"
-            )
+            if name == "train":
+                drawn = "drawn at every epoch, one per case,"
+            else:
+                drawn = f"fixed ({config.eval_slices}),"
             count = sum(len(cases.places(c)) for c in split[name])
             notes.append(
                 f"{name}: {len(own)} slices, {drawn} of {count} with a tumour in {len(split[name])} cases"
@@ -193,9 +195,9 @@ def _bad(config: BratsConfig, cases: Cases, place: Path) -> list[str]:
         )
         hint = "data.skip_bad=true (--skip-bad) leaves them out"
         raise DataError(f"{place}: {len(bad)} of {total} cases cannot be read: {few}; {hint}")
-    return (
-        [f"{len(bad)} of {total} cases cannot be read and are left out (skip_bad)"] if bad else []
-    )
+    if bad:
+        return [f"{len(bad)} of {total} cases cannot be read and are left out (skip_bad)"]
+    return []
 
 
 def _split(
@@ -235,7 +237,9 @@ def _split(
 def _source(place: Path, split: str) -> Path:
     """The folder that the cases of a split come from."""
     folder = place / FOLDERS[split]
-    return folder if folder.is_dir() else place / FOLDERS["train"]
+    if folder.is_dir():
+        return folder
+    return place / FOLDERS["train"]
 
 
 def _size(cases: Cases, split: Mapping[str, Sequence[str]], place: Path) -> tuple[int, int]:

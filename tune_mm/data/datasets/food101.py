@@ -90,7 +90,8 @@ class Food101(FeaturePlugin):
         for layout in LISTS:
             own = lists(layout, place)
             if own["train"].is_file() and own["test"].is_file():
-                wanted, there = cls.files(config)[0], own["train"].relative_to(place)
+                wanted = cls.files(config)[0]
+                there = own["train"].relative_to(place)
                 raise DataError(
                     f"food101: no {wanted} in {place}, but {there}: use data.layout={layout}"
                 )
@@ -189,7 +190,8 @@ def _carved(
 
 
 def _split(samples: list[Sample], store: FeatureStore, drawn: bool) -> Split:
-    ids, number = tuple(s.id for s in samples), {name: i for i, name in enumerate(CLASSES)}
+    ids = tuple(s.id for s in samples)
+    number = {name: i for i, name in enumerate(CLASSES)}
     target = torch.tensor([number[s.label] for s in samples], dtype=torch.int64)
     return Split({"visual": store.images(ids, drawn), "text": store.said(ids)}, target, ids)
 

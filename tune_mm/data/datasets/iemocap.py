@@ -177,12 +177,14 @@ def _sequences(
     values: dict[str, dict[str, Float]] = {s: {} for s in ids}
     masks: dict[str, dict[str, Mask | None]] = {s: {} for s in ids}
     for modality, name in _FILES.items():
-        path, cap = place / name, getattr(config.lengths, modality)
+        path = place / name
+        cap = getattr(config.lengths, modality)
         with _opened(path) as file:
             lengths, width = _shapes(file, path, ids, cap)
-            steps = (
-                cap if config.pad == "cap" else max(max(own, default=1) for own in lengths.values())
-            )
+            if config.pad == "cap":
+                steps = cap
+            else:
+                steps = max(max(own, default=1) for own in lengths.values())
             for split, own in ids.items():
                 values[split][modality] = _filled(file, path, own, lengths[split], (steps, width))
                 masks[split][modality] = checks.length_mask(

@@ -69,7 +69,9 @@ class Mosi(DataPlugin):
         if not isinstance(raw, Mapping):
             raise DataError(f"{path}: must hold a dict of splits, got {type(raw).__name__}")
         values: dict[str, dict[str, Float]] = {}
-        targets, ids, notes = {}, {}, []
+        targets = {}
+        ids = {}
+        notes = []
         for split, key in _SPLITS.items():
             where = f"{path}: {key}"
             group = checks.entry(raw, key, str(path))
@@ -110,7 +112,8 @@ def _features(
     config: MosiConfig, group: Mapping[str, Any], where: str
 ) -> tuple[dict[str, Float], int]:
     """Values by modality, and how many of audio's were replaced."""
-    values, replaced = {}, 0
+    values = {}
+    replaced = 0
     for modality, key in _KEYS.items():
         if modality == "text":
             key = config.text  # noqa: PLW2901
@@ -142,9 +145,10 @@ def _refuse_tokens(raw: Any, where: str) -> None:
 
 
 def _target(config: MosiConfig, group: Mapping[str, Any], where: str) -> Any:
-    key = (
-        "regression_labels" if "regression_labels" in group and "labels" not in group else "labels"
-    )
+    if "regression_labels" in group and "labels" not in group:
+        key = "regression_labels"
+    else:
+        key = "labels"
     score = checks.scores(checks.entry(group, key, where), f"{where}: {key}")
     if config.task == "regression":
         return score
@@ -154,11 +158,10 @@ def _target(config: MosiConfig, group: Mapping[str, Any], where: str) -> Any:
 def _task(config: MosiConfig) -> Task:
     if config.task == "regression":
         return Task("regression", 1)
-    names = (
-        ("nonpositive", "positive")
-        if config.threshold == "positive"
-        else ("negative", "nonnegative")
-    )
+    if config.threshold == "positive":
+        names = ("nonpositive", "positive")
+    else:
+        names = ("negative", "nonnegative")
     return Task("classification", 2, names)
 
 

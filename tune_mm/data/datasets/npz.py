@@ -21,6 +21,7 @@ never touched.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -136,7 +137,10 @@ class Npz(NpzPlugin):
     @classmethod
     def options(cls, config: NpzConfig) -> SyntheticOptions:
         modalities = config.modalities or ("audio", "visual")
-        classes = 2 if config.task == "regression" else min(config.classes or 6, 8)
+        if config.task == "regression":
+            classes = 2
+        else:
+            classes = min(config.classes or 6, 8)
         # Widths that hold joints of x, y, z, so that `relative` applies to any of them.
         shapes = {m: (16 - 4 * (i % 3), 18 + 6 * (i % 3)) for i, m in enumerate(modalities)}
         return SyntheticOptions(shapes, modalities[0], classes=classes)
@@ -176,16 +180,22 @@ def _all_arrays(config: NpzConfig, path: Path) -> tuple[str, ...]:
 def _part(config: NpzConfig, modalities: tuple[str, ...], path: Path) -> _Part:
     raw = archive.read(path)
     label = checks.entry(raw, config.label, str(path))
-    to_target = checks.class_labels if config.task == "classification" else checks.scores
+    to_target: Callable[[Any, str], NDArray[Any]] = checks.scores
+    if config.task == "classification":
+        to_target = checks.class_labels
     target = to_target(label, f"{path}: {config.label}")
-    values, masks = {}, {}
+    values = {}
+    masks = {}
     for m in modalities:
         values[m] = checks.features(checks.entry(raw, m, str(path)), f"{path}: {m}")
         masks[m] = mask = _mask(raw, m, values[m], path)
         if mask is not None:
             values[m][~mask] = 0
         checks.require_finite(values[m], f"{path}: {m}")
-    group = None if config.group is None else checks.entry(raw, config.group, str(path)).reshape(-1)
+    if config.group is None:
+        group = None
+    else:
+        group = checks.entry(raw, config.group, str(path)).reshape(-1)
     ids = sample_names(raw, config.id, path)
     counts = {config.label: len(target), **{m: len(v) for m, v in values.items()}}
     if group is not None:
@@ -201,7 +211,10 @@ def _mask(raw: dict[str, NDArray[Any]], modality: str, values: Float, path: Path
         return None
     where = f"{path}: {keys[0]}"
     if values.ndim == 2 or len(keys) == 2:
-        problem = f"'{modality}' is a vector" if values.ndim == 2 else f"there is '{keys[1]}' too"
+        if values.ndim == 2:
+            problem = f"'{modality}' is a vector"
+        else:
+            problem = f"there is '{keys[1]}' too"
         raise DataError(f"{where}: {problem}; keep one of them, for sequences only")
     array = raw[keys[0]]
     if keys[0].endswith("_length"):
@@ -285,7 +298,10 @@ def _statistics(values: Float, mask: Mask | None) -> tuple[Float, Float]:
     """Mean and standard deviation [D] over all real steps; a channel that never changes gets
     deviation 1.
     """
-    steps = values.reshape(-1, values.shape[-1]) if mask is None else values[mask]
+    if mask is None:
+        steps = values.reshape(-1, values.shape[-1])
+    else:
+        steps = values[mask]
     mean = steps.mean(axis=0, dtype=np.float64)
     std = np.sqrt(np.square(steps - mean).mean(axis=0, dtype=np.float64))
     # float32 rounding leaves a constant channel with a tiny deviation, which would blow it up.

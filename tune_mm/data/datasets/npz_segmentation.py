@@ -196,7 +196,8 @@ def _part(config: NpzSegmentationConfig, modalities: tuple[str, ...], path: Path
     modalities = modalities or _all_images(config, raw, path)
     target = _mask(config, checks.entry(raw, config.mask, str(path)), f"{path}: {config.mask}")
     ids = sample_names(raw, config.id, path)
-    images, inputs = {m: checks.entry(raw, m, str(path)) for m in modalities}, {}
+    images = {m: checks.entry(raw, m, str(path)) for m in modalities}
+    inputs = {}
     raw.clear()  # with `pop`: what is converted is let go before the next is
     for m in modalities:
         inputs[m] = _image(config, images.pop(m), f"{path}: {m}")
@@ -226,7 +227,10 @@ def _image(config: NpzSegmentationConfig, raw: Pixels, where: str) -> Pixels:
 def _mask(config: NpzSegmentationConfig, raw: Pixels, where: str) -> Pixels:
     if raw.dtype.kind not in "iub" or raw.ndim != 3 or 0 in raw.shape:
         raise DataError(f"{where}: must be integers [N, H, W], got {raw.dtype} {list(raw.shape)}")
-    known = raw != config.void if config.void is not None else np.ones(raw.shape, bool)
+    if config.void is not None:
+        known = raw != config.void
+    else:
+        known = np.ones(raw.shape, bool)
     classes = raw[known]
     if len(classes) and not 0 <= int(classes.min()) <= int(classes.max()) < VOID:
         got = f"{int(classes.min())} to {int(classes.max())}"
@@ -238,7 +242,8 @@ def _mask(config: NpzSegmentationConfig, raw: Pixels, where: str) -> Pixels:
 
 def _task(config: NpzSegmentationConfig, targets: Mapping[str, Pixels]) -> Task:
     """Raises DataError for classes that train's masks, or the settings, do not have."""
-    where, train = config.folder, targets["train"]
+    where = config.folder
+    train = targets["train"]
     known = train[train != VOID]
     if not len(known):
         raise DataError(f"{where}: train has no known pixel")
@@ -257,7 +262,10 @@ def _task(config: NpzSegmentationConfig, targets: Mapping[str, Pixels]) -> Task:
             raise DataError(
                 f"{where}: regions.{name} must be classes between 0 and {classes - 1}, got {got}"
             )
-    weights = config.weights if not isinstance(config.weights, str) else ()
+    if not isinstance(config.weights, str):
+        weights = config.weights
+    else:
+        weights = ()
     if config.weights == "median":
         weights = median_frequency(class_counts(train, classes), train[0].size)
     return Task(

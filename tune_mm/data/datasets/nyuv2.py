@@ -60,7 +60,9 @@ CLASSES = (
 )  # fmt: skip
 # Synthetic files: this many millimetres per grey level, from the nearest on; pixels without a class
 # at the top.
-STEP, NEAREST, BORDER = 16, 800, 2
+STEP = 16
+NEAREST = 800
+BORDER = 2
 
 Side = Annotated[int, Field(ge=8)]
 Share = Annotated[float, Field(ge=0, le=1)]

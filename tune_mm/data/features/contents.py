@@ -32,7 +32,8 @@ def digests(name: str, samples: Sequence[Sample]) -> tuple[list[str], dict[str, 
     """
 
     def digest(number: int) -> tuple[str, str]:
-        sample, total = samples[number], hashlib.blake2b(digest_size=16)
+        sample = samples[number]
+        total = hashlib.blake2b(digest_size=16)
         total.update(text_digest(sample).to_bytes(8, "big"))
         for path in (sample.image, *([sample.text] if isinstance(sample.text, Path) else [])):
             try:
@@ -68,7 +69,9 @@ def picture(path: Path) -> Image.Image | str:
             return image.convert("RGB")
     except failures.OF_IMAGES as error:
         failures.refuse(path, error, GOES_ON)
-        reason = "of no known kind" if isinstance(error, UnidentifiedImageError) else error
+        reason = str(error)
+        if isinstance(error, UnidentifiedImageError):
+            reason = "of no known kind"
         return f"{path}: is not a readable image: {reason}"
 
 

@@ -117,7 +117,10 @@ def _key(values: Any) -> str:
 
 def _chosen(models: Models, settings: Settings) -> dict[str, Any]:
     """What decides the values beside the samples. Raises DataError."""
-    views = {"seed": settings.seed, "scale_min": pretrained.SCALE_MIN} if settings.views > 1 else {}
+    if settings.views > 1:
+        views = {"seed": settings.seed, "scale_min": pretrained.SCALE_MIN}
+    else:
+        views = {}
     try:
         libraries = {name: version(name).partition(".")[0] for name in ("transformers", "pillow")}
     except PackageNotFoundError:
@@ -157,8 +160,11 @@ class _Extraction:
         settings: Settings,
         missing: Mapping[str, str],
     ) -> None:
-        self.name, self.samples, self.train = name, samples, train
-        self.settings, self.missing = settings, missing
+        self.name = name
+        self.samples = samples
+        self.train = train
+        self.settings = settings
+        self.missing = missing
         self.about = f"{models.image.resolve().name} and {models.text.resolve().name}, {_views(settings.views)}"
         self.image = pretrained.ImageModel(models.image, models.device)
         self.text = pretrained.TextModel(models.text, settings.text_tokens, models.device)
@@ -167,7 +173,8 @@ class _Extraction:
         """Makes the store `final`, or what an earlier call left to do. Raises DataError and
         OSError.
         """
-        count, views = len(self.samples), self.settings.views
+        count = len(self.samples)
+        views = self.settings.views
         arrays: dict[str, tuple[Any, tuple[int, ...]]] = {
             store.VISUAL: (np.float16, (count, *self.image.shape)),
             store.TEXT: (np.float16, (count, *self.text.shape)),
@@ -261,7 +268,10 @@ class _Extraction:
         coming = decoded(left[0]) if left else []
         for number, rows in enumerate(left):
             found = [future.result() for future in coming]
-            coming = decoded(left[number + 1]) if number + 1 < len(left) else []
+            if number + 1 < len(left):
+                coming = decoded(left[number + 1])
+            else:
+                coming = []
             good = [place for place, own in enumerate(found) if not isinstance(own, str)]
             values = np.zeros((len(rows), *self.image.shape), np.float16)
             if good:
@@ -282,15 +292,15 @@ class _Extraction:
         plain = contents.picture(sample.image)
         if isinstance(plain, str):
             return plain
-        return (
-            self.image.plain(plain)
-            if view == 0
-            else self.image.view(plain, stream(self.settings.seed, view, sample.id))
-        )
+        if view == 0:
+            return self.image.plain(plain)
+        return self.image.view(plain, stream(self.settings.seed, view, sample.id))
 
 
 def _views(count: int) -> str:
-    return "1 view" if count == 1 else f"{count} views"
+    if count == 1:
+        return "1 view"
+    return f"{count} views"
 
 
 def stream(seed: int, view: int, sample: str) -> torch.Generator:

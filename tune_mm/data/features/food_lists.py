@@ -156,7 +156,10 @@ def _mmbt(path: Path, split: str, place: Path) -> Iterator[Sample]:
 def _balancemm(path: Path, split: str, place: Path) -> Iterator[Sample]:
     content = text(path)
     first = content.partition(",")[0].strip().strip('"')
-    columns = COLUMNS if first.lower().endswith(IMAGES) else None
+    if first.lower().endswith(IMAGES):
+        columns = COLUMNS
+    else:
+        columns = None
     reader = csv.DictReader(io.StringIO(content, newline=""), columns, strict=True)
     try:
         for row in reader:

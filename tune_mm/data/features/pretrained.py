@@ -180,7 +180,8 @@ class TextModel:
     option = "--text-model"
 
     def __init__(self, folder: Path, length: int, device: torch.device) -> None:
-        self.device, self.length = device, length
+        self.device = device
+        self.length = length
         self.tokenizer = _load("AutoTokenizer", folder, self.option)
         self.model = _model(folder, self.option, device)
         longest = getattr(self.model.config, "max_position_embeddings", length)
@@ -207,10 +208,8 @@ class TextModel:
         cls, sep, pad = (
             getattr(self.tokenizer, f"{name}_token_id") for name in ("cls", "sep", "pad")
         )
-        ids, mask = (
-            np.full((len(texts), self.length), pad, dtype=np.int64),
-            np.zeros((len(texts), self.length), bool),
-        )
+        ids = np.full((len(texts), self.length), pad, dtype=np.int64)
+        mask = np.zeros((len(texts), self.length), bool)
         for row, text in enumerate(texts):
             if isinstance(text, str):
                 own = self.tokenizer(text, truncation=True, max_length=self.length)["input_ids"]

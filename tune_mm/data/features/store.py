@@ -226,7 +226,8 @@ def find_store(
     Raises DataError when there is none, naming the     command and why others do not fit, and
     when several in one folder fit.
     """
-    looked, others = list(folders), list[str]()
+    looked = list(folders)
+    others = list[str]()
     for folder in looked:
         fitting, misfits = _fitting(folder, samples, wanted)
         others += misfits
@@ -237,7 +238,10 @@ def find_store(
             raise DataError(
                 f"{folder}: several stores of features fit, choose with data.store=KEY: {several}"
             )
-    asked = f" whose key starts with '{wanted}'" if wanted else ""
+    if wanted:
+        asked = f" whose key starts with '{wanted}'"
+    else:
+        asked = ""
     others += [
         f"{p.name} is unfinished: the same command goes on"
         for f in looked
@@ -255,12 +259,12 @@ def _fitting(
     """The stores of `samples` in a folder, by key, and why each other whose key starts with
     `wanted` is none.
     """
-    fitting, misfits = list[FeatureStore](), list[str]()
-    keys = (
-        sorted(p for p in folder.iterdir() if KEY.fullmatch(p.name) and p.is_dir())
-        if folder.is_dir()
-        else []
-    )
+    fitting = list[FeatureStore]()
+    misfits = list[str]()
+    if folder.is_dir():
+        keys = sorted(p for p in folder.iterdir() if KEY.fullmatch(p.name) and p.is_dir())
+    else:
+        keys = []
     for path in keys:
         if path.name.startswith(wanted):
             store = open_features(path)
@@ -278,4 +282,6 @@ def _misfit(store: FeatureStore, samples: Sequence[Sample]) -> str:
         return f"without {len(missing)} of them, the first '{missing[0]}'"
     listed = np.array([text_digest(s) for s in samples], dtype=np.uint64)
     other = np.flatnonzero(store.texts[store.rows([s.id for s in samples])] != listed)
-    return f"made of other texts, the first that of '{samples[other[0]].id}'" if len(other) else ""
+    if len(other):
+        return f"made of other texts, the first that of '{samples[other[0]].id}'"
+    return ""

@@ -120,7 +120,8 @@ def _write_list(layout: Layout, path: Path, entries: list[dict[str, str]]) -> No
 
 def _write_features(folder: Path, samples: list[Sample], options: SyntheticOptions) -> None:
     """A store of two views, in the format of `_features`."""
-    data, train = generate(options), options.train
+    data = generate(options)
+    train = options.train
     visual, text = (data.modalities[m] for m in ("visual", "text"))
     rng = np.random.default_rng([VERSION, options.seed])
     # Images have no padding: the steps that sequences lack hold noise.

@@ -51,7 +51,8 @@ def crop_boxes(sizes: Tensor, scale_min: float, generator: torch.Generator) -> T
     area = (height * width)[:, None] * (scale_min + (1 - scale_min) * draws[0])
     low, high = (math.log(r) for r in RATIO)
     ratio = torch.exp(low + (high - low) * draws[1])
-    w, h = (area * ratio).sqrt().round(), (area / ratio).sqrt().round()
+    w = (area * ratio).sqrt().round()
+    h = (area / ratio).sqrt().round()
     fits = (w > 0) & (w <= width[:, None]) & (h > 0) & (h <= height[:, None])
     first = fits.int().argmax(1, keepdim=True)
     found = fits.any(1)
@@ -98,17 +99,17 @@ def batch(
     The aspect is not kept; a frame of S x S keeps its pixels. flip: bool [n], frames to mirror left
     to right; normalize: (x / 255 - mean) / std.
     """
-    n, channels = len(frames), frames[0].shape[2]
+    n = len(frames)
+    channels = frames[0].shape[2]
     scale, shift = (t.repeat(size).to(device) for t in _affine(normalize, channels))
     on_cpu = device.type == "cpu"
     # Channels last, as frames are stored and the integer kernel leaves them: another order costs
     # more than the resize.
     shape = (n, size, size * channels)
-    out = (
-        torch.from_numpy(_memory(math.prod(shape)).reshape(shape))
-        if on_cpu
-        else torch.empty(shape, device=device)
-    )
+    if on_cpu:
+        out = torch.from_numpy(_memory(math.prod(shape)).reshape(shape))
+    else:
+        out = torch.empty(shape, device=device)
     mirrored = [False] * n if flip is None else flip.tolist()
     resized = _functional().resize_image
     pixels = torch.empty(size, size, channels)  # of one frame, which stays in the processor's cache

@@ -40,7 +40,8 @@ class Jitter:
 def to_hsv(images: Tensor) -> Tensor:
     """[B, 3, H, W] of h, s, v from r, g, b. Grey has hue 0."""
     red, green, blue = images.unbind(1)
-    value, span = images.amax(1), images.amax(1) - images.amin(1)
+    value = images.amax(1)
+    span = images.amax(1) - images.amin(1)
     wide = torch.where(span > 0, span, 1)
     sixths = torch.where(
         value == red,

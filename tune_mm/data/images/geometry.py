@@ -61,17 +61,23 @@ class Geometry:
     ) -> Callable[[Tensor], Tensor]:
         """One sample's change, of anything [..., H, W]."""
         tall, wide = (height, width) if self.crop is None else (self.crop, self.crop)
-        top, left = (height - tall) // 2, (width - wide) // 2
-        flip, turns = False, 0
+        top = (height - tall) // 2
+        left = (width - wide) // 2
+        flip = False
+        turns = 0
         if generator is not None:
             # Always four draws: one setting does not change what another draws.
             draws = torch.rand(4, generator=generator, dtype=torch.float64).tolist()
-            top, left = int(draws[0] * (height - tall + 1)), int(draws[1] * (width - wide + 1))
-            flip, turns = self.flip and draws[2] < 0.5, int(draws[3] * 4) if self.turn else 0
+            top = int(draws[0] * (height - tall + 1))
+            left = int(draws[1] * (width - wide + 1))
+            flip = self.flip and draws[2] < 0.5
+            turns = int(draws[3] * 4) if self.turn else 0
 
         def change(image: Tensor) -> Tensor:
             out = image[..., top : top + tall, left : left + wide]
             out = out.flip(-1) if flip else out
-            return torch.rot90(out, turns, (-2, -1)) if turns else out
+            if turns:
+                return torch.rot90(out, turns, (-2, -1))
+            return out
 
         return change

@@ -102,7 +102,8 @@ class _Pictures(StoredRows[PictureStore]):
     """`take` gives float32 [B, C, H, W]."""
 
     def take(self, index: Tensor, generator: torch.Generator | None = None) -> Padded:
-        look, raw = self.store.look, self.store.values[self.rows[index.cpu().numpy()]]
+        look = self.store.look
+        raw = self.store.values[self.rows[index.cpu().numpy()]]
         if self.store.kind == "rgb":
             values = torch.from_numpy(raw).to(self.device).permute(0, 3, 1, 2).float() / 255
         else:
@@ -139,9 +140,10 @@ def open_pictures(
     )
     for i, reason in opened.bad.items():
         raise DataError(f"{files[i]}: {reason}")
-    store = (
-        PictureStore(opened, kind, size) if look is None else PictureStore(opened, kind, size, look)
-    )
+    if look is None:
+        store = PictureStore(opened, kind, size)
+    else:
+        store = PictureStore(opened, kind, size, look)
     _ = store.values  # a damaged store is told of now, not by the first batch
     return store
 
@@ -156,7 +158,9 @@ def picture_size(path: Path) -> Size:
 
 
 def _shape(kind: Kind, count: int, size: Size) -> tuple[int, ...]:
-    return (count, *size, 3) if kind == "rgb" else (count, *size)
+    if kind == "rgb":
+        return count, *size, 3
+    return (count, *size)
 
 
 def _build(
@@ -164,7 +168,8 @@ def _build(
 ) -> dict[str, str]:
     """Fills the folder of a store; returns the files that cannot be read, with the reason."""
     kind: Kind = recipe.kind  # type: ignore[assignment]
-    classes, resize = recipe.settings["classes"], recipe.settings["resize"]
+    classes = recipe.settings["classes"]
+    resize = recipe.settings["resize"]
     shape = _shape(kind, len(files), size)
     counts = np.zeros((len(files), classes), np.int64)
     with StoreWriter(folder / VALUES, DTYPES[kind], shape) as out:

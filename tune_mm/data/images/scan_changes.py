@@ -54,7 +54,9 @@ class ScanChanges:
         return self._valued(inputs, generator), target
 
     def _side(self, height: int, width: int) -> int | None:
-        return None if self.crop is None else min(self.crop, height, width)
+        if self.crop is None:
+            return None
+        return min(self.crop, height, width)
 
     def _valued(self, inputs: Inputs, generator: torch.Generator) -> Inputs:
         # As many draws whatever the settings, and a generator of its own for the noise, of which

@@ -48,12 +48,13 @@ from tune_mm.data.store.threads import each
 # Raise it when the same files would give other values.
 VERSION = 1
 CLASSES = 4
-SIDE, VOXELS = (
-    1024,
-    2**26,
-)  # the most that is read; a scan of BraTS has 240 x 240 x 155 = 9 million voxels
+# the most that is read; a scan of BraTS has 240 x 240 x 155 = 9 million voxels
+SIDE = 1024
+VOXELS = 2**26
 PART = 64  # slices that are in memory at once while labels are copied
-IMAGES, LABELS, PLACES = "images.npy", "labels.npy", "places.npy"
+IMAGES = "images.npy"
+LABELS = "labels.npy"
+PLACES = "places.npy"
 
 Index = NDArray[np.int64]
 
@@ -87,7 +88,9 @@ class Cases:
     """
 
     def __init__(self, opened: Mapping[str, Case], bad: Mapping[str, str], modalities: int) -> None:
-        self.opened, self.bad, self.modalities = list(opened.values()), bad, modalities
+        self.opened = list(opened.values())
+        self.bad = bad
+        self.modalities = modalities
         self.number = {case: i for i, case in enumerate(opened)}
 
     def __getitem__(self, case: str) -> Case:
@@ -155,7 +158,10 @@ class Slices(Stored):
         file, dtype = (LABELS, np.uint8) if self.channel is None else (IMAGES, np.float16)
         out = np.empty((len(rows), *self.shape[-2:]), dtype)
         for plane, case, row in zip(out, cases.tolist(), rows.tolist(), strict=True):
-            number = row if self.channel is None else row * self.cases.modalities + self.channel
+            if self.channel is None:
+                number = row
+            else:
+                number = row * self.cases.modalities + self.channel
             self.cases.opened[case].read(file, number, plane)
         return out
 
@@ -215,7 +221,8 @@ def open_labels(name: str, cases: Cases, chosen: Sequence[tuple[str, int]]) -> N
 def _opened(folder: Path, modalities: int) -> Case:
     """Raises DataError when the store is damaged."""
     arrays = {file: read_array(folder, file) for file in (IMAGES, LABELS, PLACES)}
-    count, size = len(arrays[LABELS]), arrays[LABELS].shape[1:]
+    count = len(arrays[LABELS])
+    size = arrays[LABELS].shape[1:]
     expected: dict[str, tuple[DTypeLike, tuple[int, ...]]] = {
         IMAGES: (np.float16, (count, modalities, *size)), LABELS: (np.uint8, (count, *size)),
         PLACES: (np.int64, (count, 2)),
@@ -244,7 +251,10 @@ def _build(path: Path, modalities: int, folder: Path, ids: list[str]) -> dict[st
         images, labels, places = read_case(path, modalities)
     except (ValueError, OSError, RuntimeError, LookupError, MemoryError) as error:
         failures.refuse(path, error)
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if str(error):
+            reason = str(error).splitlines()[0]
+        else:
+            reason = type(error).__name__
         return {
             ids[
                 0
@@ -272,7 +282,8 @@ def read_case(path: Path, modalities: int) -> tuple[NDArray[np.float16], NDArray
         values = image[:, :, :, places[0] : places[-1] + 1][..., places - places[0]]
     if not np.isfinite(values).all():
         raise ValueError("'image' must be finite, got NaN or infinity")
-    largest, most = float(np.abs(values).max()), float(np.finfo(np.float16).max)
+    largest = float(np.abs(values).max())
+    most = float(np.finfo(np.float16).max)
     if largest > most:
         raise ValueError(
             f"'image' must be within -{most:g} to {most:g} (z-scored over the brain), got {largest:g}"
@@ -284,13 +295,17 @@ def read_case(path: Path, modalities: int) -> tuple[NDArray[np.float16], NDArray
 
 def _array(file: Any, key: str) -> Any:
     """A data set that lies in the file itself: links to others are not followed. Raises ValueError."""
-    links, name = file.id.links, key.encode()
+    links = file.id.links
+    name = key.encode()
     if not links.exists(name):
         known = (
             ", ".join(repr(k.decode("utf-8", "replace")) for k in list(file.id)[:8]) or "nothing"
         )
         raise ValueError(f"no '{key}'; the file holds {known}")
-    found = file[key] if links.get_info(name).type == h5py.h5l.TYPE_HARD else None
+    if links.get_info(name).type == h5py.h5l.TYPE_HARD:
+        found = file[key]
+    else:
+        found = None
     if found is None or getattr(found, "is_virtual", False) or getattr(found, "external", ()):
         raise ValueError(f"'{key}' must lie in the file itself, got a link")
     if not isinstance(found, h5py.Dataset) or found.dtype.kind not in "fiu":
@@ -319,7 +334,8 @@ def _check_shapes(image: Any, label: Any, modalities: int) -> None:
 
 def _classes(label: NDArray[Any]) -> NDArray[np.uint8]:
     """Classes 0..3. Raises ValueError."""
-    low, high = float(label.min()), float(label.max())
+    low = float(label.min())
+    high = float(label.max())
     if not 0 <= low <= high <= CLASSES:
         raise ValueError(
             f"'label' must hold classes 0 to 3 (or 4 in place of 3), got {low:g} to {high:g}"

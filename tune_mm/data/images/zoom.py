@@ -49,7 +49,8 @@ class Zoom:
     ) -> tuple[int, int, int, int, bool]:
         """Size of the enlarged image, the window's upper left corner in it, whether it is mirrored."""
         factor = self.scale[0] + (self.scale[1] - self.scale[0]) * scale
-        tall, wide = round(factor * height), round(factor * width)
+        tall = round(factor * height)
+        wide = round(factor * width)
         return (
             tall,
             wide,
@@ -73,4 +74,6 @@ def _cut(image: Tensor, window: tuple[int, int, int, int, bool], nearest: bool) 
         out = F.interpolate(image[None], (tall, wide), mode="bilinear")[
             0, :, top : top + height, left : left + width
         ]
-    return out.flip(-1) if mirror else out
+    if mirror:
+        return out.flip(-1)
+    return out

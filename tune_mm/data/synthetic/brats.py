@@ -27,7 +27,9 @@ CONTRAST = {
     "t2": (2.5, 2.0, 1.0),
 }
 NOISE = 0.7  # standard deviation in the brain, at noise 1
-CORE, SHELL = 0.35, 0.65  # radii, relative to the tumour's
+# radii, relative to the tumour's
+CORE = 0.35
+SHELL = 0.65
 
 
 def write(

@@ -28,7 +28,8 @@ from tune_mm.data.synthetic.vectors import VERSION, Array, SyntheticOptions, gen
 RATE = 8_000
 SECONDS = (0.4, 1.0)
 TONES = (250.0, 3_400.0)
-HEIGHT, WIDTH = 40, 48
+HEIGHT = 40
+WIDTH = 48
 
 Samples = NDArray[np.int16]
 Frame = NDArray[np.uint8]

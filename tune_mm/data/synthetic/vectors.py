@@ -96,7 +96,8 @@ class SyntheticOptions:
 
     def bounds(self) -> dict[str, slice]:
         """Where train, val and test lie in `total` samples."""
-        a, b = self.train, self.train + self.val
+        a = self.train
+        b = self.train + self.val
         return {"train": slice(0, a), "val": slice(a, b), "test": slice(b, self.total)}
 
     def changed(self, **values: Any) -> SyntheticOptions:
@@ -130,7 +131,8 @@ def generate(options: SyntheticOptions, *, scores: bool = False) -> Synthetic:
     not classes.
     """
     rng = np.random.default_rng([VERSION, options.seed])
-    target = _scores(options, rng) if scores else _classes(options, rng)
+    make_target = _scores if scores else _classes
+    target = make_target(options, rng)
     codes = _codes(target, options.classes, rng)
     shows = _shows(options, rng)
     return Synthetic(
@@ -186,7 +188,10 @@ def _modality(
     shows: NDArray[np.bool_],
     rng: np.random.Generator,
 ) -> Sequences:
-    amplitude = 1.0 if name == options.dominant else 1 - options.imbalance / 4
+    if name == options.dominant:
+        amplitude = 1.0
+    else:
+        amplitude = 1 - options.imbalance / 4
     latent = shows[:, None] * (GAIN * amplitude) * codes + options.noise * rng.standard_normal(
         codes.shape
     )

@@ -122,7 +122,8 @@ class AudioVisual(DataPlugin):
 
     @classmethod
     def load(cls, config: AudioVisualConfig, place: Path) -> Dataset:
-        name, listing = cls.folder_of(config), cls.listing(config, place)
+        name = cls.folder_of(config)
+        listing = cls.listing(config, place)
         _require_distinct(listing.clips, place)
         pairs = _pair(name, listing, config.min_frames)
         looked = [folder for spellings in cls.folders(config) for folder in spellings]
@@ -152,11 +153,10 @@ def _require_distinct(clips: Mapping[str, Sequence[Clip]], place: Path) -> None:
     for split, own in clips.items():
         for clip in own:
             if clip.id in seen:
-                both = (
-                    f"twice in {split}"
-                    if seen[clip.id] == split
-                    else f"in {seen[clip.id]} and in {split}"
-                )
+                if seen[clip.id] == split:
+                    both = f"twice in {split}"
+                else:
+                    both = f"in {seen[clip.id]} and in {split}"
                 raise DataError(f"{place}: every clip must be listed once, got '{clip.id}' {both}")
             seen[clip.id] = split
 
@@ -181,7 +181,9 @@ def _pair(name: str, listing: Listing, min_frames: int) -> _Pairs:
 
     def frames(number: int) -> tuple[Path, ...]:
         folder = every[number].frames
-        return images(folder) if folder else ()
+        if folder:
+            return images(folder)
+        return ()
 
     found = each(frames, len(every), f"{name}: listing frames")
     files = {clip.id: own for clip, own in zip(every, found, strict=True)}
@@ -206,7 +208,9 @@ def _missing(clip: Clip, frames: int, least: int) -> str:
     ]
     if sides:
         return f"without {' and '.join(sides)}"
-    return f"with fewer than {least} frames" if frames < least else ""
+    if frames < least:
+        return f"with fewer than {least} frames"
+    return ""
 
 
 def _unreadable(
@@ -234,14 +238,18 @@ def _with_val(
         return clips, []
     train = clips["train"]
     speakers = _speakers(train, config, place)
-    strata, group = np.array([c.label for c in train]), np.array(speakers) if speakers else None
+    strata = np.array([c.label for c in train])
+    group = np.array(speakers) if speakers else None
     try:
         kept, held = carve(strata, group, config.val_fraction, config.split_seed)
     except ValueError as error:
         raise DataError(
             f"{place}: no validation split, and none can be carved out of train: {error}"
         ) from error
-    how = "whole speakers" if speakers else "stratified by label"
+    if speakers:
+        how = "whole speakers"
+    else:
+        how = "stratified by label"
     note = f"no published validation split: {len(held)} of {len(train)} train clips held out"
     carved = {
         "train": [train[i] for i in kept],
@@ -274,7 +282,10 @@ def _about(clips: Mapping[str, Sequence[Clip]], class_names: Sequence[str]) -> l
     """
     seen = {c.label for c in clips["train"]}
     unseen = [name for name in class_names if name not in seen]
-    notes = [f"no clip in train of {len(unseen)} classes: {', '.join(unseen)}"] if unseen else []
+    if unseen:
+        notes = [f"no clip in train of {len(unseen)} classes: {', '.join(unseen)}"]
+    else:
+        notes = []
     speakers = {
         s: {c.speaker for c in clips[s] if c.speaker is not None} for s in ("train", "test")
     }
@@ -287,6 +298,7 @@ def _about(clips: Mapping[str, Sequence[Clip]], class_names: Sequence[str]) -> l
 def _split(
     clips: Sequence[Clip], names: Sequence[str], audio: SpectrogramStore, visual: FrameStore
 ) -> Split:
-    ids, number = tuple(c.id for c in clips), {name: i for i, name in enumerate(names)}
+    ids = tuple(c.id for c in clips)
+    number = {name: i for i, name in enumerate(names)}
     target = torch.tensor([number[c.label] for c in clips], dtype=torch.int64)
     return Split({"audio": audio.stored(ids), "visual": visual.stored(ids)}, target, ids)

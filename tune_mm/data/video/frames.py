@@ -80,7 +80,9 @@ class FramesConfig(Section):
     @property
     def channels(self) -> int:
         """C."""
-        return 3 if self.color == "rgb" else 1
+        if self.color == "rgb":
+            return 3
+        return 1
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -133,7 +135,8 @@ class _Frames(StoredRows[FrameStore]):
         clips = self.store.index[self.rows[index.cpu().numpy()]]
         places = choose(clips[:, 1], config.frames, generator)
         sizes = torch.from_numpy(clips[:, 2:]).repeat_interleave(config.frames, 0)
-        boxes, flip = None, None
+        boxes = None
+        flip = None
         if generator is not None and config.crop:
             boxes = augment.crop_boxes(sizes, config.scale_min, generator).tolist()
         if generator is not None and config.flip:
@@ -209,7 +212,9 @@ class _Builder:
     """Fills the folder of a store with the frames of `clips`, one tuple of files per row."""
 
     def __init__(self, folder: Path, clips: list[Files], config: FramesConfig) -> None:
-        self.folder, self.clips, self.config = folder, clips, config
+        self.folder = folder
+        self.clips = clips
+        self.config = config
 
     def run(self, ids: list[str], name: str) -> dict[str, str]:
         """Returns the clips that could not be read, with the reason."""
@@ -224,11 +229,9 @@ class _Builder:
 
             def store(row: int) -> str:
                 head = heads[row]
-                return (
-                    head
-                    if isinstance(head, str)
-                    else self._decode(out, self.clips[row], index[row])
-                )
+                if isinstance(head, str):
+                    return head
+                return self._decode(out, self.clips[row], index[row])
 
             found = each(store, len(ids), f"{name}: frames")
         return {clip: reason for clip, reason in zip(ids, found, strict=True) if reason}
@@ -271,7 +274,10 @@ def _reason(path: Path, error: Exception) -> str:
 
 def _reduced(height: int, width: int, shorter: int | None) -> tuple[int, int]:
     """H and W with the shorter side reduced to `shorter`; never enlarged."""
-    factor = 1.0 if shorter is None else min(1.0, shorter / min(height, width))
+    if shorter is None:
+        factor = 1.0
+    else:
+        factor = min(1.0, shorter / min(height, width))
     return max(1, round(height * factor)), max(1, round(width * factor))
 
 

@@ -28,7 +28,8 @@ def recomputed(layer: nn.Module, x: Tensor) -> Tensor:
     if not torch.is_grad_enabled() or transformed():
         out: Tensor = layer(x)
         return out
-    params, buffers = dict(layer.named_parameters()), dict(layer.named_buffers())
+    params = dict(layer.named_parameters())
+    buffers = dict(layer.named_buffers())
     copies = {name: b.clone() for name, b in buffers.items()}
     modes = {module: module.training for module in layer.modules()}
     passes = 0

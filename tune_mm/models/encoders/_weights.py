@@ -36,7 +36,10 @@ def read(path: Path) -> Tensors:
     """
     if not path.is_file():
         raise ValueError(f"weights: no file {path}")
-    raw = _safetensors(path) if path.suffix == ".safetensors" else _torch(path)
+    if path.suffix == ".safetensors":
+        raw = _safetensors(path)
+    else:
+        raw = _torch(path)
     if isinstance(raw, Mapping) and isinstance(raw.get("state_dict"), Mapping):
         raw = raw["state_dict"]
     if not isinstance(raw, Mapping) or not all(isinstance(v, Tensor) for v in raw.values()):
@@ -92,14 +95,18 @@ def fitting(encoder: str, given: Tensors, own: Mapping[str, Tensor], path: Path)
     unknown = [n for n in given if n not in own]
     for what, names in (("has no", missing), ("has unknown", unknown)):
         if names:
-            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            if len(names) > 3:
+                more = f" and {len(names) - 3} more"
+            else:
+                more = ""
             raise ValueError(
                 f"weights: {path} is no {encoder}: it {what} {', '.join(names[:3])}{more}"
             )
     out = {**given, STEM: _stem_for(given[STEM], own[STEM].shape[1])}
     for name, value in out.items():
         if value.shape != own[name].shape:
-            got, want = tuple(value.shape), tuple(own[name].shape)
+            got = tuple(value.shape)
+            want = tuple(own[name].shape)
             raise ValueError(
                 f"weights: {path} is no {encoder}: {name} must have shape {want}, got {got}"
             )

@@ -48,7 +48,9 @@ class CnnEncoder(StagedEncoder):
         self, inputs: int, channels: tuple[int, ...], width: int, dropout: float, norm: Norm
     ) -> None:
         super().__init__()
-        self.channels, self.width, self.dropout = channels, width, dropout
+        self.channels = channels
+        self.width = width
+        self.dropout = dropout
         before = (inputs, *channels[:-1])
         self.stages = nn.ModuleList(
             _stage(i, o, norm) for i, o in zip(before, channels, strict=True)

@@ -64,7 +64,9 @@ class DeepLabEncoder(DenseEncoder):
         super().__init__()
         self.backbone = ResNet(inputs, depth)
         self.aspp = ASPP(self.backbone.channels[1], width, rates)
-        self.channels, self.width, self.checkpoint = self.backbone.channels[:1], width, checkpoint
+        self.channels = self.backbone.channels[:1]
+        self.width = width
+        self.checkpoint = checkpoint
         channels_last(self)
 
     @classmethod
@@ -119,7 +121,10 @@ class ResNet(nn.Module):
         super().__init__()
         make = getattr(torchvision().models, f"resnet{depth}")
         # A basic block (18 layers) is refused there, and dilated below.
-        dilated = {} if depth == 18 else {"replace_stride_with_dilation": [False, False, True]}
+        if depth == 18:
+            dilated = {}
+        else:
+            dilated = {"replace_stride_with_dilation": [False, False, True]}
         net = make(weights=None, num_classes=1, **dilated)
         for name in ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4"):
             self.add_module(name, getattr(net, name))

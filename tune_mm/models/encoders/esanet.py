@@ -99,7 +99,9 @@ class EsanetEncoder(StagedEncoder):
         checkpoint: bool = False,
     ) -> None:
         super().__init__()
-        self.channels, self.width, self.checkpoint = channels, channels[-1], checkpoint
+        self.channels = channels
+        self.width = channels[-1]
+        self.checkpoint = checkpoint
         self.conv1 = nn.Conv2d(inputs, channels[0], 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(channels[0])
         self.maxpool = nn.MaxPool2d(3, 2, 1)

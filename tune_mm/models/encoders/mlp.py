@@ -35,7 +35,8 @@ class MlpEncoder(Encoder):
 
     def __init__(self, inputs: int, width: int, layers: int, dropout: float) -> None:
         super().__init__()
-        self.width, self.dropout = width, dropout
+        self.width = width
+        self.dropout = dropout
         self.layers = nn.ModuleList(linear(width if i else inputs, width) for i in range(layers))
         self.norm = nn.LayerNorm(width)
 

@@ -61,7 +61,8 @@ class TransformerEncoder(Encoder):
         padding_mask: bool = True,
     ) -> None:
         super().__init__()
-        self.width, self.padding_mask = width, padding_mask
+        self.width = width
+        self.padding_mask = padding_mask
         self.project = linear(inputs, width)
         self.body = Transformer(width, heads, layers, dropouts)
 

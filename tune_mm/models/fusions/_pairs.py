@@ -29,7 +29,8 @@ class VectorFusion(LateFusion):
 
     def __init__(self, widths: Mapping[str, int], pool: Pool) -> None:
         super().__init__()
-        self.widths, self.pool = dict(widths), pool
+        self.widths = dict(widths)
+        self.pool = pool
 
     @abstractmethod
     def combine(self, vectors: Tensors) -> Tensor:
@@ -89,11 +90,9 @@ class ModulatedFusion(VectorFusion):
 
     def block(self, modality: str) -> slice:
         """Where the modality is the one modulated, if each one is (`symmetric`); else all columns."""
-        return (
-            self.blocks[modality]
-            if self.sources.keys() == self.widths.keys()
-            else super().block(modality)
-        )
+        if self.sources.keys() == self.widths.keys():
+            return self.blocks[modality]
+        return super().block(modality)
 
     def combine(self, vectors: Tensors) -> Tensor:
         return torch.cat([self._part(m, names, vectors) for m, names in self.sources.items()], 1)

@@ -66,7 +66,10 @@ class BilinearFusion(VectorFusion):
             raise ValueError(
                 f"the bilinear fusion takes features of one width, but got widths={dict(widths)}"
             )
-        width = next(iter(widths.values())) if config.width is None else config.width
+        if config.width is None:
+            width = next(iter(widths.values()))
+        else:
+            width = config.width
         return cls(widths, width, spec.task.outputs, config.pool)
 
     def combine(self, vectors: Tensors) -> Tensor:

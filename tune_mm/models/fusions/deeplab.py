@@ -56,7 +56,8 @@ class DeepLabFusion(DenseFusion):
     ) -> None:
         """maps, levels: channels of each modality's maps and low-level maps."""
         super().__init__()
-        self.maps, self.levels = dict(maps), dict(levels)
+        self.maps = dict(maps)
+        self.levels = dict(levels)
         self.low = unit(sum(levels.values()), low, 1)
         first, last = (nn.Dropout(p) for p in dropouts)
         self.mix = nn.Sequential(
@@ -75,7 +76,8 @@ class DeepLabFusion(DenseFusion):
         height, across = next(iter(spec.shapes.values()))[1:]
         maps = {m: e.width for m, e in encoders.items()}
         levels = {m: e.channels[0] for m, e in encoders.items()}
-        width, dropouts = config.width or max(maps.values()), (config.dropout, config.dropout_last)
+        width = config.width or max(maps.values())
+        dropouts = (config.dropout, config.dropout_last)
         return cls(maps, levels, config.low, width, dropouts, spec.task.outputs, (height, across))
 
     def hidden(self, features: Features) -> Tensor:

@@ -81,13 +81,15 @@ class EsanetFusion(StagedFusion):
         """channels: of the maps after each stage, the same of all encoders."""
         super().__init__()
         self.modalities = modalities
-        classes, (height, width) = spec.task.outputs, spec.shapes[modalities[0]][-2:]
+        classes = spec.task.outputs
+        height, width = spec.shapes[modalities[0]][-2:]
         self.gates = nn.ModuleList(
             nn.ModuleDict({m: SqueezeExcite(c, config.reduction) for m in modalities})
             for c in channels
         )
         self.context = PyramidPooling(channels[-1], config.decoder[0], config.bins)
-        before, skips = (config.decoder[0], *config.decoder[:-1]), channels[-2 : -2 - MODULES : -1]
+        before = (config.decoder[0], *config.decoder[:-1])
+        skips = channels[-2 : -2 - MODULES : -1]
         side = classes if config.sides else 0
         self.decoder = nn.ModuleList(
             DecoderModule(i, o, config.blocks, s, side)
@@ -111,7 +113,9 @@ class EsanetFusion(StagedFusion):
                     f"the esanet fusion needs encoders of {MODULES + 1} or more stages (esanet, resnet18), "
                     f"which that of '{m}' is not"
                 )
-            encoder.until, encoder.through = 1, bool(channels)  # none but the first sees the others
+            # none but the first sees the others
+            encoder.until = 1
+            encoder.through = bool(channels)
             channels[m] = tuple(encoder.channels)
         if len(set(channels.values())) > 1:
             raise ValueError(
@@ -133,7 +137,8 @@ class EsanetFusion(StagedFusion):
         beside it.
         """
         fused = self._fused(encoders, {m: features[m] for m in self.modalities if m not in absent})
-        maps, sides = self.context(fused[-1]), []
+        maps = self.context(fused[-1])
+        sides = []
         for module, skip in zip(self.decoder, fused[-2::-1], strict=False):
             maps, side = module(maps, skip)
             sides += [] if side is None else [side]
@@ -141,14 +146,18 @@ class EsanetFusion(StagedFusion):
 
     def _fused(self, encoders: Mapping[str, StagedEncoder], present: Features) -> list[Tensor]:
         """F_s of every stage [B, C_s, H_s, W_s]."""
-        first, out = self.modalities[0], list[Tensor]()
+        first = self.modalities[0]
+        out = list[Tensor]()
         for number, gates in enumerate(self.gates, 1):
-            own, gated = cast("nn.ModuleDict", gates), list[Tensor]()
+            own = cast("nn.ModuleDict", gates)
+            gated = list[Tensor]()
             for m, x in present.items():
                 if m == first and number > 1:
                     maps = image_maps(encoders[m].stage(number, Padded(out[-1][:, None])))
+                elif number == 1:
+                    maps = image_maps(x)
                 else:
-                    maps = image_maps(x) if number == 1 else x.levels[number - 2].flatten(0, 1)
+                    maps = x.levels[number - 2].flatten(0, 1)
                 gated.append(own[m](maps))
             fused = gated[0]
             for other in gated[1:]:

@@ -77,7 +77,8 @@ class Exchange(nn.Module):
 
     def __init__(self, channels: Mapping[str, int], width: int, scale: float) -> None:
         super().__init__()
-        self.channels, self.scale = dict(channels), scale
+        self.channels = dict(channels)
+        self.scale = scale
         self.squeeze = nn.Linear(sum(channels.values()), width)
         self.gates = nn.ModuleDict({m: nn.Linear(width, c) for m, c in channels.items()})
 

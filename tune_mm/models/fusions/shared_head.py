@@ -56,7 +56,9 @@ class SharedHeadFusion(VectorFusion):
     def unimodal(self, features: Features, path: UnimodalPath) -> dict[str, Tensor]:
         """See the module docstring."""
         vectors = self._vectors(features)
-        return {m: h / len(vectors) for m, h in vectors.items()} if path == "zero" else vectors
+        if path == "zero":
+            return {m: h / len(vectors) for m, h in vectors.items()}
+        return vectors
 
 
 plugin = SharedHeadFusion

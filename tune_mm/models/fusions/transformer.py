@@ -52,9 +52,11 @@ class TransformerFusion(LateFusion):
         dropouts = Dropouts(
             c.dropout_attention, c.dropout_relu, c.dropout_embed, c.dropout_residual
         )
-        self.padding_mask, self.dropout_output = c.padding_mask, c.dropout_output
+        self.padding_mask = c.padding_mask
+        self.dropout_output = c.dropout_output
         self.body = Transformer(width, c.heads, c.layers, dropouts)
-        self.inner, self.outer = linear(width, width), linear(width, width)
+        self.inner = linear(width, width)
+        self.outer = linear(width, width)
         self.head = linear(width, outputs)
 
     @classmethod
@@ -74,7 +76,10 @@ class TransformerFusion(LateFusion):
 
     def hidden(self, features: Features) -> Tensor:
         steps = [_steps(features[m]) for m in self.modalities]
-        keys = torch.cat([_keys(f) for f in steps], 1) if self._masked(steps) else None
+        if self._masked(steps):
+            keys = torch.cat([_keys(f) for f in steps], 1)
+        else:
+            keys = None
         return self._residual(self.body.first(torch.cat([f.value for f in steps], 1), keys))
 
     def unimodal(self, features: Features, path: UnimodalPath) -> dict[str, Tensor]:
@@ -121,12 +126,14 @@ class TransformerFusion(LateFusion):
         """
         steps = [_steps(features[m]) for m in self.modalities]
         table = sinusoids(sum(f.value.shape[1] for f in steps), self.body.width, steps[0].value)
-        parts, start = [], 0
+        parts = []
+        start = 0
         for f in steps:
             value, keys = f.value, _keys(f if self.padding_mask else Padded(f.value))
             positions = table[start : start + value.shape[1]]
             if start:
-                value, keys = F.pad(value, (0, 0, 1, 0)), F.pad(keys, (1, 0))
+                value = F.pad(value, (0, 0, 1, 0))
+                keys = F.pad(keys, (1, 0))
                 positions = torch.cat([table[:1], positions])
             parts.append((value, positions, keys))
             start += f.value.shape[1]
@@ -144,7 +151,9 @@ class TransformerFusion(LateFusion):
 
 def _steps(x: Padded) -> Padded:
     """A vector as a sequence of one step."""
-    return Padded(x.value[:, None], None) if x.value.dim() == 2 else x
+    if x.value.dim() == 2:
+        return Padded(x.value[:, None], None)
+    return x
 
 
 def _keys(x: Padded) -> Tensor:

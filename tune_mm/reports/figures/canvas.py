@@ -28,7 +28,9 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 Dash = Literal["-", "--", ":", "-."]
 DASHES: tuple[Dash, ...] = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D", "v", "P")
-COLUMN, PAGE = 3.35, 6.9  # inches: one column of a two-column page, and both
+# inches: one column of a two-column page, and both
+COLUMN = 3.35
+PAGE = 6.9
 STYLE: Any = {
     "font.size": 8,
     "axes.titlesize": 8,
@@ -133,8 +135,14 @@ def caption(
     about = f"{data_of(report, choice)} ({' and '.join(kinds) or 'no runs'})"
     numbers = list(counts)
     many = f", {seed_count(numbers)}" if numbers else ""
-    spread = "; mean and standard deviation over seeds" if numbers and max(numbers) > 1 else ""
-    mixed = ["Real and synthetic data are mixed: not comparable."] if len(kinds) > 1 else []
+    if numbers and max(numbers) > 1:
+        spread = "; mean and standard deviation over seeds"
+    else:
+        spread = ""
+    if len(kinds) > 1:
+        mixed = ["Real and synthetic data are mixed: not comparable."]
+    else:
+        mixed = []
     notes = [note for selection in chosen.values() for note in selection.notes]
     sentences = [
         f"{report.title}. {PAPERS[report.paper]}, {report.source}. Data: {about}{many}{spread}.",

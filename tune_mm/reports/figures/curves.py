@@ -130,7 +130,10 @@ def curves(
     known = modalities(runs, [m for p in report.panels for m in p.metrics])
     facets = list(_facets(report))
     with canvas.styled():
-        columns = len(report.panels) if len(report.panels) > 1 or len(facets) == 1 else 2
+        if len(report.panels) > 1 or len(facets) == 1:
+            columns = len(report.panels)
+        else:
+            columns = 2
         figure, axes = canvas.canvas(math.ceil(len(facets) / columns), columns)
         drawn: list[tuple[str, Trace, Band]] = []
         for place, (panel, labels) in zip(axes, facets, strict=False):
@@ -161,7 +164,10 @@ def curves(
 def _facets(report: CurvesReport) -> Iterator[tuple[Panel, list[str]]]:
     """What goes into one axes: a panel, and the series drawn over each other in it."""
     labels = [s.label for s in report.series]
-    groups = [labels] if len(labels) <= 2 else [[label] for label in labels]
+    if len(labels) <= 2:
+        groups = [labels]
+    else:
+        groups = [[label] for label in labels]
     return ((panel, group) for group in groups for panel in report.panels)
 
 
@@ -219,7 +225,9 @@ def _draw(
 
 
 def _colour(modality: str, known: Sequence[str]) -> str:
-    return PALETTE[known.index(modality) % len(PALETTE)] if modality else BLACK
+    if modality:
+        return PALETTE[known.index(modality) % len(PALETTE)]
+    return BLACK
 
 
 def _share(axes: Sequence[Any], facets: Sequence[tuple[Panel, list[str]]]) -> None:
@@ -273,4 +281,6 @@ def _reading(report: CurvesReport, drawn: Sequence[tuple[str, Trace, Band]]) -> 
 
 def _lost(drawn: Sequence[tuple[str, Trace, Band]]) -> str:
     names = [f"{b.lost} of {label}: {t.metric}" for label, t, b in drawn if b.lost]
-    return f"Values that are not finite are left out ({', '.join(names)})" if names else ""
+    if names:
+        return f"Values that are not finite are left out ({', '.join(names)})"
+    return ""

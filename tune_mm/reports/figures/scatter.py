@@ -51,7 +51,9 @@ def scatter(
         s.label: select(list(records), report, {**report.where, **s.where}, choice)
         for s in report.series
     }
-    said, absent, counts = [], [], []
+    said = []
+    absent = []
+    counts = []
     with canvas.styled():
         columns = min(len(report.series), 2)
         figure, axes = canvas.canvas(-(-len(report.series) // columns), columns)
@@ -141,7 +143,10 @@ def _draw(axes: Any, points: Mapping[str, np.ndarray]) -> None:
     kinds = list(dict.fromkeys(kind for _, _, kind in parts.values()))
     for label, at in points.items():
         head, _, kind = parts[label]
-        colour = PALETTE[modalities.index(head) % len(PALETTE)] if head else BLACK
+        if head:
+            colour = PALETTE[modalities.index(head) % len(PALETTE)]
+        else:
+            colour = BLACK
         marker = MARKERS[kinds.index(kind) % len(MARKERS)]
         axes.scatter(
             at[:, 0],

@@ -68,7 +68,9 @@ def sweep(
             f"baseline: must say which runs the gain is over, got none ({report.title})"
         )
     chosen: dict[str, Selection] = {}
-    lines, said, absent = [], [], []
+    lines = []
+    said = []
+    absent = []
     for series in report.series:
         line, notes = _line(report, series, records, choice, chosen)
         said += notes
@@ -107,7 +109,10 @@ def _line(
     found, note = _points(report, where, records, choice)
     chosen.update({f"{series.label} at {x:g}": selection for x, selection in found.items()})
     values = {x: by_seed(s.records, report.metric) for x, s in found.items()}
-    notes = [f"{series.label}: {note[0].lower()}{note[1:]}"] if note else []
+    if note:
+        notes = [f"{series.label}: {note[0].lower()}{note[1:]}"]
+    else:
+        notes = []
     broken = {x: lacking(s.records, report.metric) for x, s in sorted(found.items())}
     notes += [f"{series.label} at {x:g}: {what}" for x, what in broken.items() if what]
     if report.gain:
@@ -154,7 +159,9 @@ def _reference(
     searches = {r.search for selection in found.values() for r in selection.records}
     where = {**report.where, **report.baseline}
     own = select([r for r in records if r.search in searches], report, where, choice)
-    return own if own.records else select(list(records), report, where, choice)
+    if own.records:
+        return own
+    return select(list(records), report, where, choice)
 
 
 def _number(text: str | None) -> float | None:
@@ -163,12 +170,15 @@ def _number(text: str | None) -> float | None:
         number = float(text or "")
     except ValueError:
         return None
-    return number if math.isfinite(number) else None
+    if math.isfinite(number):
+        return number
+    return None
 
 
 def _peak(report: SweepReport, line: SweepLine) -> str:
     """Where the maximum of the means lies, and by how much it exceeds the ends."""
-    mean, x = line.mean, line.settings
+    mean = line.mean
+    x = line.settings
     symbol = SYMBOLS.get(report.x, report.x)
     top = int(np.argmax(mean))
     at = f"{line.label}: largest mean {mean[top]:{'+' if report.gain else ''}.2f} at {symbol} = {x[top]:g}"
@@ -191,7 +201,8 @@ def _draw(report: SweepReport, lines: Sequence[SweepLine]) -> Canvas:
     with canvas.styled():
         figure, (axes,) = canvas.canvas(1, 1)
         for i, line in enumerate(lines):
-            colour, marker = PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)]
+            colour = PALETTE[i % len(PALETTE)]
+            marker = MARKERS[i % len(MARKERS)]
             axes.errorbar(
                 np.array(line.settings),
                 line.mean,

@@ -50,7 +50,8 @@ def curves(objective: str, rows: Mapping[str, Sequence[Curves]]) -> go.Figure:
     names = [n for runs in rows.values() for run in runs for n in run]
     found = modalities(names, objective)
     gradients = any(n.startswith("grad/norm_") for n in names)
-    height, top = 270, 60
+    height = 270
+    top = 60
     figure = make_subplots(
         len(rows),
         2 if gradients else 1,
@@ -131,7 +132,10 @@ def _line(
     figure.add_scatter(x=epochs, y=mean, mode=mode, line={**line, "width": 2}, marker=marker, name=name, row=row,
                        col=col, legendgroup=name, showlegend=first)  # fmt: skip
     if std.any():
-        low = np.maximum(mean - std, mean / 10) if col == 2 else mean - std
+        if col == 2:
+            low = np.maximum(mean - std, mean / 10)
+        else:
+            low = mean - std
         edge = np.concatenate([mean + std, low[::-1]])
         color = f"rgba{(*(int(line['color'][i : i + 2], 16) for i in (1, 3, 5)), 0.16)}"
         figure.add_scatter(x=[*epochs, *epochs[::-1]], y=edge, fill="toself", mode="none", fillcolor=color, row=row,
@@ -164,7 +168,8 @@ def schedules(search: Search, found: Sequence[tuple[Trial, Curves]]) -> go.Figur
     figure = make_subplots(rows, columns, horizontal_spacing=0.085, vertical_spacing=min(0.3, 70 / (height * rows)),
                            subplot_titles=[label(k) for k in keys])  # fmt: skip
     values = [t.value for t, _ in found if t.value is not None]
-    low, high = min(values, default=0.0), max(values, default=1.0)
+    low = min(values, default=0.0)
+    high = max(values, default=1.0)
     best = search.best()
     for at, key in enumerate(keys):
         place = {"row": at // columns + 1, "col": at % columns + 1}
@@ -198,7 +203,10 @@ def schedules(search: Search, found: Sequence[tuple[Trial, Curves]]) -> go.Figur
 def _color(search: Search, trial: Trial, low: float, high: float) -> str:
     if trial.value is None:
         return "#8a949e"
-    share = (trial.value - low) / (high - low) if high > low else 1.0
+    if high > low:
+        share = (trial.value - low) / (high - low)
+    else:
+        share = 1.0
     color: str = sample_colorscale(SCALE, [1 - share if search.mode == "min" else share])[0]
     return color
 

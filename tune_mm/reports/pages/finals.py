@@ -39,7 +39,10 @@ def final_groups(search: Search) -> list[FinalGroup]:
     """As summary.json has them; from the runs while there is none that can be read."""
     stated = search.summary.get("finals")
     try:
-        groups = [_stated(g) for g in stated["groups"]] if isinstance(stated, dict) else []
+        if isinstance(stated, dict):
+            groups = [_stated(g) for g in stated["groups"]]
+        else:
+            groups = []
     except (KeyError, TypeError, ValueError, AttributeError):
         groups = []
     return groups or _from_runs(search)
@@ -85,7 +88,10 @@ def finals(search: Search, groups: Sequence[FinalGroup]) -> Html:
     """The part of the page: gain, and the table of groups."""
     title = "Final runs"
     if not groups:
-        why = "The search has not come to its final runs." if search.open else "No final runs."
+        if search.open:
+            why = "The search has not come to its final runs."
+        else:
+            why = "No final runs."
         return section(title, tag("p", why))
     names = sorted(
         {
@@ -147,11 +153,10 @@ def _drawn(
     told = f"Mean and standard deviation of {search.test} over seeds. Data: {search.data}."
     parts = [plot(over, told, least=600)]
     at = next((i for i, g in enumerate(groups) if g is best), None)
-    cells = (
-        heat(settings, lines[search.test], search.test, search.mode == "min", at)
-        if search.exhaustive
-        else None
-    )
+    if search.exhaustive:
+        cells = heat(settings, lines[search.test], search.test, search.mode == "min", at)
+    else:
+        cells = None
     if cells is not None:
         framed = (
             f"Mean ± standard deviation of {search.test} over n seeds; framed: best by validation."
@@ -162,13 +167,15 @@ def _drawn(
 
 def _gain(search: Search) -> str:
     stated = search.summary.get("finals")
-    gain = stated.get("gain") if isinstance(stated, dict) else None
+    if isinstance(stated, dict):
+        gain = stated.get("gain")
+    else:
+        gain = None
     if search.exhaustive:
-        ran = (
-            "The points of the grid are still being run"
-            if search.open
-            else "Every point of the grid was run"
-        )
+        if search.open:
+            ran = "The points of the grid are still being run"
+        else:
+            ran = "Every point of the grid was run"
         return f"{ran}; nothing was tuned, so there is no gain to state."
     if not isinstance(gain, dict) or not isinstance(gain.get("mean"), (int, float)):
         return "No gain over a tuned baseline is stated" + (
@@ -176,11 +183,13 @@ def _gain(search: Search) -> str:
         )
     interval = gain.get("interval95")
     inside = isinstance(interval, list) and len(interval) == 2 and interval[0] <= 0 <= interval[1]
-    sure = "; zero lies within: no difference is shown" if inside else ""
-    ends = (
-        f"95 % interval {interval[0]:+.4f} to {interval[1]:+.4f}{sure}"
-        if isinstance(interval, list)
-        else "no interval"
-    )
+    if inside:
+        sure = "; zero lies within: no difference is shown"
+    else:
+        sure = ""
+    if isinstance(interval, list):
+        ends = f"95 % interval {interval[0]:+.4f} to {interval[1]:+.4f}{sure}"
+    else:
+        ends = "no interval"
     size = f"{gain['mean']:+.4f} ± {gain.get('std', 0.0):.4f} {gain.get('metric', search.test)}"
     return f"Gain over the tuned baseline: {size}, {gain.get('n')} paired seeds, {ends}."

@@ -171,7 +171,9 @@ class Grid:
         return tag("div", table, class_="scroll")
 
     def _class(self) -> str | None:
-        return "sortable" if self.sortable else None
+        if self.sortable:
+            return "sortable"
+        return None
 
 
 def _cell(cell: PageCell, right: bool) -> Html:
@@ -195,7 +197,10 @@ def plot(figure: Figure, caption: str = "", least: int = 0) -> Html:
     drawn = Html(figure.to_html(full_html=False, include_plotlyjs=False, config=config))
     if least:
         drawn = tag("div", tag("div", drawn, style=f"min-width: {least}px"), class_="scroll")
-    below = [tag("figcaption", caption, class_="beyond" if least else None)] if caption else []
+    if caption:
+        below = [tag("figcaption", caption, class_="beyond" if least else None)]
+    else:
+        below = []
     return tag("figure", drawn, *below)
 
 
@@ -229,7 +234,10 @@ def page(title: str, *body: str, interactive: bool = False) -> str:
         head.append(tag("script", Html(library)))
     content = join(*body)
     size = f"{(len(content) + len(library)) / 1e6:.1f} MB"
-    within = f", {len(library) / 1e6:.1f} MB of it plotly.js" if interactive else ""
+    if interactive:
+        within = f", {len(library) / 1e6:.1f} MB of it plotly.js"
+    else:
+        within = ""
     foot = tag(
         "p", f"This page is complete in itself ({size}{within}) and fetches nothing.", class_="soft"
     )

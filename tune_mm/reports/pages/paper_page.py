@@ -39,7 +39,10 @@ def paper_page(
         tag("li", tag("a", title, href=f"#{name}"), Html(" "), tag("code", name))
         for name, title, _ in parts
     ]
-    contents = tag("ul", *listed) if listed else tag("p", "No tables and no figures.")
+    if listed:
+        contents = tag("ul", *listed)
+    else:
+        contents = tag("p", "No tables and no figures.")
     sections = [tag("section", tag("h2", title), body, id=name) for name, title, body in parts]
     heading = f"{PAPERS[paper]}: tables and figures from runs"
     return page(heading, tag("h1", heading), tag("p", made, class_="soft"), contents, *sections)
@@ -100,7 +103,10 @@ def _cell(cell: TableCell, head: Head, several: bool) -> Html:
     elif cell.best or cell.second:
         text = tag("strong" if cell.best else "u", text)
     beside = published(cell, head)
-    rest = [Html(" "), tag("span", beside, class_="soft")] if beside else []
+    if beside:
+        rest = [Html(" "), tag("span", beside, class_="soft")]
+    else:
+        rest = []
     return tag("td", text, *rest, class_="number")
 
 
@@ -108,11 +114,10 @@ def _cell(cell: TableCell, head: Head, several: bool) -> Html:
 
 
 def _figure(figure: Figure) -> Html:
-    missing = (
-        [_folded("What is missing, and what makes it", [_commands(figure.missing)])]
-        if figure.missing
-        else []
-    )
+    if figure.missing:
+        missing = [_folded("What is missing, and what makes it", [_commands(figure.missing)])]
+    else:
+        missing = []
     if not any(map(_has_data, figure.figure.axes)):
         return join(tag("p", "No runs to draw."), tag("p", figure.caption, class_="soft"), *missing)
     with styled():
@@ -140,4 +145,6 @@ def _folded(title: str, body: Iterable[str]) -> Html:
 
 
 def _commands(lines: Sequence[str]) -> Html:
-    return tag("pre", "\n".join(lines)) if lines else Html("")
+    if lines:
+        return tag("pre", "\n".join(lines))
+    return Html("")

@@ -90,7 +90,8 @@ def _method(trials: Sequence[Trial]) -> str:
 
 def _crosses(figure: go.Figure, trials: Sequence[Trial], name: str, color: str) -> None:
     marker = {"symbol": "x-thin", "size": 8, "line": {"width": 1.6, "color": color}}
-    x, y = [t.number for t in trials], [t.value for t in trials]
+    x = [t.number for t in trials]
+    y = [t.value for t in trials]
     if trials:
         figure.add_scatter(x=x, y=y, mode="markers", name=name, marker=marker)
 
@@ -101,7 +102,10 @@ def parallel(search: Search, one: Study) -> go.Figure:
     # Optuna's palest lines vanish on white; the height on the first axis is the objective.
     for trace in figure.data:
         if trace.mode == "lines":
-            share = 1 - trace.y[0] if search.mode == "min" else trace.y[0]
+            if search.mode == "min":
+                share = 1 - trace.y[0]
+            else:
+                share = trace.y[0]
             color = sample_colorscale("Viridis_r", [min(max(share, 0.0), 1.0)])[0]
             trace.update(opacity=0.8, line={"color": color, "width": 1.8})
         else:
@@ -149,7 +153,8 @@ def ticks(axis: Any, values: Sequence[Any]) -> None:
         texts = list(axis.categoryarray or ())
         axis.update(tickvals=texts, ticktext=[t.strip("'") for t in texts])
     if axis.type == "log":
-        low, high = min(values), max(values)
+        low = min(values)
+        high = max(values)
         texts = [f"{float(f'{v:.1g}'):g}" for v in np.geomspace(low, high, 4)]
         few = {"tickvals": [float(t) for t in texts], "ticktext": texts}
         axis.update(exponentformat="power", **({"dtick": 1} if high / low >= 100 else few))
@@ -202,7 +207,8 @@ def lives(search: Search) -> go.Figure:
         some = [t for t in trials if t.record.status == status]
         if not some:
             continue
-        x, y = [t.number for t in some], [t.epochs for t in some]
+        x = [t.number for t in some]
+        y = [t.epochs for t in some]
         figure.add_bar(
             x=x, y=y, width=0.8, name=status, marker_color=color, legendgroup=status, row=1, col=1
         )

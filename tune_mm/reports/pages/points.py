@@ -28,7 +28,9 @@ def points(settings: Settings, lines: Lines, metric: str) -> go.Figure:
     order).
     """
     key = axis(settings)
-    return _over(key, settings, lines, metric) if key else _listed(settings, lines, metric)
+    if key:
+        return _over(key, settings, lines, metric)
+    return _listed(settings, lines, metric)
 
 
 def axis(settings: Settings) -> str | None:

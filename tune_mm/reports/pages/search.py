@@ -35,7 +35,11 @@ class SearchedDomain:
         if self.kind in ("choice", "grid"):
             return next((a for a in self.args if str(a) == text), WORDS.get(text, text))
         value = number(text)
-        return text if value is None else int(value) if self.kind == "randint" else value
+        if value is None:
+            return text
+        if self.kind == "randint":
+            return int(value)
+        return value
 
 
 Domains = Mapping[str, SearchedDomain]
@@ -165,13 +169,17 @@ def number(text: object) -> float | None:
         value = float(str(text))
     except ValueError:
         return None
-    return value if math.isfinite(value) else None
+    if math.isfinite(value):
+        return value
+    return None
 
 
 def trial_number(record: StoredRun) -> int:
     """Its number within its stage; -1 when the run does not say."""
     value = number(record.tags.get("trial"))
-    return -1 if value is None else int(value)
+    if value is None:
+        return -1
+    return int(value)
 
 
 def settings(record: StoredRun, domains: Domains) -> dict[str, Scalar]:
@@ -194,8 +202,10 @@ def _trial(reader: Reader, record: StoredRun, domains: Domains, objective: str) 
     progress = curves.get("objective") or curves.get(objective) or ()
     finite = [v for _, v in progress if math.isfinite(v)]
     best = record.metrics.get(f"best/{objective}", math.nan)
-    extreme = min if direction_or_max(objective) == "min" else max
-    value = best if math.isfinite(best) else extreme(finite, default=None)
+    value: float | None = best
+    if not math.isfinite(best):
+        extreme = min if direction_or_max(objective) == "min" else max
+        value = extreme(finite, default=None)
     return Trial(record, trial_number(record), value, progress, settings(record, domains))
 
 
@@ -232,7 +242,9 @@ def _artifact(
     except (OSError, ValueError) as error:
         notes.append(f"{name} of the search cannot be read: {error}")
         return {}
-    return found if isinstance(found, dict) else {}
+    if isinstance(found, dict):
+        return found
+    return {}
 
 
 def _objective(
@@ -252,7 +264,10 @@ def _objective(
 def _domains(space: Mapping[str, Any], stage: str) -> Domains:
     """The domains that space.json states; empty when it states none."""
     stages = space.get("domains")
-    stated = stages.get(stage) if isinstance(stages, dict) else None
+    if isinstance(stages, dict):
+        stated = stages.get(stage)
+    else:
+        stated = None
     if not isinstance(stated, dict):
         return {}
     return {

@@ -80,11 +80,17 @@ def _header(search: Search, store: str) -> list[Html]:
 def _facts(search: Search, first: StoredRun, store: str) -> Html:
     tags = first.tags
     samples = search.about.get("samples")
-    sizes = ", ".join(f"{k} {v}" for k, v in samples.items()) if isinstance(samples, dict) else ""
+    if isinstance(samples, dict):
+        sizes = ", ".join(f"{k} {v}" for k, v in samples.items())
+    else:
+        sizes = ""
     versions = ", ".join(
         f"{k.removeprefix('version.')} {v}" for k, v in tags.items() if k.startswith("version.")
     )
-    dirty = " with changes" if tags.get("git_dirty") == "true" else ""
+    if tags.get("git_dirty") == "true":
+        dirty = " with changes"
+    else:
+        dirty = ""
     seconds = search.summary.get("seconds")
     counts = {s: [t.record.status for t in trials] for s, trials in search.trials.items()}
     counts |= {"final": [r.status for r in search.finals]} if search.finals else {}
@@ -120,11 +126,10 @@ def _facts(search: Search, first: StoredRun, store: str) -> Html:
 
 def _tuning(reader: Reader, search: Search) -> list[Html]:
     if not search.trials.get("search"):
-        why = (
-            "every point of the grid goes into the final runs"
-            if search.exhaustive
-            else "no trial has started"
-        )
+        if search.exhaustive:
+            why = "every point of the grid goes into the final runs"
+        else:
+            why = "no trial has started"
         return [section("Trials", tag("p", f"Nothing was tuned: {why}."))]
     one = study(search)
     done = [
@@ -173,11 +178,9 @@ def _plot(search: Search, figure: Figure, caption: str, least: int = 0) -> Html:
 
 def _crosses(search: Search) -> str:
     any_pruned = any(plots.pruned(search, stage) for stage in search.trials)
-    return (
-        " Crosses: trials that were pruned, at the best value that they reached."
-        if any_pruned
-        else ""
-    )
+    if any_pruned:
+        return " Crosses: trials that were pruned, at the best value that they reached."
+    return ""
 
 
 def _last(changed: Sequence[str]) -> str:
@@ -217,10 +220,8 @@ def _contour(search: Search, one: Study, last: str) -> list[Html]:
 
 def _stopping(search: Search) -> str:
     trials = search.trials["search"]
-    spent, full = (
-        sum(t.epochs for t in trials),
-        max((t.epochs for t in trials), default=0) * len(trials),
-    )
+    spent = sum(t.epochs for t in trials)
+    full = max((t.epochs for t in trials), default=0) * len(trials)
     told = "Left: how long each trial lived. Right: its best so far; thick: the best trial."
     if epochs.changed(search):
         told += (
@@ -282,11 +283,10 @@ def _curves(reader: Reader, search: Search, groups: Sequence[FinalGroup]) -> Htm
         rows = {
             g.title: [r for r in search.finals if r.tags.get("source") == g.source] for g in chosen
         }
-        more = (
-            f" The best {len(chosen)} of {len(groups)} by validation."
-            if len(chosen) < len(groups)
-            else ""
-        )
+        if len(chosen) < len(groups):
+            more = f" The best {len(chosen)} of {len(groups)} by validation."
+        else:
+            more = ""
         several = "Mean and standard deviation over seeds"
         running = any(r.status == "running" for r in search.finals)
         several += (

@@ -35,8 +35,12 @@ def study(search: Search, stage: str = "search", name: str = "") -> Study:
     Texts are made fit for plotly's labels.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    trials, domains = search.trials.get(stage, ()), search.domains.get(stage, {})
-    direction = StudyDirection.MINIMIZE if search.mode == "min" else StudyDirection.MAXIMIZE
+    trials = search.trials.get(stage, ())
+    domains = search.domains.get(stage, {})
+    if search.mode == "min":
+        direction = StudyDirection.MINIMIZE
+    else:
+        direction = StudyDirection.MAXIMIZE
     out = optuna.create_study(direction=direction, study_name=label(name) if name else None)
     seen = {key: [t.settings[key] for t in trials if key in t.settings] for key in domains}
     drawn = {key: distribution(domain, seen[key]) for key, domain in domains.items() if seen[key]}
@@ -58,14 +62,17 @@ def distribution(domain: SearchedDomain, seen: Sequence[Scalar]) -> BaseDistribu
     ]
     if domain.kind in ("choice", "grid") or len(numbers) < 2 + len(seen):
         return CategoricalDistribution(tuple(dict.fromkeys(map(_plain, (*domain.args, *seen)))))
-    low, high = min(numbers), max(numbers)
+    low = min(numbers)
+    high = max(numbers)
     if domain.kind == "randint":
         return IntDistribution(int(low), math.ceil(high))
     return FloatDistribution(low, high, log=domain.kind == "loguniform" and low > 0)
 
 
 def _plain(value: Scalar) -> Scalar:
-    return label(value) if isinstance(value, str) else value
+    if isinstance(value, str):
+        return label(value)
+    return value
 
 
 def _frozen(trial: Trial, drawn: dict[str, BaseDistribution]) -> FrozenTrial:

@@ -54,7 +54,9 @@ def pair(search: Search, one: Study) -> tuple[str, str] | None:
         return FIRST
     if not isinstance(found, str):
         keys.sort(key=lambda k: -found.get(k, 0.0))
-    return (keys[0], keys[1]) if len(keys) > 1 else None
+    if len(keys) > 1:
+        return keys[0], keys[1]
+    return None
 
 
 def contour(search: Search, keys: tuple[str, str]) -> go.Figure | str:
@@ -65,7 +67,10 @@ def contour(search: Search, keys: tuple[str, str]) -> go.Figure | str:
         search, keys, [t for t in search.trials["search"] if t.record.status == "completed"]
     )
     if len(done) < FEWEST:
-        trials = "1 completed trial is" if len(done) == 1 else f"{len(done)} completed trials are"
+        if len(done) == 1:
+            trials = "1 completed trial is"
+        else:
+            trials = f"{len(done)} completed trials are"
         return f"{trials} too few for a surface of {keys[0]} and {keys[1]} (at least {FEWEST})."
     values = [t.value or 0.0 for t, _ in done]
     if len(set(values)) == 1:
@@ -153,7 +158,8 @@ def _surface(
     flat = np.array(
         [[math.log(v) if log else v for v, log in zip(p, logs, strict=True)] for p in at]
     )
-    low, size = flat.min(axis=0), np.ptp(flat, axis=0)
+    low = flat.min(axis=0)
+    size = np.ptp(flat, axis=0)
     if not size.all():
         return None
     unit = (flat - low) / size  # triangles depend on the units otherwise
@@ -185,7 +191,9 @@ def plane(settings: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
     x, y = varied
     places = [(p[x], p[y]) for p in settings if x in p and y in p]
     square = len({a for a, _ in places}) > 1 and len({b for _, b in places}) > 1
-    return (x, y) if square and len(set(places)) == len(places) else None
+    if square and len(set(places)) == len(places):
+        return x, y
+    return None
 
 
 def heat(
@@ -210,7 +218,10 @@ def heat(
         if set(keys) <= set(point) and (kept := finite(found)):
             column, row = (axis.index(point[k]) for axis, k in zip(axes, keys, strict=True))
             z[row][column] = mean = statistics.fmean(kept)
-            std = f"<br>± {statistics.stdev(kept):.4f}" if len(kept) > 1 else ""
+            if len(kept) > 1:
+                std = f"<br>± {statistics.stdev(kept):.4f}"
+            else:
+                std = ""
             text[row][column] = f"{mean:.4f}{std}<br>n = {len(kept)}"
     names = [[f"{v:g}" for v in axis] for axis in axes]
     figure = go.Figure(go.Heatmap(x=names[0], y=names[1], z=z, text=text, texttemplate="%{text}", hoverinfo="skip",

@@ -104,7 +104,8 @@ def select(
     One per seed, the latest; of the latest search; of one configuration: that of most seeds, then
     of the best mean objective on validation.
     """
-    name, wanted = data or choice.data or report.data, {**report.where, **where}
+    name = data or choice.data or report.data
+    wanted = {**report.where, **where}
     fitting = [
         r
         for r in records
@@ -143,7 +144,10 @@ def lacking(records: Iterable[StoredRun], metric: str) -> str:
     have = by_seed(runs, metric)
     absent = sorted({r.seed for r in runs if metric not in r.metrics})
     broken = sorted({r.seed for r in runs} - set(have) - set(absent))
-    said = [f"{metric} is not finite for {_seeds(broken)}"] if broken else []
+    if broken:
+        said = [f"{metric} is not finite for {_seeds(broken)}"]
+    else:
+        said = []
     said += [f"{metric} is not logged for {_seeds(absent)}"] if absent else []
     return "; ".join(said)
 
@@ -153,12 +157,16 @@ def lacking(records: Iterable[StoredRun], metric: str) -> str:
 
 def _names(record: StoredRun) -> set[str]:
     """What --run may call a run's search, or the run itself where it has none."""
-    return {record.search, _title(record)} if record.search else {record.name}
+    if record.search:
+        return {record.search, _title(record)}
+    return {record.name}
 
 
 def _title(record: StoredRun) -> str:
     """The name of a run's search; "" for a single run, whose tag `search` names an experiment."""
-    return record.tags.get("search", record.search) if record.search else ""
+    if record.search:
+        return record.tags.get("search", record.search)
+    return ""
 
 
 def _unknown(option: str, what: str, got: str, known: Collection[str]) -> UserError:
@@ -169,7 +177,9 @@ def _unknown(option: str, what: str, got: str, known: Collection[str]) -> UserEr
 
 
 def _value(record: StoredRun, key: str) -> str | None:
-    return str(getattr(record, key)) if key in ATTRIBUTES else record.value(key)
+    if key in ATTRIBUTES:
+        return str(getattr(record, key))
+    return record.value(key)
 
 
 def _equal(stored: str | None, wanted: Scalar) -> bool:
@@ -260,7 +270,9 @@ def _validation(runs: list[StoredRun], objectives: Mapping[str, str]) -> float:
         sign = -1 if direction_or_max(name) == "min" else 1
         values.append(sign * run.metrics.get(f"best/{name}", math.nan))
     mean = fmean(values)
-    return mean if math.isfinite(mean) else -math.inf
+    if math.isfinite(mean):
+        return mean
+    return -math.inf
 
 
 def _by_seed(done: list[StoredRun], notes: list[str]) -> list[StoredRun]:
@@ -309,7 +321,9 @@ def _searches(records: Iterable[StoredRun]) -> tuple[str, ...]:
 
 
 def _count(runs: Collection[StoredRun]) -> str:
-    return "1 run" if len(runs) == 1 else f"{len(runs)} runs"
+    if len(runs) == 1:
+        return "1 run"
+    return f"{len(runs)} runs"
 
 
 def _states(runs: Iterable[StoredRun]) -> str:

@@ -58,7 +58,8 @@ class Reader:
     """
 
     def __init__(self, uri: str) -> None:
-        self._uri, self._client = uri, MlflowClient(tracking_uri=uri)
+        self._uri = uri
+        self._client = MlflowClient(tracking_uri=uri)
         self._histories: dict[tuple[str, str], Curve] = {}
         self._scratch: Path | None = None
         self.notes: tuple[str, ...] = ()
@@ -107,7 +108,8 @@ class Reader:
         Runs of others, and runs that say neither stage nor a whole number as their seed, are left
         out (`notes`).
         """
-        found, unreadable = [], 0
+        found = []
+        unreadable = 0
         with self._reading(), _no_collection():
             experiments = self._experiments(spaces)
             for run in self._runs(list(experiments)):
@@ -118,8 +120,14 @@ class Reader:
                     unreadable += 1
                 else:
                     found.append(record)
-        runs = "1 run was" if unreadable == 1 else f"{unreadable} runs were"
-        self.notes = (f"{runs} left out: of an unknown stage or seed",) if unreadable else ()
+        if unreadable == 1:
+            runs = "1 run was"
+        else:
+            runs = f"{unreadable} runs were"
+        if unreadable:
+            self.notes = (f"{runs} left out: of an unknown stage or seed",)
+        else:
+            self.notes = ()
         return sorted(found, key=lambda r: (r.started, r.id))
 
     def curve(self, record: StoredRun, metric: str) -> Curve:
@@ -157,7 +165,9 @@ class Reader:
             FAILURES
         ):  # a missing file, but also a bucket out of reach: a report goes on without it
             return None
-        return found if found.exists() else None
+        if found.exists():
+            return found
+        return None
 
     def attach(self, run_id: str, file: Path, folder: str | None = None) -> None:
         """Add a file to a run's artifacts, below `folder`; one of that name is replaced. Raises
@@ -230,7 +240,9 @@ def _record(run: Run, space: str) -> StoredRun | None:
     """A run as a record; None for a stage or a seed that it does not state so that it can be
     understood.
     """
-    tags, params, info = run.data.tags, run.data.params, run.info
+    tags = run.data.tags
+    params = run.data.params
+    info = run.info
     stage = tags["stage"]
     seed = tags.get("seed", params.get("seed", "0"))
     if stage not in STAGES or not seed.strip().removeprefix("-").isdecimal():
@@ -252,7 +264,9 @@ def _record(run: Run, space: str) -> StoredRun | None:
 
 def _number(value: float) -> float:
     """A metric's value; databases keep infinities as the largest doubles."""
-    return math.copysign(math.inf, value) if abs(value) >= sys.float_info.max else float(value)
+    if abs(value) >= sys.float_info.max:
+        return math.copysign(math.inf, value)
+    return float(value)
 
 
 def _check_database(uri: str) -> None:
@@ -270,7 +284,10 @@ def _check_database(uri: str) -> None:
     try:
         tables = set(sqlalchemy.inspect(engine).get_table_names())
         if not {"runs", "experiments", "alembic_version"} <= tables:
-            what = "holds other tables than MLflow's" if tables else "is empty"
+            if tables:
+                what = "holds other tables than MLflow's"
+            else:
+                what = "is empty"
             raise UserError(f"tracking store {redacted(uri)} {what}: {MAKE_RUNS}; {ELSEWHERE}")
         with engine.connect() as connection:
             theirs = connection.execute(

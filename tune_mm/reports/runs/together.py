@@ -47,5 +47,8 @@ def together(
         ", ".join(sorted({name for s in found[best].values() for name in s.searches if name}))
         or "single runs"
     )
-    rest = "1 other has" if others == 1 else f"{others} others have"
+    if others == 1:
+        rest = "1 other has"
+    else:
+        rest = f"{others} others have"
     return found[best], f"Runs of {used}; {rest} such runs too (--run chooses)"

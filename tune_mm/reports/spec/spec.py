@@ -128,7 +128,8 @@ class TableReport(Report):
     @model_validator(mode="after")
     def _names_agree(self) -> TableReport:
         """Names are unique, and those referred to exist."""
-        labels, names = [r.label for r in self.rows], [c.name for c in self.columns]
+        labels = [r.label for r in self.rows]
+        names = [c.name for c in self.columns]
         for what, given in (("row", labels), ("column", names)):
             again = [name for name, n in Counter(given).items() if n > 1]
             if again:
@@ -153,11 +154,9 @@ class TableReport(Report):
 
     def _expanded(self, column: Column) -> list[str]:
         modalities = column.modalities or self.modalities
-        return (
-            [column.name.replace(MODALITY, m) for m in modalities]
-            if MODALITY in column.name
-            else [column.name]
-        )
+        if MODALITY in column.name:
+            return [column.name.replace(MODALITY, m) for m in modalities]
+        return [column.name]
 
 
 class SweepReport(Report):

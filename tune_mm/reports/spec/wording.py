@@ -23,6 +23,9 @@ def seed_count(counts: Iterable[int]) -> str:
     found = list(counts)
     least = min(found)
     most = max(found)
-    number = str(most) if least == most else f"{least} to {most}"
+    if least == most:
+        number = str(most)
+    else:
+        number = f"{least} to {most}"
     plural = "" if most == 1 else "s"
     return f"n = {number} seed{plural}"

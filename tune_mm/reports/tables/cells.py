@@ -95,4 +95,6 @@ class Table:
     def _where(self, label: str, columns: list[str]) -> str:
         cells = next(row.cells for row in self.rows if row.label == label)
         whole = len(columns) == sum(cell.applies for cell in cells)
-        return label if whole else f"{label} ({', '.join(columns)})"
+        if whole:
+            return label
+        return f"{label} ({', '.join(columns)})"

@@ -56,7 +56,10 @@ def heads(report: TableReport, records: Sequence[StoredRun], choice: Choice) -> 
     found = []
     for column in _columns(report, choice):
         data = choice.data or _own(report, column)
-        known = _modalities(report, column, records, data) if MODALITY in column.metric else [""]
+        if MODALITY in column.metric:
+            known = _modalities(report, column, records, data)
+        else:
+            known = [""]
         found += [_head(report, column, data, m) for m in known]
     return found
 
@@ -91,7 +94,9 @@ def unbuilt(wanted: Where, data: str) -> str:
         given = wanted.get(key)
         if isinstance(given, str) and given != ANY and given not in plugins.available(kind):
             return f"{kind.removesuffix('s')} '{given}' is not built yet"
-    return "" if data in file_names("configs") else f"data set '{data}' has no configuration yet"
+    if data in file_names("configs"):
+        return ""
+    return f"data set '{data}' has no configuration yet"
 
 
 def commands(report: TableReport, row: TableRow, head: Head, wanted: Where) -> tuple[str, ...]:
@@ -139,7 +144,9 @@ def _head(report: TableReport, column: Column, data: str, modality: str) -> Head
 
 def _filled(row: TableRow, modality: str) -> TableRow:
     def one(value: Scalar) -> Scalar:
-        return value.replace(MODALITY, modality) if isinstance(value, str) else value
+        if isinstance(value, str):
+            return value.replace(MODALITY, modality)
+        return value
 
     def lines(given: Iterable[str]) -> tuple[str, ...]:
         return tuple(line.replace(MODALITY, modality) for line in given)

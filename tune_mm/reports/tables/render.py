@@ -11,7 +11,8 @@ from tune_mm.reports.tables.cells import Table, TableCell, TableLine
 from tune_mm.reports.tables.layout import Head
 from tune_mm.stats import Comparison
 
-MISSING, DASH = "missing", "–"
+MISSING = "missing"
+DASH = "–"
 Body = dict[str, list[str]]  # cells by the row's label
 # What Markdown would read as markup where it stands; names such as a_b and brackets around numbers
 # it leaves alone.
@@ -43,14 +44,21 @@ def number(cell: TableCell, head: Head, several: bool) -> str:
     in it.
     """
     if cell.ours is None:
-        return MISSING if cell.applies else DASH
-    std = "" if cell.ours.std is None else f" ± {cell.ours.std:.{head.digits}f}"
+        if cell.applies:
+            return MISSING
+        return DASH
+    if cell.ours.std is None:
+        std = ""
+    else:
+        std = f" ± {cell.ours.std:.{head.digits}f}"
     return f"{cell.ours.mean:.{head.digits}f}{std}" + (f" (n = {cell.ours.n})" if several else "")
 
 
 def published(cell: TableCell, head: Head) -> str:
     """The paper's value in brackets; "" without one."""
-    return "" if cell.published is None else f"[{cell.published:.{head.digits}f}]"
+    if cell.published is None:
+        return ""
+    return f"[{cell.published:.{head.digits}f}]"
 
 
 def compared(found: Comparison | None, head: Head) -> str:
@@ -101,7 +109,11 @@ def _grid(names: list[str], body: Body) -> str:
 
 def _marked(text: str, cell: TableCell) -> str:
     text = _markdown(text)
-    return f"**{text}**" if cell.best else f"<u>{text}</u>" if cell.second else text
+    if cell.best:
+        return f"**{text}**"
+    if cell.second:
+        return f"<u>{text}</u>"
+    return text
 
 
 def _markdown(text: str) -> str:
@@ -125,8 +137,14 @@ def render_csv(table: Table) -> str:
 
 
 def _fields(table: Table, label: str, head: Head, cell: TableCell) -> dict[str, object]:
-    ours, found = cell.ours, cell.comparison
-    status = "measured" if ours is not None else "missing" if cell.applies else "none"
+    ours = cell.ours
+    found = cell.comparison
+    if ours is not None:
+        status = "measured"
+    elif cell.applies:
+        status = "missing"
+    else:
+        status = "none"
     values: dict[str, object] = {
         "report": table.name, "paper": table.paper, "source": table.source, "row": label, "column": head.title,
         "data": head.data, "metric": head.metric, "scale": head.scale, "status": status,
@@ -188,7 +206,9 @@ def render_latex(table: Table) -> str:
 def _tabular(table: Table, body: Body) -> list[str]:
     lines = [f"\\begin{{tabular}}{{l{'r' * len(table.columns)}}}", "\\toprule"]
     if any(name for name, _ in table.groups):
-        spans, rules, at = [], [], 2
+        spans = []
+        rules = []
+        at = 2
         for name, width in table.groups:
             spans.append(f"\\multicolumn{{{width}}}{{c}}{{{_latex(name)}}}")
             rules += [f"\\cmidrule(lr){{{at}-{at + width - 1}}}"] if name else []
@@ -203,7 +223,11 @@ def _tabular(table: Table, body: Body) -> list[str]:
 
 def _typeset(text: str, cell: TableCell) -> str:
     text = _latex(text)
-    return f"\\textbf{{{text}}}" if cell.best else f"\\underline{{{text}}}" if cell.second else text
+    if cell.best:
+        return f"\\textbf{{{text}}}"
+    if cell.second:
+        return f"\\underline{{{text}}}"
+    return text
 
 
 def _latex(text: str) -> str:

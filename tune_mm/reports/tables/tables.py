@@ -114,7 +114,8 @@ def _collect(
         notes += said
     values = {}
     for (i, j), selection in selections.items():
-        scale, metric = heads[j].scale, heads[j].metric
+        scale = heads[j].scale
+        metric = heads[j].metric
         values[i, j] = {seed: scale * v for seed, v in by_seed(selection.records, metric).items()}
         lost = lacking(selection.records, metric)
         for remark in (*selection.notes, *([lost] if lost else [])):
@@ -144,10 +145,8 @@ def _on(
             break
     else:
         # What did not come to its end is worth a note, wherever it ran.
-        found, kind = (
-            {key: select(list(records), report, w, choice) for key, w in distinct.items()},
-            "",
-        )
+        found = {key: select(list(records), report, w, choice) for key, w in distinct.items()}
+        kind = ""
     chosen = {place: found[_key(w)] for place, w in wheres.items()}
     notes = [note] if note else []
     left = [
@@ -193,7 +192,10 @@ def _column(
     reference: int | None,
 ) -> list[TableCell]:
     """The cells of a column, with best and second and the comparison with the reference row."""
-    base = found.values.get((reference, j), {}) if reference is not None else {}
+    if reference is not None:
+        base = found.values.get((reference, j), {})
+    else:
+        base = {}
     spreads = {i: spread(list(found.values.get((i, j), {}).values())) for i, _ in enumerate(rows)}
     best, second = _ranked(spreads, head)
     cells = []
@@ -256,7 +258,10 @@ def _caption(
     cells = [cell for line in lines for cell in line.cells]
     counts = [cell.ours.n for cell in cells if cell.ours is not None]
     about = ", ".join(f"{data} ({kind or 'no runs'})" for data, kind in found.kinds.items())
-    many = f", {seed_count(counts)}; mean ± standard deviation over seeds" if counts else ""
+    if counts:
+        many = f", {seed_count(counts)}; mean ± standard deviation over seeds"
+    else:
+        many = ""
     sentences = [f"{report.title}. {PAPERS[report.paper]}, {report.source}. Data: {about}{many}"]
     if any(cell.published is not None for cell in cells):
         elsewhere = sorted({h.paper_data for h in heads if h.data != h.paper_data})

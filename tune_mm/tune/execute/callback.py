@@ -227,8 +227,12 @@ def _finite(metrics: Mapping[str, Any]) -> dict[str, float]:
 def _state(trial: FrozenTrial) -> str:
     """completed, pruned, failed or diverged."""
     if "reason" in trial.user_attrs:
-        return "diverged" if trial.user_attrs.get("diverged") else "failed"
-    return "completed" if trial.state.name == "COMPLETE" else "pruned"
+        if trial.user_attrs.get("diverged"):
+            return "diverged"
+        return "failed"
+    if trial.state.name == "COMPLETE":
+        return "completed"
+    return "pruned"
 
 
 def cause(trial: Trial) -> str:
@@ -247,7 +251,10 @@ def cause(trial: Trial) -> str:
     if not lines:
         return ""
     # An exception's own words end its traceback.
-    line = lines[-1] if lines[0].startswith("ray::") else lines[0]
+    if lines[0].startswith("ray::"):
+        line = lines[-1]
+    else:
+        line = lines[0]
     return line[:500]
 
 

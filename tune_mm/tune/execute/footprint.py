@@ -127,7 +127,10 @@ def _first(split: Split, count: int) -> Split:
             inputs[modality] = held.take(torch.arange(count))
         else:
             inputs[modality] = _First(held, count)
-    drawn = None if split.drawn is None else _First(split.drawn, count)
+    if split.drawn is None:
+        drawn = None
+    else:
+        drawn = _First(split.drawn, count)
     return dataclasses.replace(
         split, inputs=inputs, target=split.target[:count], ids=split.ids[:count], drawn=drawn
     )

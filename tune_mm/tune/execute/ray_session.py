@@ -45,7 +45,9 @@ def quiet() -> None:
 
 def processors() -> int:
     """CPUs this process may use."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,10 @@ def slots(cpus: float, gpus: float, concurrency: int | None) -> int:
         raise UserError(
             f"a trial needs {cpus:g} CPUs and {gpus:g} GPUs on one node, and there are {offers}"
         )
-    count = fit if concurrency is None else min(fit, concurrency)
+    if concurrency is None:
+        count = fit
+    else:
+        count = min(fit, concurrency)
     # Tune starts actors one after another unless told how many may be on their way.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(count)
     return count

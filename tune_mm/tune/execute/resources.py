@@ -53,7 +53,9 @@ def prepared(plan: Plan, source: Source | None, console: Console) -> Iterator[Re
 
 
 def _root(plan: Plan) -> str | None:
-    return None if plan.options.data_root is None else str(plan.options.data_root)
+    if plan.options.data_root is None:
+        return None
+    return str(plan.options.data_root)
 
 
 def _gpus(plan: Plan, source: Source | None, console: Console) -> float:

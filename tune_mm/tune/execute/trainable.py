@@ -267,11 +267,9 @@ class RunTrainable(Trainable):
         saved = checkpoint.load(folder / STATE)
         self.run.load_state_dict(saved["run"])
         own = saved["own"]
-        self._best_metrics, self._seconds, self._finished = (
-            own["best_metrics"],
-            own["seconds"],
-            own["finished"],
-        )
+        self._best_metrics = own["best_metrics"]
+        self._seconds = own["seconds"]
+        self._finished = own["finished"]
         self._spent = list(own["spent"])
 
 
@@ -287,6 +285,9 @@ def _keep_to(job: TrialJob) -> None:
 def explain(error: BaseException) -> str:
     """One line: kind, message, and the innermost line of this program that raised it."""
     frames = traceback.extract_tb(error.__traceback__)
-    where = f" ({os.path.basename(frames[-1].filename)} line {frames[-1].lineno})" if frames else ""
+    if frames:
+        where = f" ({os.path.basename(frames[-1].filename)} line {frames[-1].lineno})"
+    else:
+        where = ""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:500]}{where}"

@@ -44,7 +44,10 @@ def spaces(console: Console) -> int:
 def _space_cells(document: Document) -> list[str]:
     raw = document.data
     finals = raw.get("finals")
-    baseline = finals.get("baseline") if isinstance(finals, Mapping) else None
+    if isinstance(finals, Mapping):
+        baseline = finals.get("baseline")
+    else:
+        baseline = None
     domains = raw.get("domains")
     searched = domains if isinstance(domains, Mapping) else {}
     return [

@@ -107,7 +107,10 @@ def _marked(table: Sequence[SuiteRow], better: int) -> list[SuiteRow]:
     out: list[SuiteRow] = []
     for row in table:
         score = scores.get(row.name)
-        mark = "" if score not in levels else MARKS[levels.index(score)]
+        if score not in levels:
+            mark = ""
+        else:
+            mark = MARKS[levels.index(score)]
         out.append(replace(row, mark=mark))
     return out
 

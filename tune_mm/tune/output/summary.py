@@ -124,7 +124,10 @@ def _gain(found: Finals) -> dict[str, Any] | None:
     gain = found.gain
     if gain is None:
         return None
-    interval = None if gain.interval is None else list(gain.interval)
+    if gain.interval is None:
+        interval = None
+    else:
+        interval = list(gain.interval)
     return {"metric": found.metric, **_numbers(gain), "n": gain.n, "interval95": interval}
 
 

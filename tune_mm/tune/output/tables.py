@@ -35,7 +35,10 @@ def mean_and_deviation(found: Spread | None, signed: bool = False) -> str:
     """`0.7704 ± 0.0040`; of one value the mean alone, of none a dash."""
     if found is None:
         return "-"
-    mean = f"{found.mean:+.4f}" if signed else f"{found.mean:.4f}"
+    if signed:
+        mean = f"{found.mean:+.4f}"
+    else:
+        mean = f"{found.mean:.4f}"
     if found.std is None:
         return mean
     return f"{mean} ± {found.std:.4f}"
@@ -43,7 +46,9 @@ def mean_and_deviation(found: Spread | None, signed: bool = False) -> str:
 
 def better_way(metric: str) -> str:
     """Which way a metric is better, in a word."""
-    return "lower" if direction(metric) == "min" else "higher"
+    if direction(metric) == "min":
+        return "lower"
+    return "higher"
 
 
 def _best_table(plan: Plan, stage: str, ledger: Ledger, rows: int) -> Table:
@@ -94,7 +99,10 @@ def _finals_row(plan: Plan, found: Finals, group: FinalGroup) -> list[str]:
     ]
     if plan.space.exhaustive:
         first = found.groups[0]
-        gain = "" if group is first else mean_and_deviation(found.over(group, first), signed=True)
+        if group is first:
+            gain = ""
+        else:
+            gain = mean_and_deviation(found.over(group, first), signed=True)
         cells.append(gain)
     cells.append(settings(group.values))
     return cells

@@ -225,7 +225,10 @@ def _require_utf8(options: Options) -> None:
     """Raises UserError for a text or a path that no record, table or terminal would take."""
     for key, value in vars(options).items():
         if isinstance(value, (str, Path)) and not is_utf8(str(value)):
-            flag = "the working folder" if key == "root" else f"--{key.replace('_', '-')}"
+            if key == "root":
+                flag = "the working folder"
+            else:
+                flag = f"--{key.replace('_', '-')}"
             raise UserError(f"{flag}: must be UTF-8 text, got {str(value)!r}")
 
 

@@ -150,7 +150,9 @@ def read_summary(folder: Path) -> dict[str, Any]:
         found = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    if isinstance(found, dict):
+        return found
+    return {}
 
 
 def _begun(folder: Path) -> dict[str, Any] | None:

@@ -62,7 +62,10 @@ class RebuiltCmaEs(CmaEsSampler):
         """
         assert self._study is not None
         transform = _SearchSpaceTransform(self._space, transform_step=True, transform_0_1=True)
-        sign = 1.0 if self._study.direction == StudyDirection.MINIMIZE else -1.0
+        if self._study.direction == StudyDirection.MINIMIZE:
+            sign = 1.0
+        else:
+            sign = -1.0
         generations = self._generations(completed_trials)
         drawn = self._cma_rng.rng.get_state()
         optimizer = self._known(transform)

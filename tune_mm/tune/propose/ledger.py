@@ -99,7 +99,10 @@ class Ledger:
         self._suggest = suggest
         self._sampler = sampler
         self._point = point
-        direction = StudyDirection.MAXIMIZE if mode == "max" else StudyDirection.MINIMIZE
+        if mode == "max":
+            direction = StudyDirection.MAXIMIZE
+        else:
+            direction = StudyDirection.MINIMIZE
         self.study = optuna.create_study(
             storage=storage,
             study_name=name,

@@ -35,7 +35,10 @@ class Window:
     """
 
     def __init__(self, direction: StudyDirection) -> None:
-        self._sign = 1.0 if direction == StudyDirection.MINIMIZE else -1.0
+        if direction == StudyDirection.MINIMIZE:
+            self._sign = 1.0
+        else:
+            self._sign = -1.0
         self._best: list[tuple[Rank, int]] = []  # rank and number, best first
         self._ended: list[int] = []  # numbers, ascending
         self._alive: list[int] = []  # numbers, ascending

@@ -19,7 +19,9 @@ def whole_above_one(gpus: float) -> float:
 
 def named(value: Any) -> Any:
     """A section written as its name alone (`scheduler: asha`)."""
-    return {"name": value} if isinstance(value, str) else value
+    if isinstance(value, str):
+        return {"name": value}
+    return value
 
 
 class SearcherSpec(Section):

@@ -31,7 +31,9 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,49}")
 
 def _entry(value: Any) -> Any:
     """An entry written as the name of its space alone."""
-    return {"space": value} if isinstance(value, str) else value
+    if isinstance(value, str):
+        return {"space": value}
+    return value
 
 
 class Entry(Section):

@@ -200,7 +200,10 @@ def make(
         "quiet": quiet,
     }
     if name in ("asha", "hyperband"):
-        count = len(rungs(epochs, grace, reduction)) if name == "hyperband" else 1
+        if name == "hyperband":
+            count = len(rungs(epochs, grace, reduction))
+        else:
+            count = 1
         return Asha(
             past,
             resumed,

@@ -59,11 +59,10 @@ class ClipFrontend(Frontend):
         self.config: ClipConfig = config
         self.rate = config.rate
         self.length = _waves.samples(config.seconds, config.rate)
-        kept = (
-            self.length
-            if config.crop_seconds is None
-            else _waves.samples(config.crop_seconds, config.rate)
-        )
+        if config.crop_seconds is None:
+            kept = self.length
+        else:
+            kept = _waves.samples(config.crop_seconds, config.rate)
         self.stored = (self.height, _waves.columns(self.length, config.n_fft, config.hop))
         self.shape = (1, self.height, max(1, _waves.columns(kept, config.n_fft, config.hop)))
 

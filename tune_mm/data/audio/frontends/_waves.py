@@ -36,7 +36,9 @@ def fit(wave: Wave, length: int, fill: Fill) -> Wave:
     start = (len(wave) - length) // 2
     if start >= 0:
         return wave[start : start + length]
-    return tile(wave, length) if fill == "tile" else np.pad(wave, (0, length - len(wave)))
+    if fill == "tile":
+        return tile(wave, length)
+    return np.pad(wave, (0, length - len(wave)))
 
 
 def columns(length: int, n_fft: int, hop: int) -> int:
@@ -77,7 +79,9 @@ def triangles(edges: Double, points: Double) -> Double:
     """[B, P]: triangle b is 0 up to edge b, 1 at edge b + 1 and 0 from edge b + 2 on; edges [B +
     2], points [P].
     """
-    left, centre, right = edges[:-2, None], edges[1:-1, None], edges[2:, None]
+    left = edges[:-2, None]
+    centre = edges[1:-1, None]
+    right = edges[2:, None]
     rise = (points - left) / (centre - left)
     fall = (right - points) / (right - centre)
     return np.asarray(np.maximum(0, np.minimum(rise, fall)), dtype=np.float64)

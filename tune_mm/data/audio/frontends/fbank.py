@@ -28,11 +28,18 @@ from tune_mm.config import Section
 from tune_mm.data.audio.frontends import _waves
 from tune_mm.data.audio.frontends.base import Frontend, Wave
 
-RATE, WINDOW, SHIFT, N_FFT = 16_000, 400, 160, 512
-BINS, FRAMES, LOW, HIGH = 128, 1024, 20.0, 8_000.0
+RATE = 16_000
+WINDOW = 400
+SHIFT = 160
+N_FFT = 512
+BINS = 128
+FRAMES = 1024
+LOW = 20.0
+HIGH = 8_000.0
 EMPHASIS = 0.97
 FLOOR = float(np.finfo(np.float32).eps)
-MEAN, DEVIATION = -4.503877, 5.141276
+MEAN = -4.503877
+DEVIATION = 5.141276
 
 
 class FbankConfig(Section):

@@ -22,7 +22,10 @@ from tune_mm.data.audio.frontends import _waves
 from tune_mm.data.audio.frontends._clips import ClipConfig, ClipFrontend
 
 # Slaney's scale: linear below KNEE Hz, which is mel KNEE_MEL, logarithmic above with STEP per mel.
-SLOPE, KNEE, KNEE_MEL, STEP = 3 / 200, 1000.0, 15.0, np.log(6.4) / 27
+SLOPE = 3 / 200
+KNEE = 1000.0
+KNEE_MEL = 15.0
+STEP = np.log(6.4) / 27
 
 
 class MelConfig(ClipConfig):
@@ -39,7 +42,9 @@ class MelConfig(ClipConfig):
     @property
     def top(self) -> float:
         """fmax, or half the rate, in Hz."""
-        return self.rate / 2 if self.fmax is None else self.fmax
+        if self.fmax is None:
+            return self.rate / 2
+        return self.fmax
 
     @model_validator(mode="after")
     def _bands_exist(self) -> MelConfig:
@@ -88,7 +93,8 @@ def bank(config: MelConfig) -> _waves.Double:
 
 def _empty(config: MelConfig) -> bool:
     """Does a triangle lie between two frequencies of the FFT?"""
-    corners, frequencies = _corners(config), _frequencies(config)
+    corners = _corners(config)
+    frequencies = _frequencies(config)
     within = np.searchsorted(frequencies, corners[2:], "left") - np.searchsorted(
         frequencies, corners[:-2], "right"
     )
@@ -107,7 +113,9 @@ def _corners(config: MelConfig) -> _waves.Double:
 
 
 def _mel(hertz: float) -> float:
-    return SLOPE * hertz if hertz < KNEE else float(KNEE_MEL + np.log(hertz / KNEE) / STEP)
+    if hertz < KNEE:
+        return SLOPE * hertz
+    return float(KNEE_MEL + np.log(hertz / KNEE) / STEP)
 
 
 plugin = Mel

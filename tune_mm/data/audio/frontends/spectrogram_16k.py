@@ -23,7 +23,10 @@ from tune_mm.config import Section
 from tune_mm.data.audio.frontends import _waves
 from tune_mm.data.audio.frontends.base import Frontend, Wave
 
-RATE, WINDOW, OVERLAP, FLOOR = 16_000, 512, 353, 1e-7
+RATE = 16_000
+WINDOW = 512
+OVERLAP = 353
+FLOOR = 1e-7
 
 
 class Spectrogram16kConfig(Section):

@@ -23,7 +23,12 @@ from tune_mm.config import Section
 from tune_mm.data.audio.frontends import _waves
 from tune_mm.data.audio.frontends.base import Frontend, Wave
 
-RATE, N_FFT, HOP, SECONDS, CROP_SECONDS, FLOOR = 16_000, 256, 128, 10, 5, 1e-7
+RATE = 16_000
+N_FFT = 256
+HOP = 128
+SECONDS = 10
+CROP_SECONDS = 5
+FLOOR = 1e-7
 
 
 class Stft16kConfig(Section):

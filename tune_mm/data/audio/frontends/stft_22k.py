@@ -20,7 +20,11 @@ from tune_mm.config import Section
 from tune_mm.data.audio.frontends import _waves
 from tune_mm.data.audio.frontends.base import Frontend, Wave
 
-RATE, N_FFT, HOP, SECONDS, FLOOR = 22_050, 512, 353, 3, 1e-7
+RATE = 22_050
+N_FFT = 512
+HOP = 353
+SECONDS = 3
+FLOOR = 1e-7
 
 
 class Stft22kConfig(Section):
