@@ -182,7 +182,9 @@ def reports(job: Job, found: dict[str, Report]) -> None:
         if isinstance(made, Table):
             text = render_markdown(made)
             kinds = {"md": text, "csv": render_csv(made), "tex": render_latex(made)}
-            files = [job.write(f"{name}.{kind}", content) for kind, content in kinds.items()]
+            files = []
+            for kind, content in kinds.items():
+                files.append(job.write(f"{name}.{kind}", content))
         else:
             text = f"{made.caption}\n"
             files = figures.save(made, job.given.out)
@@ -234,7 +236,10 @@ def search(given: argparse.Namespace, name: str) -> None:
     job = opened(given)
     plain = re.sub(r"[^-.\w]", "_", name)
     file = job.write(f"search_{plain}.html", search_page(job.reader, name))
-    own = [r for r in job.records if r.parent is None and name in (r.search, r.tags.get("search"))]
+    own = []
+    for r in job.records:
+        if r.parent is None and name in (r.search, r.tags.get("search")):
+            own.append(r)
     job.finish([file], [r.id for r in own[-1:]])
 
 
@@ -250,7 +255,10 @@ def paper(given: argparse.Namespace, name: str) -> None:
         raise UserError(
             f"paper: no '{name}'{nearest(name, PAPERS)}; available: {', '.join(PAPERS)}"
         )
-    found = {n: r for n, r in _load(catalogue.names()).items() if r.paper == name}
+    found = {}
+    for n, r in _load(catalogue.names()).items():
+        if r.paper == name:
+            found[n] = r
     job = opened(given)
     made = [job.make(report, n) for n, report in found.items()]
     tables = [m for m, _ in made if isinstance(m, Table)]

@@ -108,7 +108,11 @@ def spread(values: Collection[float]) -> Spread | None:
 
 def differences(ours: Mapping[Seed, float], reference: Mapping[Seed, float]) -> dict[Seed, float]:
     """`ours` minus `reference`, by seed, over the seeds that both have."""
-    return {seed: value - reference[seed] for seed, value in ours.items() if seed in reference}
+    found = {}
+    for seed, value in ours.items():
+        if seed in reference:
+            found[seed] = value - reference[seed]
+    return found
 
 
 def paired_gain(

@@ -187,7 +187,9 @@ def summarize(
     """
     run = state.run
     numbers = {"best_value": run.best_value, **state.best_metrics, **test}
-    clean = {k: v if math.isfinite(v) else None for k, v in numbers.items()}
+    clean = {}
+    for k, v in numbers.items():
+        clean[k] = v if math.isfinite(v) else None
     return {
         "config": run.config.name,
         "method": run.config.method.name,
@@ -227,12 +229,13 @@ def line(run: Run, result: Result) -> str:
     values = result.metrics
     total = run.config.train.epochs
     parts = [f"epoch {result.epoch:>{len(str(total))}}/{total}"]
-    parts += [
-        f"{k} {values[k]:.4f}"
-        for k in dict.fromkeys(("train/loss", "val/loss", run.objective))
-        if k in values
-    ]
-    alone = [m for m in run.spec.modalities if f"{run.objective}/{m}" in values]
+    for k in dict.fromkeys(("train/loss", "val/loss", run.objective)):
+        if k in values:
+            parts.append(f"{k} {values[k]:.4f}")
+    alone = []
+    for m in run.spec.modalities:
+        if f"{run.objective}/{m}" in values:
+            alone.append(m)
     parts += [" ".join(f"{m} {values[f'{run.objective}/{m}']:.4f}" for m in alone)] if alone else []
     return "  ".join([*parts, f"{values['time/epoch']:.1f} s", *(["*"] if result.best else [])])
 

@@ -38,7 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         found = problems(file)
         for problem in found:
             print(problem.text(file))
-        counts = {s: sum(p.severity == s for p in found) for s in ORDER}
+        counts = {}
+        for s in ORDER:
+            counts[s] = sum(p.severity == s for p in found)
         said = ", ".join(
             f"{n} {s}{'s' if n != 1 else ''}" for s, n in counts.items() if n or s == "error"
         )

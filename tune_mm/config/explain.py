@@ -123,7 +123,10 @@ def _unknown(key: str, keys: Iterable[str], raw: Any) -> str:
     """
     above, _, last = key.rpartition(".")
     known = {k for key in keys for k in accumulate(key.split("."), "{}.{}".format)}
-    beside = {k.rpartition(".")[2]: k for k in sorted(known) if k.rpartition(".")[0] == above}
+    beside = {}
+    for k in sorted(known):
+        if k.rpartition(".")[0] == above:
+            beside[k.rpartition(".")[2]] = k
     elsewhere = [k for k in sorted(known) if k.rpartition(".")[2] == last]
     if key in known:
         return f"; in a file, write {last!r} inside the section {above!r}"

@@ -25,11 +25,10 @@ def file_names(folder: Folder) -> tuple[str, ...]:
     """Names that `find_file` knows, sorted: of ./<folder> and of the package. Subfolders keep
     theirs: "paper/table4".
     """
-    found = {
-        path.relative_to(root).with_suffix("").as_posix()
-        for root in (Path(folder), shipped(folder))
-        for path in root.glob("**/*.yaml")
-    }
+    found = set()
+    for root in (Path(folder), shipped(folder)):
+        for path in root.glob("**/*.yaml"):
+            found.add(path.relative_to(root).with_suffix("").as_posix())
     return tuple(sorted(found))
 
 

@@ -72,10 +72,10 @@ def flatten(config: Section) -> dict[str, Any]:
     """Scalars by dotted key, also those of a mapping to scalars; other lists and mappings of a
     field as JSON text.
     """
-    return {
-        key: value if isinstance(value, SCALAR) else json.dumps(value)
-        for key, value in _leaves(config)
-    }
+    found = {}
+    for key, value in _leaves(config):
+        found[key] = value if isinstance(value, SCALAR) else json.dumps(value)
+    return found
 
 
 def field_types(config: Config) -> dict[str, Any]:
@@ -93,7 +93,8 @@ def _leaves(section: Section, prefix: str = "") -> Iterator[tuple[str, Any]]:
             and value
             and all(isinstance(v, SCALAR) for v in value.values())
         ):
-            yield from ((f"{prefix}{name}.{key}", inner) for key, inner in value.items())
+            for key, inner in value.items():
+                yield (f"{prefix}{name}.{key}", inner)
         else:
             yield prefix + name, values[name]
 
@@ -141,10 +142,8 @@ def _validated(
     found = list(problems)
     values, failed = changed(raw, changes)
     origin = {**origin, **{f"{key}.name": text for key, text in origin.items() if key in PLUGINS}}
-    found += [
-        f"{k}: no such key; {k.rpartition('.')[0]!r} is no section{origin.get(k, '')}"
-        for k in failed
-    ]
+    for k in failed:
+        found.append(f"{k}: no such key; {k.rpartition('.')[0]!r} is no section{origin.get(k, '')}")
 
     def name(key: str) -> tuple[str, str]:
         """For an error at `key`: the key to show, and its place (the change that made it, or the

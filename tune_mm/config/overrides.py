@@ -53,10 +53,9 @@ def changed(raw: Mapping[str, Any], changes: Mapping[str, Any]) -> tuple[dict[st
     for key in PLUGINS:
         if isinstance(name := at(values, key), str):
             _put(values, key, {"name": name})
-    named = {
-        f"{k}.name" if k in PLUGINS and isinstance(v, str) else k: frozen(v)
-        for k, v in changes.items()
-    }
+    named = {}
+    for k, v in changes.items():
+        named[f"{k}.name" if k in PLUGINS and isinstance(v, str) else k] = frozen(v)
     failed = [key for key in sorted(named, key=_order) if not _put(values, key, named[key])]
     return values, failed
 

@@ -117,7 +117,10 @@ class _Reader:
         if isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":
             return self._mapping(node, at)
         if isinstance(node, yaml.SequenceNode) and node.tag == _TAG + "seq":
-            return [self._child(item, at, str(i), item) for i, item in enumerate(node.value)]
+            found = []
+            for i, item in enumerate(node.value):
+                found.append(self._child(item, at, str(i), item))
+            return found
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node, at)
         return self._refuse(node, at, f"tag '{_short(node.tag)}' is not allowed")

@@ -26,5 +26,7 @@ def write(folder: Path, best: Mapping[str, Tensor], vectors: Mapping[str, Tensor
     if best:
         checkpoint.save(dict(best), folder / BEST)
     if vectors:
-        arrays = {name: value.float().cpu().numpy() for name, value in vectors.items()}
+        arrays = {}
+        for name, value in vectors.items():
+            arrays[name] = value.float().cpu().numpy()
         np.savez_compressed(folder / GRADIENTS, **arrays)  # type: ignore[arg-type]  # its stub takes no arrays by name

@@ -64,18 +64,19 @@ def gradients(
         out: Any = torch.func.vjp(bound, params, has_aux=True)
         losses, back, (logs, buffers) = out
         net.buffers.update(buffers)
-        found = [
-            back(row)[0] for row in torch.eye(len(losses), dtype=losses.dtype, device=losses.device)
-        ]
+        found = []
+        for row in torch.eye(len(losses), dtype=losses.dtype, device=losses.device):
+            found.append(back(row)[0])
     else:
         losses, logs = objectives(net)
         given = list(params.values())
-        rows = [
-            torch.autograd.grad(
-                loss, given, retain_graph=k + 1 < len(losses), materialize_grads=True
+        rows = []
+        for k, loss in enumerate(losses):
+            rows.append(
+                torch.autograd.grad(
+                    loss, given, retain_graph=k + 1 < len(losses), materialize_grads=True
+                )
             )
-            for k, loss in enumerate(losses)
-        ]
         found = [dict(zip(params, row, strict=True)) for row in rows]
     return found, losses.detach(), {k: v.detach() for k, v in logs.items()}
 
@@ -102,7 +103,10 @@ def unflat(vector: Tensor, like: Tensors, names: Iterable[str]) -> Tensors:
     """The inverse of `flat`: views of `vector` in the shapes of `like`."""
     names = list(names)
     parts = torch.split(vector, [like[n].numel() for n in names])
-    return {n: part.view(like[n].shape) for n, part in zip(names, parts, strict=True)}
+    found = {}
+    for n, part in zip(names, parts, strict=True):
+        found[n] = part.view(like[n].shape)
+    return found
 
 
 def groups(names: Iterable[str]) -> dict[str, list[str]]:

@@ -106,10 +106,9 @@ def _segmentation(task: Task, confusion: Tensor) -> Tensors:
         "miou": iou.sum() / (either > 0).sum().clamp(min=1),
     }
     regions = task.regions or tuple((str(c), (c,)) for c in range(1, task.outputs))
-    dice = {
-        name: _dice(confusion, torch.tensor(classes, device=confusion.device))
-        for name, classes in regions
-    }
+    dice = {}
+    for name, classes in regions:
+        dice[name] = _dice(confusion, torch.tensor(classes, device=confusion.device))
     out["dice"] = torch.stack(list(dice.values())).mean()
     if task.outputs <= FEW:
         out |= {f"iou_{name}": iou[c] for c, name in enumerate(task.class_names)}

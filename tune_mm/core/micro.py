@@ -78,11 +78,17 @@ class Parts:
 def split(batch: Batch, parts: int) -> list[Batch]:
     """The batch in up to `parts` parts of (nearly) the same size, in order."""
     pieces = torch.tensor_split(torch.arange(len(batch.target), device=batch.target.device), parts)
-    return [
-        Batch({m: x.take(at) for m, x in batch.inputs.items()}, batch.target[at], batch.index[at])
-        for at in pieces
-        if len(at)
-    ]
+    found = []
+    for at in pieces:
+        if len(at):
+            found.append(
+                Batch(
+                    {m: x.take(at) for m, x in batch.inputs.items()},
+                    batch.target[at],
+                    batch.index[at],
+                )
+            )
+    return found
 
 
 def update(

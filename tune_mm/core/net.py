@@ -114,7 +114,11 @@ class Net:
         for prefix in prefixes:
             if not any(owned(name, prefix) for name in self.params):
                 raise KeyError(f"no parameter under '{prefix}'")
-        return {n: p for n, p in self.params.items() if any(owned(n, q) for q in prefixes)}
+        found = {}
+        for n, p in self.params.items():
+            if any(owned(n, q) for q in prefixes):
+                found[n] = p
+        return found
 
     def apply(self, path: str, call: Callable[..., Any], *args: Any) -> Any:
         """`call(submodule, *args)` with the submodule at `path` ("": the model) bound to this net's
@@ -122,9 +126,10 @@ class Net:
         """
         module = self.model.get_submodule(path)
         start = len(path) + 1 if path else 0
-        given = {
-            f"module.{n[start:]}": t for n, t in self._given.items() if not path or owned(n, path)
-        }
+        given = {}
+        for n, t in self._given.items():
+            if not path or owned(n, path):
+                given[f"module.{n[start:]}"] = t
         if not given:
             return call(module, *args)
         return torch.func.functional_call(_Bound(module), given, (call, *args), tie_weights=False)
@@ -200,7 +205,10 @@ class Net:
 
     def unimodal(self, features: Features, path: PathChoice = "auto") -> Tensors:
         """Logits [B, C] per modality, each alone through the fusion and its head."""
-        return {m: self.head(h) for m, h in self.unimodal_hidden(features, path).items()}
+        found = {}
+        for m, h in self.unimodal_hidden(features, path).items():
+            found[m] = self.head(h)
+        return found
 
     def block(self, modality: str) -> slice:
         """Columns of the head's weight that belong to `modality`."""

@@ -121,9 +121,10 @@ class Probe:
             (found,), _, _ = grads.gradients(losses, net, prefixes)
         with torch.no_grad():
             params = {n: net.params[n] for n in found}
-            overrides = {
-                owner: own for owner, own in self._overrides.items() if owner in grads.groups(found)
-            }
+            overrides = {}
+            for owner, own in self._overrides.items():
+                if owner in grads.groups(found):
+                    overrides[owner] = own
             return step.descend(
                 self._rule, params, found, state, self._hp, overrides, in_place=True
             )[1]

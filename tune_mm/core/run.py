@@ -292,7 +292,10 @@ class Run:
         """The model at the best validation epoch."""
         own = dict(self.model.named_parameters())
         params = {name: t for name, t in self._best.items() if name in own}
-        buffers = {name: t for name, t in self._best.items() if name not in own}
+        buffers = {}
+        for name, t in self._best.items():
+            if name not in own:
+                buffers[name] = t
         return Net(self.model, self.spec.task, params, buffers)
 
     def best_state(self) -> Tensors:
@@ -334,7 +337,9 @@ class Run:
         if state.get("format") != FORMAT:
             raise ValueError(f"checkpoint format must be {FORMAT}, got {state.get('format')}")
         self.model.load_state_dict(state["model"])
-        slots = {slot: self._moved(values) for slot, values in state["slots"].items()}
+        slots = {}
+        for slot, values in state["slots"].items():
+            slots[slot] = self._moved(values)
         self.opt = step.OptState(slots, dict(state["steps"]))
         self.state = self._moved(state["method"])
         self.plateau = schedule.restore(state["plateau"])
@@ -371,7 +376,10 @@ class Run:
         return {n: t.to(self.device).clone() for n, t in tensors.items()}
 
     def _tensors(self, values: dict[str, float]) -> Tensors:
-        return {k: torch.tensor(v, device=self.device) for k, v in values.items()}
+        found = {}
+        for k, v in values.items():
+            found[k] = torch.tensor(v, device=self.device)
+        return found
 
 
 def _read(logs: Tensors) -> dict[str, float]:

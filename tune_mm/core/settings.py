@@ -18,7 +18,11 @@ def tunable(section: type[Section]) -> list[str]:
     The type decides, not the value: a setting that is null or empty in one trial is a number in
     another.
     """
-    return [name for name, info in section.model_fields.items() if _holds_floats(info.annotation)]
+    found = []
+    for name, info in section.model_fields.items():
+        if _holds_floats(info.annotation):
+            found.append(name)
+    return found
 
 
 def float_fields(section: Section) -> dict[str, float]:
@@ -46,7 +50,10 @@ def _entries(field: str, value: Any) -> list[tuple[str, Any]]:
     if isinstance(value, Mapping):
         return [(f"{field}.{key}", inner) for key, inner in value.items()]
     if isinstance(value, tuple):
-        return [(f"{field}.{index}", inner) for index, inner in enumerate(value)]
+        found = []
+        for index, inner in enumerate(value):
+            found.append((f"{field}.{index}", inner))
+        return found
     return [(field, value)]
 
 

@@ -81,9 +81,9 @@ def _read(path: Path) -> Tensors | None:
 
 def _key(config: Config, dataset: Dataset) -> str:
     told = to_dict(config)
-    content: dict[str, Any] = {
-        k: told[k] for k in ("data", "model", "method", "optim", "schedule", "train", "seed")
-    }
+    content: dict[str, Any] = {}
+    for k in ("data", "model", "method", "optim", "schedule", "train", "seed"):
+        content[k] = told[k]
     total = hashlib.blake2b(json.dumps([VERSION, content], sort_keys=True).encode(), digest_size=12)
     for name in ("train", "val"):
         split = dataset.splits[name]

@@ -92,10 +92,8 @@ def describe(dataset: Dataset) -> list[str]:
             share = 1 - mask.float().mean().item()
             padding = f", {share:.0%} of train's steps are padding"
         lines.append(f"{modality}: {list(shape)}{padding}")
-    lines += [
-        f"{name}: {len(split)} samples, {_spread(split, task.kind)}"
-        for name, split in dataset.splits.items()
-    ]
+    for name, split in dataset.splits.items():
+        lines.append(f"{name}: {len(split)} samples, {_spread(split, task.kind)}")
     lines += [f"note: {note}" for note in dataset.notes]
     return lines + [f"left out: {name}: {reason}" for name, reason in dataset.dropped.items()]
 
@@ -139,11 +137,10 @@ def _extract(args: argparse.Namespace) -> None:
     config = section(args.name, args.set)
     plugin = base.plugin_of(config)
     if not issubclass(plugin, FeaturePlugin):
-        known = [
-            n
-            for n in plugins.available("data")
-            if issubclass(plugins.load("data", n), FeaturePlugin)
-        ]
+        known = []
+        for n in plugins.available("data"):
+            if issubclass(plugins.load("data", n), FeaturePlugin):
+                known.append(n)
         raise ConfigError(
             f"{args.name}: is read as it is, nothing is to be extracted; data sets with features: {', '.join(known)}"
         )

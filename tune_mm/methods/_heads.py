@@ -38,4 +38,7 @@ class WithHeads(Method):
         """Unimodal logits per modality of `features`."""
         if self.config.heads == "fusion":
             return net.unimodal(features, self.unimodal_path)
-        return {m: net.apply(f"aux.{m}", lambda own, x: own(x), f) for m, f in features.items()}
+        found = {}
+        for m, f in features.items():
+            found[m] = net.apply(f"aux.{m}", lambda own, x: own(x), f)
+        return found

@@ -33,11 +33,11 @@ def shares(
 
 def given(hp: Tensors) -> Tensors:
     """The weights among a trial's hyperparameters, by modality."""
-    return {
-        name.removeprefix("weights."): value
-        for name, value in hp.items()
-        if name.startswith("weights.")
-    }
+    found = {}
+    for name, value in hp.items():
+        if name.startswith("weights."):
+            found[name.removeprefix("weights.")] = value
+    return found
 
 
 def weighted(logits: Tensors, weights: Tensor) -> Tensor:

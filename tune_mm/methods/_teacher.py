@@ -26,7 +26,9 @@ class Teacher(Section):
         layer on the pooled features in place of its fusion, but where pixels are predicted. The
         encoder stays, since features must be of one shape.
         """
-        out: dict[str, Any] = {f"optim.{k}": v for k, v in to_dict(self.optim).items()}
+        out: dict[str, Any] = {}
+        for k, v in to_dict(self.optim).items():
+            out[f"optim.{k}"] = v
         out |= {f"schedule.{k}": v for k, v in to_dict(ScheduleConfig()).items()}
         out |= {"train.batch_size": self.batch_size, "train.amp": "none"}
         out |= {} if task.kind == "segmentation" else {"model.fusion": "concat"}

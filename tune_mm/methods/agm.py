@@ -87,11 +87,11 @@ class AGMConfig(Section):
 
 def coalitions(modalities: tuple[str, ...]) -> list[Coalition]:
     """All sets of modalities but the empty one, smallest first."""
-    return [
-        frozenset(s)
-        for size in range(1, len(modalities) + 1)
-        for s in combinations(modalities, size)
-    ]
+    found = []
+    for size in range(1, len(modalities) + 1):
+        for s in combinations(modalities, size):
+            found.append(frozenset(s))
+    return found
 
 
 def shapley(values: Mapping[Coalition, Tensor], modalities: tuple[str, ...]) -> Tensors:
@@ -190,7 +190,9 @@ class AGM(Method):
         features = net.encode(batch.inputs)
         whole = net.fuse(features)
         with net.evaluating():
-            absent = {m: _encoded_zeros(net, m, batch.inputs[m]) for m in net.modalities}
+            absent = {}
+            for m in net.modalities:
+                absent[m] = _encoded_zeros(net, m, batch.inputs[m])
             partial = coalitions(net.modalities)[:-1]
             out = {s: net.fuse(_chosen(s, features, absent)) for s in partial}
         return {**out, frozenset(net.modalities): whole}
@@ -223,7 +225,10 @@ def _encoded_zeros(net: Net, modality: str, x: Padded) -> Padded:
 
 
 def _chosen(present: Coalition, features: Features, absent: Features) -> Features:
-    return {m: f if m in present else absent[m] for m, f in features.items()}
+    found = {}
+    for m, f in features.items():
+        found[m] = f if m in present else absent[m]
+    return found
 
 
 plugin = AGM

@@ -221,7 +221,9 @@ class CGGM(Method):
         return out
 
     def classifier_gradients(self, net: Net, features: Features, target: Tensor) -> Tensors:
-        hidden = {m: self._classifier_hidden(net, m, f) for m, f in features.items()}
+        hidden = {}
+        for m, f in features.items():
+            hidden[m] = self._classifier_hidden(net, m, f)
         return {
             m: losses.head_gradient(net.task, self._classifier_head(net, m, h), h, target)
             for m, h in hidden.items()
@@ -287,7 +289,9 @@ class CGGM(Method):
         """
         if self.config.direction == "weight":
             mine = net.params["fusion.head.weight"]
-            theirs = {m: net.params[f"aux.{m}.head.weight"].detach() for m in net.modalities}
+            theirs = {}
+            for m in net.modalities:
+                theirs[m] = net.params[f"aux.{m}.head.weight"].detach()
         else:
             mine = losses.head_gradient(net.task, fused, hidden, target)
             theirs = {

@@ -133,7 +133,9 @@ class GBlending(WithHeads):
         self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock
     ) -> tuple[Tensor, Tensors]:
         features = net.encode(batch.inputs)
-        losses = {m: net.loss(z, batch.target) for m, z in self.alone(net, features).items()}
+        losses = {}
+        for m, z in self.alone(net, features).items():
+            losses[m] = net.loss(z, batch.target)
         multi = net.loss(net.fuse(features), batch.target)
         logs = {
             "train/loss_multi": multi,
@@ -155,9 +157,9 @@ class GBlending(WithHeads):
             return EpochEnd(state)
         gains = []
         overfits = []
-        objectives: dict[str | None, Objective] = {
-            m: self._unimodal(m) for m in probe.net.modalities
-        }
+        objectives: dict[str | None, Objective] = {}
+        for m in probe.net.modalities:
+            objectives[m] = self._unimodal(m)
         objectives[None] = _multi
         for k, (modality, objective) in enumerate(objectives.items()):
             key = clock.epoch * len(objectives) + k

@@ -124,7 +124,9 @@ class Greedy(Method):
         hidden = net.apply(
             "", lambda model: model.fusion.hidden(model.encoders, features, (), hook)
         )
-        losses = {m: net.loss(z, batch.target) for m, z in self._branches(net, hidden).items()}
+        losses = {}
+        for m, z in self._branches(net, hidden).items():
+            losses[m] = net.loss(z, batch.target)
         return torch.stack(list(losses.values())).sum(), {
             **{f"train/loss/{m}": x for m, x in losses.items()},
             **seen,
@@ -150,7 +152,9 @@ class Greedy(Method):
         """As any method, and the branches' outputs under `branch/<modality>`."""
         features = net.encode(inputs)
         hidden = net.hidden(features)
-        branches = {f"branch/{m}": z for m, z in self._branches(net, hidden).items()}
+        branches = {}
+        for m, z in self._branches(net, hidden).items():
+            branches[f"branch/{m}"] = z
         return {"joint": net.head(hidden), **net.unimodal(features, self.unimodal_path), **branches}
 
     def _branches(self, net: Net, hidden: Tensor) -> Tensors:
@@ -165,19 +169,17 @@ class Greedy(Method):
     def _averaged(self, state: Tensors, seen: Tensors) -> Tensors:
         """The mean gates with those of one more step, and the number of steps."""
         steps = state["steps"]
-        out = {
-            key: (state[key] * steps + mean.to(state[key].dtype)) / (steps + 1)
-            for key, mean in seen.items()
-        }
+        out = {}
+        for key, mean in seen.items():
+            out[key] = (state[key] * steps + mean.to(state[key].dtype)) / (steps + 1)
         return {**out, "steps": steps + 1}
 
     def _speeds(self, net: Net, found: Tensors) -> tuple[Tensor, Tensor]:
         """mu of main_m and of bypass_m at this step, [2] each."""
-        shared = [
-            n
-            for n in net.group(EXCHANGES)
-            if n.removeprefix(f"{EXCHANGES}.").split(".")[1] == "squeeze"
-        ]
+        shared = []
+        for n in net.group(EXCHANGES):
+            if n.removeprefix(f"{EXCHANGES}.").split(".")[1] == "squeeze":
+                shared.append(n)
         main = []
         bypass = []
         for m in net.modalities:

@@ -123,7 +123,10 @@ class MMCosine(Method):
             "joint": net.hidden(features),
             **net.unimodal_hidden(features, self.unimodal_path),
         }
-        return {name: state["scale"] * self._cosines(net, h) for name, h in hidden.items()}
+        found = {}
+        for name, h in hidden.items():
+            found[name] = state["scale"] * self._cosines(net, h)
+        return found
 
     def _cosines(self, net: Net, hidden: Tensor) -> Tensor:
         return cosines(

@@ -96,7 +96,9 @@ class MMPareto(WithHeads):
     def grads(self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock) -> Update:
         def objectives(bound: Net) -> tuple[Tensor, Tensors]:
             features = bound.encode(batch.inputs)
-            own = {m: bound.loss(z, batch.target) for m, z in self.alone(bound, features).items()}
+            own = {}
+            for m, z in self.alone(bound, features).items():
+                own[m] = bound.loss(z, batch.target)
             joint = bound.loss(bound.fuse(features), batch.target)
             logs = {
                 "train/loss_multi": joint,
@@ -124,10 +126,9 @@ class MMPareto(WithHeads):
             return grads.unflat(
                 rescaled(2 * a * g + 2 * (1 - a) * u, g + u, gamma), multi, multi
             ), a
-        new = {
-            n: rescaled(2 * a * multi[n] + 2 * (1 - a) * uni[n], multi[n] + uni[n], gamma)
-            for n in multi
-        }
+        new = {}
+        for n in multi:
+            new[n] = rescaled(2 * a * multi[n] + 2 * (1 - a) * uni[n], multi[n] + uni[n], gamma)
         return new, a
 
 

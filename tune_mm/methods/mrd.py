@@ -135,7 +135,9 @@ class MRD(Method):
             }
         if self.config.rescale:
             features = {m: _scaled(f, len(p) / stays.sum(-1)) for m, f in features.items()}
-        logs = {f"train/dropped/{m}": 1 - own.to(p.dtype).mean() for m, own in sets.items()}
+        logs = {}
+        for m, own in sets.items():
+            logs[f"train/dropped/{m}"] = 1 - own.to(p.dtype).mean()
         return net.loss(net.fuse(features), batch.target), logs
 
 

@@ -94,17 +94,19 @@ class MSLR(Joint):
         return {"history": like.new_zeros(self.config.memory, count), "rate": like.new_ones(count)}
 
     def optim(self, hp: Tensors, optim: Tensors) -> dict[str, Tensors]:
-        return {
-            f"encoders.{m}": {"lr": optim["lr"] * smoothed(hp[f"ratios.{m}"], hp["smooth"])}
-            for m in self.value("ratios")
-        }
+        found = {}
+        for m in self.value("ratios"):
+            found[f"encoders.{m}"] = {"lr": optim["lr"] * smoothed(hp[f"ratios.{m}"], hp["smooth"])}
+        return found
 
     def edit(
         self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock, update: Update
     ) -> Update:
         if self.config.strategy == "keep":
             return update
-        rates = {f"encoders.{m}": state["rate"][i] for i, m in enumerate(net.modalities)}
+        rates = {}
+        for i, m in enumerate(net.modalities):
+            rates[f"encoders.{m}"] = state["rate"][i]
         logs = {f"balance/{m}": state["rate"][i] for i, m in enumerate(net.modalities)}
         return Update(update.grads, update.loss, {**update.logs, **logs}, state, rates)
 

@@ -132,7 +132,9 @@ class OGM(Method):
         size at once.
         """
         length = max(1, round(SETTLING * epochs))
-        edges = [round(edge * epochs) for edge in (self.value("start"), self.value("end"))]
+        edges = []
+        for edge in (self.value("start"), self.value("end")):
+            edges.append(round(edge * epochs))
         return tuple((edge + 1, min(edge + length, epochs)) for edge in edges if 0 < edge < epochs)
 
     def loss(
@@ -144,9 +146,9 @@ class OGM(Method):
         scores = torch.stack([score(net.task, z, batch.target).sum() for z in alone.values()])
         k = coefficients(ratios(scores), hp["alpha"])
         k = torch.where(clock.within(hp["start"], hp["end"]), k, torch.ones_like(k))
-        logs = {
-            f"train/loss/{m}": losses.task_loss(net.task, z, batch.target) for m, z in alone.items()
-        }
+        logs = {}
+        for m, z in alone.items():
+            logs[f"train/loss/{m}"] = losses.task_loss(net.task, z, batch.target)
         return joint, logs | {f"balance/{m}": k[i] for i, m in enumerate(net.modalities)}
 
     def edit(

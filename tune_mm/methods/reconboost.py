@@ -88,7 +88,10 @@ def stages_of(stages: int, epochs: int) -> list[Stage]:
     """
     count = max(1, min(stages, epochs // 2))
     ends = [k * epochs // count for k in range(count + 1)]
-    return [Stage(k, a, a + (b - a + 1) // 2, b) for k, (a, b) in enumerate(pairwise(ends))]
+    found = []
+    for k, (a, b) in enumerate(pairwise(ends)):
+        found.append(Stage(k, a, a + (b - a + 1) // 2, b))
+    return found
 
 
 def boosting(
@@ -150,7 +153,9 @@ class ReconBoost(Method):
                     for name in (n for n in mine if owned(n, f"encoders.{m}")):
                         mine[name].copy_(theirs[name])
         like = net.params["fusion.head.weight"]
-        members = [float(self._joined(0, k)) for k in range(len(net.modalities))]
+        members = []
+        for k in range(len(net.modalities)):
+            members.append(float(self._joined(0, k)))
         return {
             "members": torch.tensor(members, dtype=like.dtype, device=like.device),
             **_head(net),
@@ -158,10 +163,15 @@ class ReconBoost(Method):
 
     def grads(self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock) -> Update:
         stage = self._stage(clock)
-        joined = [self._joined(stage.number, k) for k in range(len(net.modalities))]
+        joined = []
+        for k in range(len(net.modalities)):
+            joined.append(self._joined(stage.number, k))
         if (clock.epoch, clock.step) == (stage.first, 0):
             state = {**state, **_head(net), "members": torch.tensor(joined).to(state["members"])}
-        members = [m for m, joins in zip(net.modalities, joined, strict=True) if joins]
+        members = []
+        for m, joins in zip(net.modalities, joined, strict=True):
+            if joins:
+                members.append(m)
         if clock.epoch < stage.rectify:
             modality = net.modalities[stage.number % len(net.modalities)]
             fixed = self._fixed(net, batch, state, [m for m in members if m != modality])
@@ -177,9 +187,9 @@ class ReconBoost(Method):
         else:
 
             def objective(bound: Net) -> tuple[Tensor, Tensors]:
-                logits = {
-                    m: bound.head(_late.own_vector(bound, m, batch.inputs[m])) for m in members
-                }
+                logits = {}
+                for m in members:
+                    logits[m] = bound.head(_late.own_vector(bound, m, batch.inputs[m]))
                 return bound.loss(
                     _ensemble(bound, logits, bound.params["aux.rate.value"]), batch.target
                 ), {}
@@ -217,14 +227,14 @@ class ReconBoost(Method):
     def _fixed(self, net: Net, batch: Batch, state: Tensors, others: list[str]) -> Tensors:
         """Logits [B, C] of the learners that a stage leaves as they are."""
         with net.evaluating():
-            return {
-                m: F.linear(
+            found = {}
+            for m in others:
+                found[m] = F.linear(
                     _late.own_vector(net, m, batch.inputs[m]),
                     state["head.weight"],
                     state["head.bias"],
                 )
-                for m in others
-            }
+            return found
 
     def _boost(
         self, net: Net, batch: Batch, hp: Tensors, modality: str, fixed: Tensors, before: str | None
@@ -248,9 +258,10 @@ class ReconBoost(Method):
 
 
 def _head(net: Net) -> Tensors:
-    return {
-        f"head.{k}": net.params[f"fusion.head.{k}"].detach().clone() for k in ("weight", "bias")
-    }
+    found = {}
+    for k in ("weight", "bias"):
+        found[f"head.{k}"] = net.params[f"fusion.head.{k}"].detach().clone()
+    return found
 
 
 def _ensemble(net: Net, logits: Tensors, rate: Tensor) -> Tensor:

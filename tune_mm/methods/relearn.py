@@ -121,12 +121,17 @@ class Relearn(Joint):
     support = Support(cost="k-means on a forward pass over train and val, a few times a run")
 
     def init(self, net: Net, start: Start) -> Tensors:
-        return {INITIAL + name: p.detach().clone() for name, p in net.group("encoders").items()}
+        found = {}
+        for name, p in net.group("encoders").items():
+            found[INITIAL + name] = p.detach().clone()
+        return found
 
     def resets(self, epochs: int) -> tuple[int, ...]:
         """After which epochs (from 1) encoders are reset; never after the last."""
         every = self.value("period") * epochs
-        found = {max(1, round((k + 1) * every)) for k in range(self.config.times)}
+        found = set()
+        for k in range(self.config.times):
+            found.add(max(1, round((k + 1) * every)))
         return tuple(sorted(e for e in found if e < epochs))
 
     def dips(self, epochs: int) -> tuple[tuple[int, int], ...]:
@@ -149,7 +154,9 @@ class Relearn(Joint):
             count = task.outputs
         else:
             count = self.config.bins
-        labels = [labels_of(task, y, target, self.config.bins) for y in (target, other)]
+        labels = []
+        for y in (target, other):
+            labels.append(labels_of(task, y, target, self.config.bins))
         logs: Tensors = {}
         new: Tensors = {}
         for m in probe.net.modalities:

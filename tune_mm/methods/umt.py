@@ -148,10 +148,11 @@ class UMT(Method):
                 own = features
             return {m: feature_distance(f, theirs[m]) for m, f in own.items()}
         alone = net.unimodal(features, self.unimodal_path)
-        scores = {
-            m: F.linear(pooled(theirs[m]), state[f"head.{m}.weight"], state[f"head.{m}.bias"])
-            for m in alone
-        }
+        scores = {}
+        for m in alone:
+            scores[m] = F.linear(
+                pooled(theirs[m]), state[f"head.{m}.weight"], state[f"head.{m}.bias"]
+            )
         if net.task.kind == "regression":
             return {m: (z - scores[m]).square().mean() for m, z in alone.items()}
         return {m: logit_distance(z, scores[m], hp["temperature"]) for m, z in alone.items()}

@@ -177,7 +177,10 @@ class LateFusion(Fusion):
         attended to, not averaged over; otherwise the same as zero); `self`: the modality takes the
         place of each other one.
         """
-        return {m: self.without(features, features.keys() - {m}) for m in features}
+        found = {}
+        for m in features:
+            found[m] = self.without(features, features.keys() - {m})
+        return found
 
 
 class DenseFusion(LateFusion):
@@ -226,4 +229,7 @@ class StagedFusion(Fusion):
         self, encoders: Mapping[str, StagedEncoder], features: Features, path: UnimodalPath
     ) -> dict[str, Tensor]:
         """Hidden [B, H] per modality with all others absent, whose encoders do not take part then."""
-        return {m: self.hidden(encoders, features, features.keys() - {m}) for m in features}
+        found = {}
+        for m in features:
+            found[m] = self.hidden(encoders, features, features.keys() - {m})
+        return found

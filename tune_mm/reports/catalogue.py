@@ -85,7 +85,10 @@ def load(path: Path) -> Report:
             explain(error, document.data, keys, lambda key: (key, f" ({document.where(key)})"))
         )
         # pydantic also calls a list too short when what is in it is wrong.
-        inside = {p.partition(".")[0] for p in found if "." in p.partition(":")[0]}
+        inside = set()
+        for p in found:
+            if "." in p.partition(":")[0]:
+                inside.add(p.partition(".")[0])
         raise ConfigError(
             p for p in found if not p.startswith(tuple(f"{k}: must have at least" for k in inside))
         ) from None
@@ -101,10 +104,8 @@ def _keys(cls: type[Report], raw: Mapping[str, Any]) -> Iterator[tuple[str, Any]
         given = raw.get(key)
         if inner is not None and issubclass(inner, Section) and isinstance(given, list):
             for i in range(len(given)):
-                yield from (
-                    (f"{key}.{i}.{name}", field.annotation)
-                    for name, field in inner.model_fields.items()
-                )
+                for name, field in inner.model_fields.items():
+                    yield (f"{key}.{i}.{name}", field.annotation)
 
 
 def wheres(report: Report) -> Iterator[Where]:

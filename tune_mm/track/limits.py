@@ -60,7 +60,11 @@ def params(values: Mapping[str, Any]) -> dict[str, str]:
 
 def tags(values: Mapping[str, Any]) -> dict[str, str]:
     """Tags with MLflow's names and lengths; a tag that is None is left out."""
-    return {name(k): text(v, TAG) for k, v in values.items() if v is not None}
+    found = {}
+    for k, v in values.items():
+        if v is not None:
+            found[name(k)] = text(v, TAG)
+    return found
 
 
 def metrics(values: Mapping[str, Any]) -> dict[str, float]:

@@ -70,11 +70,13 @@ def _status(summary: Mapping[str, Any]) -> str:
 
 
 def _best(best: Mapping[str, Sequence[Mapping[str, Any]]], objective: str) -> str:
-    rows = [
-        f"{stage} {found[0]['trial']}: {_number(found[0]['value'])} {objective}; {_settings(found[0]['settings'])}"
-        for stage, found in best.items()
-        if found
-    ]
+    rows = []
+    for stage, found in best.items():
+        if found:
+            first = found[0]
+            value = _number(first["value"])
+            chosen = _settings(first["settings"])
+            rows.append(f"{stage} {first['trial']}: {value} {objective}; {chosen}")
     return _list("Best trials:", rows)
 
 
@@ -112,7 +114,10 @@ def _list(title: str, rows: Sequence[str]) -> str:
 
 def _settings(values: Mapping[str, Any]) -> str:
     """Sections (a grid's point may replace one whole) are left out."""
-    plain = {key: value for key, value in values.items() if not isinstance(value, Mapping)}
+    plain = {}
+    for key, value in values.items():
+        if not isinstance(value, Mapping):
+            plain[key] = value
     return " ".join(
         f"{key}={f'{v:.3g}' if isinstance(v, float) else v}" for key, v in plain.items()
     )

@@ -233,7 +233,9 @@ class Queue:
         with self._lock:
             waiting = sum(count(self.path(s)) for s in self._sealed if s.lines is None)
             self._lost += sum(len(s.lines) for s in self._sealed if s.lines is not None)
-            aside = {name: count(self.folder / name) for name in (REFUSED, DAMAGED)}
+            aside = {}
+            for name in (REFUSED, DAMAGED):
+                aside[name] = count(self.folder / name)
             rest = Rest(waiting, {name: n for name, n in aside.items() if n}, self._lost)
             if self._held is not None:
                 if not rest.waiting and not rest.aside:

@@ -222,7 +222,9 @@ class Sink:
         key = point.representative
         steps = run.steps.setdefault(key, set())
         if steps is None:
-            steps = {m.step for m in self.client.get_metric_history(str(run.run_id), key)}
+            steps = set()
+            for m in self.client.get_metric_history(str(run.run_id), key):
+                steps.add(m.step)
             run.steps[key] = steps
         if point.step in steps:
             return False

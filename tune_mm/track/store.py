@@ -166,7 +166,10 @@ def redacted(uri: str) -> str:
 
 def reason(error: BaseException) -> str:
     """The first line of an error that says something, without the SQL that SQLAlchemy adds."""
-    lines = [line for line in str(error).strip().splitlines() if not line.startswith(AUTOFLUSH)]
+    lines = []
+    for line in str(error).strip().splitlines():
+        if not line.startswith(AUTOFLUSH):
+            lines.append(line)
     if lines:
         return lines[0]
     return type(error).__name__

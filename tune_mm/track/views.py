@@ -51,9 +51,10 @@ def views(shown: Sequence[str], mode: str) -> dict[str, dict[str, Any]]:
     column, the best on top.
     """
     names = {column: column.split("`")[1] for column in shown}
-    widths = {
-        column: PIXELS * len(name) + MARGIN for column, name in names.items() if len(name) > NARROW
-    }
+    widths = {}
+    for column, name in names.items():
+        if len(name) > NARROW:
+            widths[column] = PIXELS * len(name) + MARGIN
     look = {"selectedColumns": list(shown), "columnOrder": list(shown), "columnWidths": widths}
     return {
         "searches": {

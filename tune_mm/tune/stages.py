@@ -93,7 +93,10 @@ def tuning(plan: Plan, stage: Stage) -> StagePlan:
 def every_point(plan: Plan) -> dict[str, Values]:
     """All points of an exhaustive space's grid, by source ("grid/0")."""
     points = grid(plan.space.domains, flatten(plan.space.base))
-    return {f"grid/{number}": values for number, values in enumerate(points)}
+    found = {}
+    for number, values in enumerate(points):
+        found[f"grid/{number}"] = values
+    return found
 
 
 def finals(plan: Plan, chosen: Mapping[str, Values], have: Sequence[FrozenTrial]) -> StagePlan:
@@ -102,7 +105,9 @@ def finals(plan: Plan, chosen: Mapping[str, Values], have: Sequence[FrozenTrial]
     chosen: settings by source ("search/7", "baseline/2", "grid/0").
     """
     points = [Point({}, trial.user_attrs) for trial in have]
-    there = {(point.attrs["source"], point.attrs["values"]["seed"]) for point in points}
+    there = set()
+    for point in points:
+        there.add((point.attrs["source"], point.attrs["values"]["seed"]))
     for source, own in chosen.items():
         role = _role(source)
         space = plan.space
@@ -257,7 +262,10 @@ def _catch_up(context: SearchContext, stage: StagePlan, ledger: Ledger) -> None:
             continue
         number = trial.number
         attrs = trial.user_attrs
-        facts: dict[str, Any] = {key: attrs[key] for key in ("role", "source") if key in attrs}
+        facts: dict[str, Any] = {}
+        for key in ("role", "source"):
+            if key in attrs:
+                facts[key] = attrs[key]
         config = with_overrides(stage.base, values_of(trial))
         tracking.start(stage.stage, number, config, facts)
         for epoch, value in sorted(trial.intermediate_values.items()):

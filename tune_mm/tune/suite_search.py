@@ -105,7 +105,11 @@ def _field(plan: SuitePlan, folder: Path, source: Source) -> _Field:
 
 def _members(plan: SuitePlan, field: _Field) -> list[Member]:
     """Those that take part, in the suite's order."""
-    return [member for member in plan.suite.members if member.name in field.plans]
+    found = []
+    for member in plan.suite.members:
+        if member.name in field.plans:
+            found.append(member)
+    return found
 
 
 # ---- running
@@ -155,7 +159,9 @@ def _one_after_another(
 
 def _close(plan: SuitePlan, field: _Field, console: Console, code: int, seconds: float) -> int:
     """Table, summary.json, and what to do next; the exit code."""
-    folders = {m.name: plan.options.searches / plan.search(m) for m in _members(plan, field)}
+    folders = {}
+    for m in _members(plan, field):
+        folders[m.name] = plan.options.searches / plan.search(m)
     unfinished = [name for name, folder in folders.items() if not suite_plan.ended(folder)]
     summaries = {name: suite_plan.read_summary(folder) for name, folder in folders.items()}
     rows = _rows(plan, field, summaries)
@@ -169,7 +175,10 @@ def _close(plan: SuitePlan, field: _Field, console: Console, code: int, seconds:
     _show_table(console, plan, field, rows)
     _say_left_out(console, field.left_out)
     search.say_summary(console, plan.folder / SUMMARY, unwritten, seconds)
-    stores = [one["tracking_uri"] for one in summaries.values() if "tracking_uri" in one]
+    stores = []
+    for one in summaries.values():
+        if "tracking_uri" in one:
+            stores.append(one["tracking_uri"])
     if stores and stores[0]:
         console.print(Text(search.compare(stores[0], plan.suite.name)))
     if unfinished:

@@ -45,14 +45,14 @@ def searched(plan: Plan) -> dict[str, Any]:
 
 def _domains(space: Space) -> dict[str, dict[str, Any]]:
     """Kind, arguments and conditions by key."""
-    return {
-        key: {
+    found = {}
+    for key, domain in space.domains.items():
+        found[key] = {
             "kind": domain.kind,
             "args": list(domain.args),
             "when": {k: list(v) for k, v in domain.when.items()},
         }
-        for key, domain in space.domains.items()
-    }
+    return found
 
 
 class Tracker:
@@ -133,7 +133,9 @@ class Tracker:
         run = self._runs[stage, trial.number]
         facts = trial.user_attrs
         ended = {**facts.get("best_metrics", {}), **facts.get("test", {})}
-        summary = {k if k.startswith("test/") else f"best/{k}": v for k, v in ended.items()}
+        summary = {}
+        for k, v in ended.items():
+            summary[k if k.startswith("test/") else f"best/{k}"] = v
         self._writer.log(run, summary, int(facts.get("epochs", 0)))
         if facts.get("diverged"):
             self._writer.tags(run, {"diverged": "true"})

@@ -90,7 +90,10 @@ class ClusterFile:
         """The commands that begin a search (those with --resume or --extend take their settings
         from its record).
         """
-        found = [c for c in self.commands() if re.search(r"tune_mm[./]search\b", c.text)]
+        found = []
+        for c in self.commands():
+            if re.search(r"tune_mm[./]search\b", c.text):
+                found.append(c)
         return tuple(
             c for c in found if not re.search(r"--(?:resume|extend|list|dry-run)\b", c.text)
         )
@@ -119,9 +122,9 @@ def text_of(path: Path) -> str:
 def documents_of(path: Path, text: str) -> tuple[Document, ...]:
     """The YAML documents of the file, with the lines that they have in it. Raises ConfigError."""
     starts = [0, *(m.start() for m in re.finditer(r"^---(?=\s|$)", text, re.MULTILINE)), len(text)]
-    parts = [
-        (text[:a].count("\n"), text[a:b].removeprefix("---")) for a, b in itertools.pairwise(starts)
-    ]
+    parts = []
+    for a, b in itertools.pairwise(starts):
+        parts.append((text[:a].count("\n"), text[a:b].removeprefix("---")))
     filled = [
         (first, part) for first, part in parts if re.search(r"^\s*[^#\s]", part, re.MULTILINE)
     ]

@@ -36,16 +36,17 @@ def build(path: Path, text: str, documents: tuple[Document, ...]) -> ClusterFile
     )
     groups = as_list(cluster.get("workerGroupSpecs"))
     at = f"{CLUSTER}.workerGroupSpecs"
-    workers = [
-        _node(
-            job,
-            documents,
-            f"workers '{as_map(group).get('groupName', i)}'",
-            as_map(group),
-            f"{at}.{i}",
+    workers = []
+    for i, group in enumerate(groups):
+        workers.append(
+            _node(
+                job,
+                documents,
+                f"workers '{as_map(group).get('groupName', i)}'",
+                as_map(group),
+                f"{at}.{i}",
+            )
         )
-        for i, group in enumerate(groups)
-    ]
     line = ClusterLine(str(spec.get("entrypoint", "")), job.line_of("spec.entrypoint") or 0)
     # The job's own document first: checks ask it for keys and lines.
     ordered = (job, *(d for d in documents if d is not job))
@@ -77,10 +78,11 @@ def _node(
         image = None
     limits = as_map(as_map(container.get("resources")).get("limits"))
     gpus = ClusterLine(str(limits.get("nvidia.com/gpu", "0")), line(f"{inside}.resources"))
-    shell = [
-        ClusterLine(" ".join(map(str, as_list(container.get(k)))), line(f"{inside}.{k}"))
-        for k in ("command", "args")
-    ]
+    shell = []
+    for k in ("command", "args"):
+        shell.append(
+            ClusterLine(" ".join(map(str, as_list(container.get(k)))), line(f"{inside}.{k}"))
+        )
     start = as_map(group.get("rayStartParams"))
     params = " ".join(f"--{k}={v}" for k, v in start.items())
     commands = (
@@ -138,7 +140,10 @@ def _mounts(
     """Where the container sees a volume that pods of other nodes may write too (a claim from
     elsewhere is trusted).
     """
-    alone = {str(as_map(d.data.get("metadata")).get("name")) for d in documents if exclusive(d)}
+    alone = set()
+    for d in documents:
+        if exclusive(d):
+            alone.add(str(as_map(d.data.get("metadata")).get("name")))
     shared = set()
     for item in as_list(pod.get("volumes")):
         volume = as_map(item)

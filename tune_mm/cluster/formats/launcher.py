@@ -67,7 +67,10 @@ class _Reader:
             count = len(as_list(as_map(self.data.get("provider")).get("worker_ips")))
             named = ClusterLine(str(count), self.line("provider.worker_ips"))
             return (self._worker("", named),)
-        names = [name for name in self.types if name != self.data.get("head_node_type")]
+        names = []
+        for name in self.types:
+            if name != self.data.get("head_node_type"):
+                names.append(name)
         return tuple(self._worker(name) for name in names)
 
     def _worker(self, name: str, count: ClusterLine | None = None) -> NodeGroup:

@@ -97,7 +97,10 @@ def build(path: Path, text: str) -> ClusterFile:
     """
     lines = expanded(commands(text))
     exported = tuple(line for line in lines if re.match(r"export\b", line.text))
-    given = {d.name: ClusterLine(d.value, d.line) for d in directives(text) if not d.late}
+    given = {}
+    for d in directives(text):
+        if not d.late:
+            given[d.name] = ClusterLine(d.value, d.line)
     starts = [line for line in lines if re.search(r"\bray\s+start\b", line.text)]
     heads = tuple(line for line in starts if "--head" in line.text)
     others = tuple(line for line in starts if "--head" not in line.text)

@@ -158,7 +158,10 @@ def rayjob_fields(file: ClusterFile) -> Iterator[Problem]:
 
 
 def _groups(cluster: dict[str, Any]) -> list[str]:
-    return [f"workerGroupSpecs.{i}" for i in range(len(as_list(cluster.get("workerGroupSpecs"))))]
+    found = []
+    for i in range(len(as_list(cluster.get("workerGroupSpecs")))):
+        found.append(f"workerGroupSpecs.{i}")
+    return found
 
 
 def sbatch_options(file: ClusterFile) -> Iterator[Problem]:

@@ -81,11 +81,10 @@ def _sources(file: ClusterFile, node: NodeGroup) -> list[ClusterLine]:
             if "runtimeEnvYAML" in spec
             else []
         )
-    found = [
-        c
-        for c in commands
-        if re.search(r"\b(?:pip|uv)\b.*\binstall\b", c.text, re.DOTALL) and _PACKAGE.search(c.text)
-    ]
+    found = []
+    for c in commands:
+        if re.search(r"\b(?:pip|uv)\b.*\binstall\b", c.text, re.DOTALL) and _PACKAGE.search(c.text):
+            found.append(c)
     if node.image and _PACKAGE.search(node.image.text.rpartition("/")[2]):
         found.append(node.image)
     return found

@@ -89,7 +89,10 @@ def spare_worker(file: ClusterFile) -> Iterator[Problem]:
         return
     document = file.documents[0]
     count = len(as_list(as_map(document.data.get("provider")).get("worker_ips")))
-    starts = [c for c in file.head.commands if re.search(r"\bray\s+start\b.*--head", c.text)]
+    starts = []
+    for c in file.head.commands:
+        if re.search(r"\bray\s+start\b.*--head", c.text):
+            starts.append(c)
     if any(not re.search(r"\bRAY_enable_autoscaler_v2=[\"']?0", c.text) for c in starts):
         yield Problem(
             "spare-worker",
@@ -121,16 +124,16 @@ def autoscaling_config(file: ClusterFile) -> Iterator[Problem]:
 
 def gpu_missing(file: ClusterFile) -> Iterator[Problem]:
     """Where trials ask for GPUs, some workers have them."""
-    asking = [
-        s for s in file.searches() if option(s.text, "gpus-per-trial") not in (None, "0", "0.0")
-    ]
+    asking = []
+    for s in file.searches():
+        if option(s.text, "gpus-per-trial") not in (None, "0", "0.0"):
+            asking.append(s)
     nodes = file.nodes if file.kind == "slurm" else file.workers
-    off = [
-        c
-        for node in nodes
-        for c in node.commands
-        if re.search(r"\bray\s+start\b.*--num-gpus[=\s]0\b", c.text)
-    ]
+    off = []
+    for node in nodes:
+        for c in node.commands:
+            if re.search(r"\bray\s+start\b.*--num-gpus[=\s]0\b", c.text):
+                off.append(c)
     none = bool(nodes) and all(node.gpus is not None and node.gpus.text == "0" for node in nodes)
     if asking and (none or off):
         if off:
@@ -265,7 +268,10 @@ def _spot(config: dict[str, Any]) -> bool:
 
 def one_per_node(file: ClusterFile) -> Iterator[Problem]:
     """Slurm starts one Ray on each node."""
-    tasks = [d for d in directives(file.text) if d.name in {"ntasks-per-node", "tasks-per-node"}]
+    tasks = []
+    for d in directives(file.text):
+        if d.name in {"ntasks-per-node", "tasks-per-node"}:
+            tasks.append(d)
     several = [ClusterLine(d.value, d.line) for d in tasks if d.value != "1"]
     if file.kind == "slurm" and several:
         yield Problem(

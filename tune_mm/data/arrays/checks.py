@@ -150,12 +150,11 @@ def without_full(
     """Masks by split and modality, with those of a modality dropped where no split has a padded
     step.
     """
-    padding = {
-        m
-        for own in masks.values()
-        for m, mask in own.items()
-        if mask is not None and not mask.all()
-    }
+    padding = set()
+    for own in masks.values():
+        for m, mask in own.items():
+            if mask is not None and not mask.all():
+                padding.add(m)
     return {
         split: {m: mask if m in padding else None for m, mask in own.items()}
         for split, own in masks.items()

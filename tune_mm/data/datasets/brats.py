@@ -180,9 +180,10 @@ class Brats(DataPlugin):
             )
         middle = write(place, options, {split: FOLDERS[split] for split in SPLITS})
         if config.eval_slices == "list":
-            rows = [
-                f"{case},{z}\n" for split in ("val", "test") for case, z in middle[split].items()
-            ]
+            rows = []
+            for split in ("val", "test"):
+                for case, z in middle[split].items():
+                    rows.append(f"{case},{z}\n")
             (place / LIST).write_text("".join(["case,slice\n", *rows]))
 
 
@@ -265,7 +266,11 @@ def _shape(config: BratsConfig, size: tuple[int, int]) -> tuple[int, int]:
 def _fixed(config: BratsConfig, cases: Cases, own: Sequence[str]) -> list[Sample]:
     if config.eval_slices == "middle":
         return [(case, cases.middle(case)) for case in own]
-    return [(case, row) for case in own for row in range(len(cases.places(case)))]
+    found = []
+    for case in own:
+        for row in range(len(cases.places(case))):
+            found.append((case, row))
+    return found
 
 
 def _listed(
@@ -303,7 +308,9 @@ def _listed(
 
 def _samples(cases: Cases, chosen: Sequence[Sample], training: bool) -> Split:
     """All stays in stores, from which a batch is read, but for the target: it is mapped."""
-    inputs: dict[str, Any] = {m: cases.samples(chosen, i) for i, m in enumerate(MODALITIES)}
+    inputs: dict[str, Any] = {}
+    for i, m in enumerate(MODALITIES):
+        inputs[m] = cases.samples(chosen, i)
     target = torch.from_numpy(open_labels("brats", cases, chosen))
     ids = tuple(case if training else f"{case}:{cases.places(case)[row]}" for case, row in chosen)
     return Split(inputs, target, ids, drawn=cases.samples(chosen, None) if training else None)

@@ -141,10 +141,9 @@ class Food101(FeaturePlugin):
                 f"no sample in train of {len(unseen)} classes: {', '.join(unseen[:5])} ..."
             )
         spec = DataSpec(store.shapes, Task("classification", len(CLASSES), CLASSES))
-        splits = {
-            s: _split(kept[s], store, config.augment and s == "train")
-            for s in ("train", "val", "test")
-        }
+        splits = {}
+        for s in ("train", "val", "test"):
+            splits[s] = _split(kept[s], store, config.augment and s == "train")
         return Dataset("food101", spec, splits, notes=tuple(notes), dropped=dropped)
 
     @classmethod

@@ -63,11 +63,10 @@ class Iemocap(DataPlugin):
 
     @classmethod
     def files(cls, config: IemocapConfig) -> tuple[str, ...]:
-        targets = [
-            f"target/{config.fold}/{s}_{what}.npy"
-            for s in _SPLITS.values()
-            for what in ("label", "int2name")
-        ]
+        targets = []
+        for s in _SPLITS.values():
+            for what in ("label", "int2name"):
+                targets.append(f"target/{config.fold}/{s}_{what}.npy")
         return (*_FILES.values(), _STATISTICS, *targets)
 
     @classmethod
@@ -93,12 +92,11 @@ class Iemocap(DataPlugin):
         classes = widths["train"]
         spec = DataSpec(shapes, Task("classification", classes, tuple(map(str, range(classes)))))
         masks = checks.without_full(masks)
-        splits = {
-            s: checks.split_of(
+        splits = {}
+        for s in _SPLITS:
+            splits[s] = checks.split_of(
                 values[s], masks[s], labels[s].argmax(axis=1).astype(np.int64), ids[s]
             )
-            for s in _SPLITS
-        }
         return Dataset("iemocap", spec, splits)
 
     @classmethod

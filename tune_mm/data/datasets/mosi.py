@@ -84,7 +84,9 @@ class Mosi(DataPlugin):
             checks.same_length({**counts, "labels": len(targets[split])}, where)
             if replaced:
                 notes.append(f"{key}: {replaced} NaN or infinite audio values set to 0")
-        shapes = {s: {m: v.shape[1:] for m, v in own.items()} for s, own in values.items()}
+        shapes = {}
+        for s, own in values.items():
+            shapes[s] = {m: v.shape[1:] for m, v in own.items()}
         spec = DataSpec(checks.same_shapes(shapes, str(path)), _task(config))
         masks = checks.without_full({s: _masks(config, own) for s, own in values.items()})
         splits = {s: checks.split_of(values[s], masks[s], targets[s], ids[s]) for s in _SPLITS}
@@ -101,7 +103,9 @@ class Mosi(DataPlugin):
         data = generate(options, scores=True)
         raw = {}
         for split, part in options.bounds().items():
-            own: dict[str, Any] = {_KEYS[m]: x.values[part] for m, x in data.modalities.items()}
+            own: dict[str, Any] = {}
+            for m, x in data.modalities.items():
+                own[_KEYS[m]] = x.values[part]
             own["labels"] = np.asarray(data.target[part], np.float32).reshape(-1, 1, 1)
             own["id"] = np.array([[f"synthetic{i:06d}"] for i in range(part.start, part.stop)])
             raw[_SPLITS[split]] = own
@@ -166,9 +170,10 @@ def _task(config: MosiConfig) -> Task:
 
 
 def _masks(config: MosiConfig, values: Mapping[str, Float]) -> dict[str, Mask | None]:
-    return {
-        m: None if config.padding == "none" else checks.nonzero_steps(v) for m, v in values.items()
-    }
+    found = {}
+    for m, v in values.items():
+        found[m] = None if config.padding == "none" else checks.nonzero_steps(v)
+    return found
 
 
 plugin = Mosi

@@ -76,7 +76,10 @@ class NpzConfig(Section):
     @model_validator(mode="after")
     def _names_fit(self) -> NpzConfig:
         require_distinct(self.modalities)
-        unknown = [m for m in self.relative if self.modalities and m not in self.modalities]
+        unknown = []
+        for m in self.relative:
+            if self.modalities and m not in self.modalities:
+                unknown.append(m)
         if unknown:
             raise ValueError(
                 f"relative: no modality '{unknown[0]}'; available: {', '.join(self.modalities)}"
@@ -120,8 +123,12 @@ class Npz(NpzPlugin):
     def load(cls, config: NpzConfig, place: Path) -> Dataset:
         modalities = config.modalities or _all_arrays(config, place / "train.npz")
         files = found_splits(place)
-        parts = {split: _part(config, modalities, path) for split, path in files.items()}
-        shapes = {s: {m: v.shape[1:] for m, v in p.values.items()} for s, p in parts.items()}
+        parts = {}
+        for split, path in files.items():
+            parts[split] = _part(config, modalities, path)
+        shapes = {}
+        for s, p in parts.items():
+            shapes[s] = {m: v.shape[1:] for m, v in p.values.items()}
         spec = DataSpec(checks.same_shapes(shapes, str(place)), _task(config, parts))
         notes: tuple[str, ...] = ()
         if "val" not in parts:
@@ -142,7 +149,9 @@ class Npz(NpzPlugin):
         else:
             classes = min(config.classes or 6, 8)
         # Widths that hold joints of x, y, z, so that `relative` applies to any of them.
-        shapes = {m: (16 - 4 * (i % 3), 18 + 6 * (i % 3)) for i, m in enumerate(modalities)}
+        shapes = {}
+        for i, m in enumerate(modalities):
+            shapes[m] = (16 - 4 * (i % 3), 18 + 6 * (i % 3))
         return SyntheticOptions(shapes, modalities[0], classes=classes)
 
     @classmethod
@@ -206,7 +215,10 @@ def _part(config: NpzConfig, modalities: tuple[str, ...], path: Path) -> _Part:
 
 def _mask(raw: dict[str, NDArray[Any]], modality: str, values: Float, path: Path) -> Mask | None:
     """[N, T] from <modality>_mask or <modality>_length; None when the file has neither."""
-    keys = [k for k in (f"{modality}_mask", f"{modality}_length") if k in raw]
+    keys = []
+    for k in (f"{modality}_mask", f"{modality}_length"):
+        if k in raw:
+            keys.append(k)
     if not keys:
         return None
     where = f"{path}: {keys[0]}"
@@ -238,7 +250,9 @@ def _mask(raw: dict[str, NDArray[Any]], modality: str, values: Float, path: Path
 def _task(config: NpzConfig, parts: dict[str, _Part]) -> Task:
     if config.task == "regression":
         return Task("regression", 1)
-    largest = {split: int(part.target.max()) for split, part in parts.items()}
+    largest = {}
+    for split, part in parts.items():
+        largest[split] = int(part.target.max())
     return Task("classification", number_of_classes(config.folder, config.classes, largest))
 
 
@@ -279,7 +293,10 @@ def _prepare(config: NpzConfig, parts: dict[str, _Part]) -> None:
             mask = part.masks[modality]
             if mask is not None:
                 part.values[modality][~mask] = 0
-    unknown = [m for m in config.relative if m not in parts["train"].values]
+    unknown = []
+    for m in config.relative:
+        if m not in parts["train"].values:
+            unknown.append(m)
     if unknown:
         raise DataError(f"{config.folder}: relative: no modality '{unknown[0]}'")
 

@@ -121,9 +121,9 @@ class NpzSegmentation(NpzPlugin):
         for split, path in found_splits(place).items():
             parts[split] = _part(config, modalities, path)
             modalities = tuple(parts["train"].inputs)  # train is read first
-        shapes = {
-            s: {m: tuple(v.shape[1:]) for m, v in part.inputs.items()} for s, part in parts.items()
-        }
+        shapes = {}
+        for s, part in parts.items():
+            shapes[s] = {m: tuple(v.shape[1:]) for m, v in part.inputs.items()}
         whole = checks.same_shapes(shapes, str(place))
         task = _task(config, {s: part.target for s, part in parts.items()})
         notes: tuple[str, ...] = ()
@@ -131,10 +131,9 @@ class NpzSegmentation(NpzPlugin):
             parts, notes = _with_val(config, parts, place)
         _scale(config, [parts[s].inputs for s in SPLITS])
         try:
-            sizes = {
-                m: (shape[0], *Geometry(config.crop, turn=config.turn).shape(*shape[1:]))
-                for m, shape in whole.items()
-            }
+            sizes = {}
+            for m, shape in whole.items():
+                sizes[m] = (shape[0], *Geometry(config.crop, turn=config.turn).shape(*shape[1:]))
         except ValueError as error:
             raise DataError(f"{config.folder}: {error}") from None
         return Dataset(
@@ -174,16 +173,19 @@ class _Part:
         return _Part({m: v[index] for m, v in self.inputs.items()}, self.target[index], ids)
 
     def split(self) -> Split:
-        values = {
-            m: Padded(torch.from_numpy(np.ascontiguousarray(v))) for m, v in self.inputs.items()
-        }
+        values = {}
+        for m, v in self.inputs.items():
+            values[m] = Padded(torch.from_numpy(np.ascontiguousarray(v)))
         return Split(values, torch.from_numpy(self.target), self.ids)
 
 
 def _all_images(
     config: NpzSegmentationConfig, raw: Mapping[str, Pixels], path: Path
 ) -> tuple[str, ...]:
-    keys = [k for k, v in raw.items() if k not in {config.mask, config.id} and v.ndim in (3, 4)]
+    keys = []
+    for k, v in raw.items():
+        if k not in {config.mask, config.id} and v.ndim in (3, 4):
+            keys.append(k)
     require_plain_names(keys, path)
     if not keys:
         raise DataError(f"{path}: no array [N, C, H, W] or [N, H, W] besides {config.mask}")

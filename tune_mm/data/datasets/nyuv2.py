@@ -120,7 +120,10 @@ class Nyuv2(DataPlugin):
         resize = config.size is not None
         stores = {}
         for m, look in looks.items():
-            files = {i: path for own in found.values() for i, path in own[m].items()}
+            files = {}
+            for own in found.values():
+                for i, path in own[m].items():
+                    files[i] = path
             stores[m] = pictures.open_pictures("nyuv2", m, files, size, resize, look=look)  # type: ignore[arg-type]
         splits: dict[str, Split] = {}
         weights: tuple[float, ...] = ()

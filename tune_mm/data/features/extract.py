@@ -122,7 +122,9 @@ def _chosen(models: Models, settings: Settings) -> dict[str, Any]:
     else:
         views = {}
     try:
-        libraries = {name: version(name).partition(".")[0] for name in ("transformers", "pillow")}
+        libraries = {}
+        for name in ("transformers", "pillow"):
+            libraries[name] = version(name).partition(".")[0]
     except PackageNotFoundError:
         pretrained.transformers()  # which says how it is installed
         raise
@@ -263,7 +265,10 @@ class _Extraction:
         """View `view` - 1 of the images; the next batch is decoded while the model has this one."""
 
         def decoded(rows: list[int]) -> list[Future[NDArray[np.float32] | str]]:
-            return [pool.submit(self._pixels, self.samples[row], view - 1) for row in rows]
+            found = []
+            for row in rows:
+                found.append(pool.submit(self._pixels, self.samples[row], view - 1))
+            return found
 
         coming = decoded(left[0]) if left else []
         for number, rows in enumerate(left):

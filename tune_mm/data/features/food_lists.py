@@ -61,7 +61,10 @@ CLASSES = tuple(_NAMES.split())
 
 def lists(layout: Layout, place: Path) -> dict[str, Path]:
     """The list of each split of ours (train, val, test), whether or not it is there."""
-    return {split: place / LISTS[layout].format(name) for split, name in PUBLISHED.items()}
+    found = {}
+    for split, name in PUBLISHED.items():
+        found[split] = place / LISTS[layout].format(name)
+    return found
 
 
 def read(layout: Layout, place: Path) -> dict[str, list[Sample]]:

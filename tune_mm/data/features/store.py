@@ -242,11 +242,9 @@ def find_store(
         asked = f" whose key starts with '{wanted}'"
     else:
         asked = ""
-    others += [
-        f"{p.name} is unfinished: the same command goes on"
-        for f in looked
-        for p in sorted(f.glob(".*.part"))
-    ]
+    for f in looked:
+        for p in sorted(f.glob(".*.part")):
+            others.append(f"{p.name} is unfinished: the same command goes on")
     reason = f" ({'; '.join(others)})" if others else ""
     raise DataError(
         f"{looked[0]}: no features{asked} of these {len(samples)} samples{reason}; make them once: {command}"

@@ -70,7 +70,10 @@ def write(layout: Layout, place: Path, folder: Path, options: SyntheticOptions) 
         path = place / LISTS[layout].format(PUBLISHED[split])
         path.parent.mkdir(parents=True, exist_ok=True)
         _write_list(layout, path, entries)
-    samples = [sample for own in read(layout, place).values() for sample in own]
+    samples = []
+    for own in read(layout, place).values():
+        for sample in own:
+            samples.append(sample)
     _write_features(folder, samples, options)
 
 
@@ -93,15 +96,16 @@ def _write_tokens(path: Path, words: NDArray[Any]) -> None:
 
 def _write_list(layout: Layout, path: Path, entries: list[dict[str, str]]) -> None:
     if layout == "cggm":
-        keys = [
-            {
-                "id": e["name"],
-                "text_tokens": e["text"].split(),
-                "img_path": e["image"],
-                "label": e["label"],
-            }
-            for e in entries
-        ]
+        keys = []
+        for e in entries:
+            keys.append(
+                {
+                    "id": e["name"],
+                    "text_tokens": e["text"].split(),
+                    "img_path": e["image"],
+                    "label": e["label"],
+                }
+            )
         path.write_text(json.dumps(keys, indent=0) + "\n")
     elif layout == "mmbt":
         lines = (

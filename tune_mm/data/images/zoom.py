@@ -41,7 +41,9 @@ class Zoom:
                 [_cut(x, window, nearest) for x, window in zip(images, windows, strict=True)]
             )
 
-        out = {m: Padded(changed(x.value, m in self.nearest), x.mask) for m, x in inputs.items()}
+        out = {}
+        for m, x in inputs.items():
+            out[m] = Padded(changed(x.value, m in self.nearest), x.mask)
         return out, changed(target, True)
 
     def _window(

@@ -163,11 +163,10 @@ def images(folder: Path) -> tuple[Path, ...]:
     """The image files of a folder in natural order (frame_2 before frame_10); hidden files are no
     images.
     """
-    names = [
-        e.name
-        for e in _entries([folder])
-        if e.name.lower().endswith(IMAGES) and not e.name.startswith(".")
-    ]
+    names = []
+    for e in _entries([folder]):
+        if e.name.lower().endswith(IMAGES) and not e.name.startswith("."):
+            names.append(e.name)
     return tuple(folder / name for name in sorted(names, key=natural))
 
 

@@ -99,7 +99,9 @@ def _open(folder: Path) -> Dataset:
 
 
 def _split(raw: dict[str, Any]) -> Split:
-    inputs = {m: Padded(value, mask) for m, (value, mask) in raw["inputs"].items()}
+    inputs = {}
+    for m, (value, mask) in raw["inputs"].items():
+        inputs[m] = Padded(value, mask)
     return Split(inputs, raw["target"], tuple(raw["ids"]))
 
 

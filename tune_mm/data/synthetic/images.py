@@ -81,7 +81,10 @@ def _disc(height: int, width: int, rng: np.random.Generator) -> NDArray[np.bool_
 def shown_modalities(options: SyntheticOptions, rng: np.random.Generator) -> list[str]:
     """The modalities that show a shape, at least one."""
     others = [m for m in options.shapes if m != options.dominant]
-    shown = [m for m in others if rng.random() < SHARE * (1 - options.imbalance)]
+    shown = []
+    for m in others:
+        if rng.random() < SHARE * (1 - options.imbalance):
+            shown.append(m)
     if rng.random() < SHARE or not others:
         shown.append(options.dominant)
     if not shown:

@@ -126,7 +126,10 @@ class AudioVisual(DataPlugin):
         listing = cls.listing(config, place)
         _require_distinct(listing.clips, place)
         pairs = _pair(name, listing, config.min_frames)
-        looked = [folder for spellings in cls.folders(config) for folder in spellings]
+        looked = []
+        for spellings in cls.folders(config):
+            for folder in spellings:
+                looked.append(folder)
         _require_clips(pairs.clips, place, f"with audio and frames in {', '.join(looked)}")
         both = [clip for clips in pairs.clips.values() for clip in clips]
         audio = open_spectrograms(name, {c.id: c.audio for c in both if c.audio}, config.audio)
@@ -143,7 +146,9 @@ class AudioVisual(DataPlugin):
             )
         task = Task("classification", len(listing.class_names), listing.class_names)
         spec = DataSpec({"audio": audio.shape, "visual": visual.shape}, task)
-        splits = {s: _split(clips[s], task.class_names, audio, visual) for s in SPLITS}
+        splits = {}
+        for s in SPLITS:
+            splits[s] = _split(clips[s], task.class_names, audio, visual)
         return Dataset(name, spec, splits, notes=tuple(notes), dropped={**pairs.dropped, **bad})
 
 
@@ -187,7 +192,9 @@ def _pair(name: str, listing: Listing, min_frames: int) -> _Pairs:
 
     found = each(frames, len(every), f"{name}: listing frames")
     files = {clip.id: own for clip, own in zip(every, found, strict=True)}
-    why = {clip.id: _missing(clip, len(files[clip.id]), min_frames) for clip in every}
+    why = {}
+    for clip in every:
+        why[clip.id] = _missing(clip, len(files[clip.id]), min_frames)
     dropped = {clip: reason for clip, reason in why.items() if reason}
     left = [*dropped.values(), *("repeated" for _ in listing.dropped)]
     notes = []
@@ -203,9 +210,10 @@ def _pair(name: str, listing: Listing, min_frames: int) -> _Pairs:
 
 def _missing(clip: Clip, frames: int, least: int) -> str:
     """What a clip lacks; "" when it is whole."""
-    sides = [
-        side for side, lacks in (("audio", clip.audio is None), ("frames", frames == 0)) if lacks
-    ]
+    sides = []
+    for side, lacks in (("audio", clip.audio is None), ("frames", frames == 0)):
+        if lacks:
+            sides.append(side)
     if sides:
         return f"without {' and '.join(sides)}"
     if frames < least:
@@ -286,9 +294,9 @@ def _about(clips: Mapping[str, Sequence[Clip]], class_names: Sequence[str]) -> l
         notes = [f"no clip in train of {len(unseen)} classes: {', '.join(unseen)}"]
     else:
         notes = []
-    speakers = {
-        s: {c.speaker for c in clips[s] if c.speaker is not None} for s in ("train", "test")
-    }
+    speakers = {}
+    for s in ("train", "test"):
+        speakers[s] = {c.speaker for c in clips[s] if c.speaker is not None}
     both = len(speakers["train"] & speakers["test"])
     if both:
         notes.append(f"{both} of {len(speakers['test'])} speakers of test are in train too")

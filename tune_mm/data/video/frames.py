@@ -191,7 +191,9 @@ def open_frames(name: str, clips: Mapping[str, Files], config: FramesConfig) -> 
         "color": config.color,
         "libraries": {"pillow": version("pillow").partition(".")[0]},
     }
-    kept = {clip: evenly(files, config.keep) for clip, files in clips.items()}
+    kept = {}
+    for clip, files in clips.items():
+        kept[clip] = evenly(files, config.keep)
     recipe = StoreRecipe(name, "frames", settings, kept)
     opened = open_store(
         recipe, lambda folder, ids: _Builder(folder, [kept[i] for i in ids], config).run(ids, name)

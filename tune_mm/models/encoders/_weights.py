@@ -45,7 +45,9 @@ def read(path: Path) -> Tensors:
     if not isinstance(raw, Mapping) or not all(isinstance(v, Tensor) for v in raw.values()):
         raise ValueError(f"weights: {path} holds no state dict, a mapping of names to tensors")
     # DataParallel puts "module." before every name.
-    named = {str(name).removeprefix("module."): value for name, value in raw.items()}
+    named = {}
+    for name, value in raw.items():
+        named[str(name).removeprefix("module.")] = value
     if any(name.startswith(PART) for name in named):
         named = {
             name.removeprefix(PART): value for name, value in named.items() if name.startswith(PART)
@@ -91,7 +93,10 @@ def fitting(encoder: str, given: Tensors, own: Mapping[str, Tensor], path: Path)
     """
     # Files written before torch 0.4.1, torchvision's first resnet18 among them, do not count
     # batches.
-    missing = [n for n in own if n not in given and not n.endswith("num_batches_tracked")]
+    missing = []
+    for n in own:
+        if n not in given and not n.endswith("num_batches_tracked"):
+            missing.append(n)
     unknown = [n for n in given if n not in own]
     for what, names in (("has no", missing), ("has unknown", unknown)):
         if names:

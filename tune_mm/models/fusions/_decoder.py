@@ -47,10 +47,11 @@ class PyramidPooling(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         size = x.shape[-2:]
-        found = [
-            F.interpolate(_each(branch, F.adaptive_avg_pool2d(x, k)), size, mode="nearest")
-            for k, branch in zip(self.bins, self.branches, strict=True)
-        ]
+        found = []
+        for k, branch in zip(self.bins, self.branches, strict=True):
+            found.append(
+                F.interpolate(_each(branch, F.adaptive_avg_pool2d(x, k)), size, mode="nearest")
+            )
         out: Tensor = self.join(torch.cat([x, *found], 1))
         return out
 

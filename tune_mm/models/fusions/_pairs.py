@@ -47,7 +47,10 @@ class VectorFusion(LateFusion):
         differ.
         """
         vectors = self._vectors(features)
-        return {m: self.combine(self._alone(vectors, m, path)) for m in self.widths}
+        found = {}
+        for m in self.widths:
+            found[m] = self.combine(self._alone(vectors, m, path))
+        return found
 
     def _vectors(self, features: Features) -> Tensors:
         return {m: pooled(features[m], self.pool) for m in self.widths}
@@ -122,6 +125,9 @@ def sources_of(
         hint = f"; nearest '{near[0]}'" if near else ""
         raise ValueError(f"{field}: no modality '{chosen}'{hint}; available: {', '.join(names)}")
     if symmetric:
-        return {m: tuple(k for k in names if k != m) for m in names}
+        found = {}
+        for m in names:
+            found[m] = tuple(k for k in names if k != m)
+        return found
     source = names[0] if chosen is None else chosen
     return {m: (source,) for m in names if m != source}

@@ -56,10 +56,10 @@ class ConcatFusion(LateFusion):
     def unimodal(self, features: Features, path: UnimodalPath) -> dict[str, Tensor]:
         """See `LateFusion.unimodal`: zeros outside the modality's block, on either path."""
         total = self.head.in_features
-        return {
-            m: F.pad(pooled(features[m], self.pool), (block.start, total - block.stop))
-            for m, block in self.blocks.items()
-        }
+        found = {}
+        for m, block in self.blocks.items():
+            found[m] = F.pad(pooled(features[m], self.pool), (block.start, total - block.stop))
+        return found
 
 
 plugin = ConcatFusion

@@ -68,9 +68,9 @@ class GatedFusion(ModulatedFusion):
         outputs: int,
         pool: Pool,
     ) -> None:
-        sizes = {
-            m: width if names and width is not None else widths[m] for m, names in sources.items()
-        }
+        sizes = {}
+        for m, names in sources.items():
+            sizes[m] = width if names and width is not None else widths[m]
         super().__init__(widths, sources, sizes, outputs, pool)
         gated = {m: names for m, names in sources.items() if names}
         self.gates = nn.ModuleDict(

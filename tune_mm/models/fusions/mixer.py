@@ -161,10 +161,10 @@ class MixerFusion(LateFusion):
         """See the module docstring. With `zero` all modalities run as one batch."""
         x = self._tensor(features)
         if path == "mask":
-            return {
-                m: self._read(self._mixed(x[:, :, k : k + 1], k), k)
-                for k, m in enumerate(self.modalities)
-            }
+            found = {}
+            for k, m in enumerate(self.modalities):
+                found[m] = self._read(self._mixed(x[:, :, k : k + 1], k), k)
+            return found
         own = torch.eye(len(self.modalities), dtype=torch.bool, device=x.device)[
             :, None, None, :, None
         ]

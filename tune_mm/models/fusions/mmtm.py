@@ -170,10 +170,13 @@ class MmtmFusion(StagedFusion):
                     maps, None if hook is None else partial(hook, number)
                 )
         like = features[next(iter(self.widths))].value
-        parts = [
-            encoders[m].pool(maps[m]).value if m in maps else like.new_zeros(like.shape[0], width)
-            for m, width in self.widths.items()
-        ]
+        parts = []
+        for m, width in self.widths.items():
+            parts.append(
+                encoders[m].pool(maps[m]).value
+                if m in maps
+                else like.new_zeros(like.shape[0], width)
+            )
         return torch.cat(parts, 1)
 
 

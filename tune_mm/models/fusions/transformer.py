@@ -91,7 +91,9 @@ class TransformerFusion(LateFusion):
         parts = self._alone(features)
         longest = max(len(positions) for _, positions, _ in parts)
         if longest * len(parts) > 1.5 * sum(len(positions) for _, positions, _ in parts):
-            found = [self._embedded(self.body.embed(*part[:2]), part[2]) for part in parts]
+            found = []
+            for part in parts:
+                found.append(self._embedded(self.body.embed(*part[:2]), part[2]))
             return dict(zip(self.modalities, found, strict=True))
         short = [longest - len(positions) for _, positions, _ in parts]
         value, positions, keys = zip(*parts, strict=True)

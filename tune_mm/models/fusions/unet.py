@@ -83,10 +83,9 @@ class UNetFusion(DenseFusion):
     def hidden(self, features: Features) -> Tensor:
         """See `LateFusion.hidden`: [B, width, H, W]."""
         found = [[*f.levels, f.value] for f in features.values()]
-        mixed = [
-            mix(torch.cat(own, 1))
-            for mix, own in zip(self.mix, zip(*found, strict=True), strict=True)
-        ]
+        mixed = []
+        for mix, own in zip(self.mix, zip(*found, strict=True), strict=True):
+            mixed.append(mix(torch.cat(own, 1)))
         maps = mixed[-1]
         for up, skip in zip(reversed(self.up), reversed(mixed[:-1]), strict=True):
             maps = up(torch.cat([skip, upsampled(maps, skip)], 1))

@@ -151,5 +151,8 @@ def caption(
         report.note,
         *notes,
     ]
-    whole = [s.strip().rstrip(".") + "." for s in dict.fromkeys(sentences) if s.strip()]
+    whole = []
+    for s in dict.fromkeys(sentences):
+        if s.strip():
+            whole.append(s.strip().rstrip(".") + ".")
     return " ".join(whole)

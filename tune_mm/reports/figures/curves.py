@@ -71,7 +71,11 @@ def modalities(records: Iterable[StoredRun], metrics: Iterable[str]) -> tuple[st
     keys = {key for record in records for key in record.metrics}
     prefixes = {f"{key}/" for key in keys if key.startswith("val/")}
     prefixes |= {m.removesuffix(MODALITY) for m in metrics if m.endswith(f"/{MODALITY}")}
-    found = {key.removeprefix(p) for key in keys for p in prefixes if key.startswith(p)}
+    found = set()
+    for key in keys:
+        for p in prefixes:
+            if key.startswith(p):
+                found.add(key.removeprefix(p))
     return tuple(sorted(name for name in found if "/" not in name))
 
 
@@ -122,10 +126,9 @@ def curves(
     """
     wheres = {s.label: {**report.where, **s.where} for s in report.series}
     found, note = together(records, report, wheres, choice)
-    chosen = {
-        label: found.get(label) or select(list(records), report, w, choice)
-        for label, w in wheres.items()
-    }
+    chosen = {}
+    for label, w in wheres.items():
+        chosen[label] = found.get(label) or select(list(records), report, w, choice)
     runs = [r for selection in chosen.values() for r in selection.records]
     known = modalities(runs, [m for p in report.panels for m in p.metrics])
     facets = list(_facets(report))
@@ -176,7 +179,9 @@ def _bands(
 ) -> Iterator[tuple[Trace, Band]]:
     """The traces of a panel that a series' runs have."""
     wanted = traces(panel, known)
-    read = [reader.curves(record, [t.metric for t in wanted]) for record in selection.records]
+    read = []
+    for record in selection.records:
+        read.append(reader.curves(record, [t.metric for t in wanted]))
     for trace in wanted:
         found = band(one.get(trace.metric, ()) for one in read)
         if found.runs or found.lost:
@@ -249,7 +254,9 @@ def _legend(
     """Colours for modalities and, where two series lie over each other, dashes for them."""
     seen = {trace.modality for _, trace, _ in drawn}
     order = [m for m in ("", *known) if m in seen]
-    entries = [canvas.key(m or "multimodal", _colour(m, known)) for m in order]
+    entries = []
+    for m in order:
+        entries.append(canvas.key(m or "multimodal", _colour(m, known)))
     if len(labels) > 1:
         pairs = zip(labels, DASHES, strict=False)
         entries += [canvas.key(label, style=style) for label, style in pairs]
@@ -263,12 +270,17 @@ def _absent(
     report: CurvesReport, chosen: Mapping[str, Selection], drawn: Sequence[tuple[str, Trace, Band]]
 ) -> Iterator[str]:
     """Series without runs, and metrics that no run has though there are runs."""
-    yield from (f"runs of {label}" for label, selection in chosen.items() if not selection.records)
+    for label, selection in chosen.items():
+        if not selection.records:
+            yield f"runs of {label}"
     have = {trace.metric for _, trace, _ in drawn} | {
         f"{trace.family}/{MODALITY}" for _, trace, _ in drawn
     }
     if any(s.records for s in chosen.values()):
-        yield from (f"the metric {m}" for p in report.panels for m in p.metrics if m not in have)
+        for p in report.panels:
+            for m in p.metrics:
+                if m not in have:
+                    yield f"the metric {m}"
 
 
 def _reading(report: CurvesReport, drawn: Sequence[tuple[str, Trace, Band]]) -> Iterator[str]:
@@ -276,11 +288,16 @@ def _reading(report: CurvesReport, drawn: Sequence[tuple[str, Trace, Band]]) -> 
     if any(p.log for p in report.panels) and any(b.runs > 1 for _, _, b in drawn):
         yield "On logarithmic axes bands reach from the least to the greatest of the seeds"
     families = dict.fromkeys(trace.family for _, trace, _ in drawn)
-    yield from (f"{family}, {LEVELS[family][1]}" for family in families if family in LEVELS)
+    for family in families:
+        if family in LEVELS:
+            yield f"{family}, {LEVELS[family][1]}"
 
 
 def _lost(drawn: Sequence[tuple[str, Trace, Band]]) -> str:
-    names = [f"{b.lost} of {label}: {t.metric}" for label, t, b in drawn if b.lost]
+    names = []
+    for label, t, b in drawn:
+        if b.lost:
+            names.append(f"{b.lost} of {label}: {t.metric}")
     if names:
         return f"Values that are not finite are left out ({', '.join(names)})"
     return ""

@@ -47,10 +47,9 @@ def scatter(
 
     Raises UserError for an artifact that holds something else.
     """
-    chosen = {
-        s.label: select(list(records), report, {**report.where, **s.where}, choice)
-        for s in report.series
-    }
+    chosen = {}
+    for s in report.series:
+        chosen[s.label] = select(list(records), report, {**report.where, **s.where}, choice)
     said = []
     absent = []
     counts = []
@@ -103,7 +102,9 @@ def read(file: Path, what: str) -> tuple[dict[str, np.ndarray], int]:
     """
     try:
         with np.load(file, allow_pickle=False) as archive:
-            found = {key: np.asarray(archive[key], dtype=np.float64) for key in archive.files}
+            found = {}
+            for key in archive.files:
+                found[key] = np.asarray(archive[key], dtype=np.float64)
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, AttributeError) as error:
         raise UserError(f"{what}: not a .npz of numbers: {error}") from None
     shapes = {key: array.shape for key, array in found.items()}

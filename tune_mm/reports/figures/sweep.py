@@ -108,7 +108,9 @@ def _line(
     where = {**report.where, **series.where}
     found, note = _points(report, where, records, choice)
     chosen.update({f"{series.label} at {x:g}": selection for x, selection in found.items()})
-    values = {x: by_seed(s.records, report.metric) for x, s in found.items()}
+    values = {}
+    for x, s in found.items():
+        values[x] = by_seed(s.records, report.metric)
     if note:
         notes = [f"{series.label}: {note[0].lower()}{note[1:]}"]
     else:
@@ -145,7 +147,10 @@ def _points(
     numbers = {_number(record.value(report.x)) for record in records if matches(record, where)} - {
         None
     }
-    wheres: dict[float, Where] = {x: {**where, report.x: x} for x in numbers if x is not None}
+    wheres: dict[float, Where] = {}
+    for x in numbers:
+        if x is not None:
+            wheres[x] = {**where, report.x: x}
     return together(records, report, wheres, choice)
 
 
@@ -156,7 +161,10 @@ def _reference(
     found: Mapping[float, Selection],
 ) -> Selection:
     """The reference's runs: of the search that the points are of, or of any where it has none."""
-    searches = {r.search for selection in found.values() for r in selection.records}
+    searches = set()
+    for selection in found.values():
+        for r in selection.records:
+            searches.add(r.search)
     where = {**report.where, **report.baseline}
     own = select([r for r in records if r.search in searches], report, where, choice)
     if own.records:
@@ -189,7 +197,10 @@ def _peak(report: SweepReport, line: SweepLine) -> str:
     if np.isclose(mean[top], max(mean[0], mean[-1]), rtol=1e-9):
         return f"{at}; no interior maximum: an end of the range is as high"
     end = 0 if mean[0] >= mean[-1] else len(x) - 1
-    shared = [seed for seed in line.values[top] if seed in line.values[end]]
+    shared = []
+    for seed in line.values[top]:
+        if seed in line.values[end]:
+            shared.append(seed)
     gaps = [line.values[top][seed] - line.values[end][seed] for seed in shared]
     if len(gaps) < 2:
         return f"{at}, an interior maximum; too few seeds to say how far above the ends"

@@ -79,14 +79,13 @@ def curves(objective: str, rows: Mapping[str, Sequence[Curves]]) -> go.Figure:
             figure.update_yaxes(
                 title="gradient norm", type="log", exponentformat="power", row=at, col=2
             )
-            norms = [
-                v
-                for r in runs
-                for n, c in r.items()
-                if n.startswith("grad/")
-                for _, v in c
-                if 0 < v < math.inf
-            ]
+            norms = []
+            for r in runs:
+                for n, c in r.items():
+                    if n.startswith("grad/"):
+                        for _, v in c:
+                            if 0 < v < math.inf:
+                                norms.append(v)
             ticks(next(figure.select_yaxes(row=at, col=2)), norms or [1.0])
     longest = max(
         (e for runs in rows.values() for r in runs for c in r.values() for e, _ in c), default=1
@@ -149,8 +148,11 @@ def changed(search: Search) -> list[str]:
     """The settings that runs logged by epoch, which only population-based training does; in the
     space's order.
     """
-    logged = {n.removeprefix(CHANGED) for t in search.trials.get("search", ()) for n in t.record.metrics
-              if n.startswith(CHANGED)}  # fmt: skip
+    logged = set()
+    for t in search.trials.get("search", ()):
+        for n in t.record.metrics:
+            if n.startswith(CHANGED):
+                logged.add(n.removeprefix(CHANGED))
     domains = list(search.domains.get("search", {}))
     return sorted(logged, key=lambda k: (domains.index(k) if k in domains else len(domains), k))
 
@@ -175,7 +177,10 @@ def schedules(search: Search, found: Sequence[tuple[Trial, Curves]]) -> go.Figur
         place = {"row": at // columns + 1, "col": at % columns + 1}
         seen: list[float] = []
         for trial, curves in found:
-            curve = [(e, v) for e, v in curves.get(CHANGED + key, ()) if math.isfinite(v)]
+            curve = []
+            for e, v in curves.get(CHANGED + key, ()):
+                if math.isfinite(v):
+                    curve.append((e, v))
             seen += [v for _, v in curve]
             if curve:
                 _schedule(

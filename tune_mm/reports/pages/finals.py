@@ -50,9 +50,9 @@ def final_groups(search: Search) -> list[FinalGroup]:
 
 def _stated(group: Mapping[str, Any]) -> FinalGroup:
     val = {int(seed): float(value) for seed, value in group["val"].items()}
-    test = {
-        int(seed): {k: float(v) for k, v in found.items()} for seed, found in group["test"].items()
-    }
+    test = {}
+    for seed, found in group["test"].items():
+        test[int(seed)] = {k: float(v) for k, v in found.items()}
     return FinalGroup(str(group["source"]), str(group["role"]), dict(group["settings"]), val, test)
 
 
@@ -65,7 +65,9 @@ def _from_runs(search: Search) -> list[FinalGroup]:
         role = runs[0].tags.get("role", "?")
         domains = search.domains.get("baseline" if role == "baseline" else "search", {})
         done = [r for r in runs if r.status == "completed"]
-        val = {r.seed: r.metrics.get(f"best/{search.objective}", math.nan) for r in done}
+        val = {}
+        for r in done:
+            val[r.seed] = r.metrics.get(f"best/{search.objective}", math.nan)
         test = {r.seed: {k: v for k, v in r.metrics.items() if k.startswith("test/")} for r in done}
         groups.append(FinalGroup(source, role, searches.settings(runs[0], domains), val, test))
     return groups
@@ -76,7 +78,10 @@ def winner(search: Search, groups: Sequence[FinalGroup]) -> FinalGroup | None:
     Never by test.
     """
     sign = -1 if search.mode == "min" else 1
-    own = [(g, finite(g.val.values())) for g in groups if g.role != "baseline"]
+    own = []
+    for g in groups:
+        if g.role != "baseline":
+            own.append((g, finite(g.val.values())))
     return max(
         ((g, v) for g, v in own if v),
         key=lambda p: sign * statistics.fmean(p[1]),
@@ -145,9 +150,9 @@ def _drawn(
     if len(groups) < 3:
         return []
     settings = [g.settings for g in groups]
-    lines = {
-        n: [[found.get(n, math.nan) for found in g.test.values()] for g in groups] for n in shown
-    }
+    lines = {}
+    for n in shown:
+        lines[n] = [[found.get(n, math.nan) for found in g.test.values()] for g in groups]
     names = ("all together", *(n.rpartition("/")[2] for n in shown[1:]))
     over = points(settings, dict(zip(names, lines.values(), strict=True)), search.test)
     told = f"Mean and standard deviation of {search.test} over seeds. Data: {search.data}."

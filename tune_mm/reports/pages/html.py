@@ -104,7 +104,10 @@ def tag(name: str, /, *children: str, **attributes: str | None) -> Html:
     """An element; `class_` stands for class, `data_value` for data-value, None leaves an attribute
     out.
     """
-    given = {k.rstrip("_").replace("_", "-"): v for k, v in attributes.items() if v is not None}
+    given = {}
+    for k, v in attributes.items():
+        if v is not None:
+            given[k.rstrip("_").replace("_", "-")] = v
     inner = "".join(f' {k}="{html.escape(v)}"' for k, v in given.items())
     return Html(
         f"<{name}{inner}>" if name in VOID else f"<{name}{inner}>{join(*children)}</{name}>"
@@ -150,17 +153,18 @@ class Grid:
     sortable: bool = False
 
     def html(self) -> Html:
-        numeric = [
-            any(row[i].value is not None for row in self.rows) for i in range(len(self.columns))
-        ]
-        heads = [
-            tag(
-                "th",
-                tag("button", name, type="button") if self.sortable else name,
-                class_="number" if right else None,
+        numeric = []
+        for i in range(len(self.columns)):
+            numeric.append(any(row[i].value is not None for row in self.rows))
+        heads = []
+        for name, right in zip(self.columns, numeric, strict=True):
+            heads.append(
+                tag(
+                    "th",
+                    tag("button", name, type="button") if self.sortable else name,
+                    class_="number" if right else None,
+                )
             )
-            for name, right in zip(self.columns, numeric, strict=True)
-        ]
         rows = [
             tag("tr", *map(_cell, row, numeric), class_="best" if i in self.best else None)
             for i, row in enumerate(self.rows)

@@ -43,7 +43,9 @@ def paper_page(
         contents = tag("ul", *listed)
     else:
         contents = tag("p", "No tables and no figures.")
-    sections = [tag("section", tag("h2", title), body, id=name) for name, title, body in parts]
+    sections = []
+    for name, title, body in parts:
+        sections.append(tag("section", tag("h2", title), body, id=name))
     heading = f"{PAPERS[paper]}: tables and figures from runs"
     return page(heading, tag("h1", heading), tag("p", made, class_="soft"), contents, *sections)
 
@@ -64,13 +66,18 @@ def _table(table: Table) -> Html:
     parts = [_grid(table, rows), tag("p", table.caption, class_="soft")]
     if table.compared:
         others = [line for line in table.rows if line.label != table.reference]
-        rows = [
-            tag("tr", tag("td", line.label), *(
-                tag("td", compared(c.comparison, h), class_="number")
-                for c, h in zip(line.cells, table.columns, strict=True)
-            ))
-            for line in others
-        ]  # fmt: skip
+        rows = []
+        for line in others:
+            rows.append(
+                tag(
+                    "tr",
+                    tag("td", line.label),
+                    *(
+                        tag("td", compared(c.comparison, h), class_="number")
+                        for c, h in zip(line.cells, table.columns, strict=True)
+                    ),
+                )
+            )
         parts.append(_folded(f"Differences to {table.reference}", [_grid(table, rows)]))
     absent = [
         tag("div", tag("p", f"{what}: {why}"), _commands(fill))
@@ -85,9 +92,9 @@ def _grid(table: Table, rows: Iterable[Html]) -> Html:
     """A table with its headings; neighbouring columns of one group share one above theirs."""
     heads = []
     if any(name for name, _ in table.groups):
-        spans = [
-            tag("th", name, colspan=str(width), class_="group") for name, width in table.groups
-        ]
+        spans = []
+        for name, width in table.groups:
+            spans.append(tag("th", name, colspan=str(width), class_="group"))
         heads.append(tag("tr", tag("th"), *spans))
     heads.append(
         tag("tr", tag("th"), *(tag("th", head.label, class_="number") for head in table.columns))

@@ -77,11 +77,11 @@ def history(search: Search) -> go.Figure:
 
 def pruned(search: Search, stage: str = "search") -> list[Trial]:
     """Trials that were stopped early and had a value by then."""
-    return [
-        t
-        for t in search.trials.get(stage, ())
-        if t.record.status == "pruned" and t.value is not None
-    ]
+    found = []
+    for t in search.trials.get(stage, ()):
+        if t.record.status == "pruned" and t.value is not None:
+            found.append(t)
+    return found
 
 
 def _method(trials: Sequence[Trial]) -> str:
@@ -117,13 +117,19 @@ def parallel(search: Search, one: Study) -> go.Figure:
 def slices(search: Search, one: Study) -> Iterator[go.Figure]:
     """Objective against each setting, PER_ROW settings to a figure."""
     done = [t for t in one.trials if t.state is TrialState.COMPLETE]
-    keys = [k for k in search.domains["search"] if any(k in t.params for t in done)]
+    keys = []
+    for k in search.domains["search"]:
+        if any(k in t.params for t in done):
+            keys.append(k)
     rows = math.ceil(len(keys) / PER_ROW)
     size = math.ceil(len(keys) / rows) if rows else 1
     for start in range(0, len(keys), size):
         part = sorted(keys[start : start + size])
         figure = visualization.plot_slice(one, params=part, target_name=label(search.objective))
-        stopped = [t for t in one.trials if t.number in {p.number for p in pruned(search)}]
+        stopped = []
+        for t in one.trials:
+            if t.number in {p.number for p in pruned(search)}:
+                stopped.append(t)
         values = {p.number: p.value for p in pruned(search)}
         for column, key in enumerate(part, start=1):
             shown = [t for t in stopped if key in t.params]
@@ -162,7 +168,10 @@ def ticks(axis: Any, values: Sequence[Any]) -> None:
 
 def one_of_few(one: Study, key: str) -> bool:
     """Whether Optuna draws a setting as categories."""
-    found = [t.distributions[key] for t in one.trials if key in t.distributions]
+    found = []
+    for t in one.trials:
+        if key in t.distributions:
+            found.append(t.distributions[key])
     return bool(found) and hasattr(found[0], "choices")
 
 

@@ -101,7 +101,9 @@ def _listed(settings: Settings, lines: Lines, metric: str) -> go.Figure:
             marker={"size": 8, "color": _colors(lines)[at]},
             name=label(name),
         )
-    names = [textwrap.wrap(words(point), WIDTH, break_on_hyphens=False) for point in settings]
+    names = []
+    for point in settings:
+        names.append(textwrap.wrap(words(point), WIDTH, break_on_hyphens=False))
     figure.update_yaxes(
         tickvals=list(range(len(names))),
         ticktext=["<br>".join(map(label, parts)) for parts in names],

@@ -128,7 +128,9 @@ def load(reader: Reader, name: str) -> Search:
     stages: dict[str, list[StoredRun]] = {"search": [], "baseline": [], "final": []}
     for record in sorted((r for r in own if r is not parent), key=trial_number):
         stages.setdefault(record.stage, []).append(record)
-    files = {f: _artifact(reader, parent, f"{f}.json", notes) for f in ("space", "summary", "data")}
+    files = {}
+    for f in ("space", "summary", "data"):
+        files[f] = _artifact(reader, parent, f"{f}.json", notes)
     objective = _objective(parent, files, stages)
     domains = {
         "search": _domains(files["space"], "search")
@@ -254,7 +256,10 @@ def _objective(
         parent.tags.get("objective") if parent else None,
         *(files[f].get("objective") for f in ("space", "summary")),
     ]
-    monitored = [r.params.get("train.monitor") for runs in stages.values() for r in runs]
+    monitored = []
+    for runs in stages.values():
+        for r in runs:
+            monitored.append(r.params.get("train.monitor"))
     return str(next(filter(None, [*told, *monitored]), "objective"))
 
 
@@ -270,17 +275,19 @@ def _domains(space: Mapping[str, Any], stage: str) -> Domains:
         stated = None
     if not isinstance(stated, dict):
         return {}
-    return {
-        k: SearchedDomain(str(d["kind"]), tuple(d["args"]))
-        for k, d in stated.items()
-        if {"kind", "args"} <= set(d)
-    }
+    found = {}
+    for k, d in stated.items():
+        if {"kind", "args"} <= set(d):
+            found[k] = SearchedDomain(str(d["kind"]), tuple(d["args"]))
+    return found
 
 
 def _inferred(runs: Sequence[StoredRun]) -> Domains:
     """A domain for each parameter that differs between runs."""
     keys = dict.fromkeys(k for r in runs for k in r.params if k not in NOT_SEARCHED)
-    values = {k: list(dict.fromkeys(r.params[k] for r in runs if k in r.params)) for k in keys}
+    values = {}
+    for k in keys:
+        values[k] = list(dict.fromkeys(r.params[k] for r in runs if k in r.params))
     return {k: _guess(texts) for k, texts in values.items() if len(texts) > 1}
 
 

@@ -53,9 +53,9 @@ def _header(search: Search, store: str) -> list[Html]:
     first = parent or search.runs[0]
     status = parent.status if parent else "unknown"
     kind = first.tags.get("data_kind", "unknown")
-    badges = [
-        tag("span", text, class_=f"badge {text.split()[0]}") for text in (status, f"{kind} data")
-    ]
+    badges = []
+    for text in (status, f"{kind} data"):
+        badges.append(tag("span", text, class_=f"badge {text.split()[0]}"))
     warnings = [tag("p", note) for note in search.notes]
     if kind == "synthetic":
         warnings.append(
@@ -92,7 +92,9 @@ def _facts(search: Search, first: StoredRun, store: str) -> Html:
     else:
         dirty = ""
     seconds = search.summary.get("seconds")
-    counts = {s: [t.record.status for t in trials] for s, trials in search.trials.items()}
+    counts = {}
+    for s, trials in search.trials.items():
+        counts[s] = [t.record.status for t in trials]
     counts |= {"final": [r.status for r in search.finals]} if search.finals else {}
     runs = "; ".join(
         f"{s}: {', '.join(f'{n} {w}' for w, n in tally(found))}" for s, found in counts.items()
@@ -132,9 +134,10 @@ def _tuning(reader: Reader, search: Search) -> list[Html]:
             why = "no trial has started"
         return [section("Trials", tag("p", f"Nothing was tuned: {why}."))]
     one = study(search)
-    done = [
-        t for t in search.trials["search"] if t.record.status == "completed" and t.value is not None
-    ]
+    done = []
+    for t in search.trials["search"]:
+        if t.record.status == "completed" and t.value is not None:
+            done.append(t)
     dots = "Dots: completed trials at their best; line: the best so far." + _crosses(search)
     parts = [section("History", _plot(search, plots.history(search), dots))]
     parts.append(
@@ -160,7 +163,9 @@ def _tuning(reader: Reader, search: Search) -> list[Html]:
         "Dots: completed trials, darker the later they came." + _crosses(search) + _last(changed)
     )
     figures = list(plots.slices(search, one))
-    slices = [_plot(search, f, words if f is figures[-1] else "", least=860) for f in figures]
+    slices = []
+    for f in figures:
+        slices.append(_plot(search, f, words if f is figures[-1] else "", least=860))
     parts.append(section("Slices", *slices))
     parts += _contour(search, one, _last(changed))
     weights = plots.importances(search, one)
@@ -194,11 +199,16 @@ def _last(changed: Sequence[str]) -> str:
 def _schedules(reader: Reader, search: Search) -> Html:
     """The settings that population-based training changed, by epoch."""
     names = [epochs.CHANGED + key for key in epochs.changed(search)]
-    found = [(t, reader.curves(t.record, names)) for t in search.trials["search"]]
+    found = []
+    for t in search.trials["search"]:
+        found.append((t, reader.curves(t.record, names)))
     told = "Population-based training: what each trial was trained with, epoch by epoch; one line per trial, coloured "
     told += "by its best objective, the best trial thick. A poor trial goes on from a better one's weights, with that "
     told += "one's settings or with changed ones."
-    rest = [k for k in search.domains["search"] if k not in epochs.changed(search)]
+    rest = []
+    for k in search.domains["search"]:
+        if k not in epochs.changed(search):
+            rest.append(k)
     if rest:
         told += (
             f" Not kept by epoch, and shown as drawn at the start everywhere: {', '.join(rest)}."
@@ -248,19 +258,20 @@ def _trials(search: Search) -> Html:
     heads = ["stage", "trial", "status", search.objective, "epochs", *modalities, *headings(keys)]
     heads += ["reason"] if reasons else []
     best = search.best()
-    rows = [
-        [
-            PageCell(stage),
-            PageCell(str(t.number), t.number),
-            PageCell(t.record.status),
-            figure(t.value),
-            PageCell(str(t.epochs), t.epochs),
-            *(figure(t.record.metrics.get(k)) for k in alone),
-            *(setting(t.settings.get(k, "")) for k in keys),
-            *([PageCell(t.record.tags.get("reason", ""), wide=True)] if reasons else []),
-        ]
-        for stage, t in trials
-    ]
+    rows = []
+    for stage, t in trials:
+        rows.append(
+            [
+                PageCell(stage),
+                PageCell(str(t.number), t.number),
+                PageCell(t.record.status),
+                figure(t.value),
+                PageCell(str(t.epochs), t.epochs),
+                *(figure(t.record.metrics.get(k)) for k in alone),
+                *(setting(t.settings.get(k, "")) for k in keys),
+                *([PageCell(t.record.tags.get("reason", ""), wide=True)] if reasons else []),
+            ]
+        )
     marked = frozenset(i for i, (_, t) in enumerate(trials) if t is best)
     hint = f"{search.objective} is the best of the epochs that a trial lived"
     hint += f"; {', '.join(modalities)}: of a modality alone at that epoch" if modalities else ""
@@ -280,9 +291,9 @@ def _curves(reader: Reader, search: Search, groups: Sequence[FinalGroup]) -> Htm
         parts += [tag("h3", "Best trial"), _figure(reader, search, rows)]
     chosen = _drawn(search, groups)
     if chosen:
-        rows = {
-            g.title: [r for r in search.finals if r.tags.get("source") == g.source] for g in chosen
-        }
+        rows = {}
+        for g in chosen:
+            rows[g.title] = [r for r in search.finals if r.tags.get("source") == g.source]
         if len(chosen) < len(groups):
             more = f" The best {len(chosen)} of {len(groups)} by validation."
         else:

@@ -42,7 +42,9 @@ def study(search: Search, stage: str = "search", name: str = "") -> Study:
     else:
         direction = StudyDirection.MAXIMIZE
     out = optuna.create_study(direction=direction, study_name=label(name) if name else None)
-    seen = {key: [t.settings[key] for t in trials if key in t.settings] for key in domains}
+    seen = {}
+    for key in domains:
+        seen[key] = [t.settings[key] for t in trials if key in t.settings]
     drawn = {key: distribution(domain, seen[key]) for key, domain in domains.items() if seen[key]}
     for number, trial in sorted({t.number: t for t in trials if t.number >= 0}.items()):
         while len(out.trials) < number:
@@ -55,11 +57,10 @@ def distribution(domain: SearchedDomain, seen: Sequence[Scalar]) -> BaseDistribu
     """Optuna's form of a domain, widened to what was seen: population-based training leaves its
     bounds.
     """
-    numbers = [
-        float(v)
-        for v in (*domain.args[:2], *seen)
-        if isinstance(v, (int, float)) and not isinstance(v, bool)
-    ]
+    numbers = []
+    for v in (*domain.args[:2], *seen):
+        if isinstance(v, (int, float)) and not isinstance(v, bool):
+            numbers.append(float(v))
     if domain.kind in ("choice", "grid") or len(numbers) < 2 + len(seen):
         return CategoricalDistribution(tuple(dict.fromkeys(map(_plain, (*domain.args, *seen)))))
     low = min(numbers)
@@ -79,7 +80,10 @@ def _frozen(trial: Trial, drawn: dict[str, BaseDistribution]) -> FrozenTrial:
     state = STATES.get(trial.record.status, TrialState.FAIL)
     if state is TrialState.COMPLETE and trial.value is None:
         state = TrialState.FAIL
-    params: dict[str, Any] = {k: _plain(v) for k, v in trial.settings.items() if k in drawn}
+    params: dict[str, Any] = {}
+    for k, v in trial.settings.items():
+        if k in drawn:
+            params[k] = _plain(v)
     return create_trial(
         state=state,
         value=trial.value if state is TrialState.COMPLETE else None,

@@ -107,9 +107,10 @@ def contour(search: Search, keys: tuple[str, str]) -> go.Figure | str:
 
 def told(search: Search, figure: go.Figure) -> str:
     """What a contour shows, in words."""
-    done = [
-        t for t in search.trials["search"] if t.record.status == "completed" and t.value is not None
-    ]
+    done = []
+    for t in search.trials["search"]:
+        if t.record.status == "completed" and t.value is not None:
+            done.append(t)
     words = "Dots: completed trials, coloured by their own value; "
     drawn = any(trace.type == "contour" for trace in figure.data)
     words += (
@@ -129,7 +130,10 @@ def _placed(
     search: Search, keys: tuple[str, str], trials: Sequence[Trial]
 ) -> list[tuple[Trial, Point]]:
     """The trials that have a value and a number for both settings."""
-    found = [(t, [t.settings.get(k) for k in keys]) for t in trials if t.value is not None]
+    found = []
+    for t in trials:
+        if t.value is not None:
+            found.append((t, [t.settings.get(k) for k in keys]))
     return [(t, (float(a), float(b))) for t, (a, b) in found if _number(a) and _number(b)]  # type: ignore[arg-type]
 
 
@@ -184,7 +188,10 @@ def plane(settings: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
     two.
     """
     keys = list(dict.fromkeys(k for point in settings for k in point))
-    numeric = [k for k in keys if all(_number(p[k]) for p in settings if k in p)]
+    numeric = []
+    for k in keys:
+        if all(_number(p[k]) for p in settings if k in p):
+            numeric.append(k)
     varied = [k for k in numeric if len({p[k] for p in settings if k in p}) > 1]
     if len(varied) != 2:
         return None
@@ -211,7 +218,9 @@ def heat(
     keys = plane(settings)
     if keys is None:
         return None
-    axes = [sorted({p[k] for p in settings if set(keys) <= set(p)}) for k in keys]
+    axes = []
+    for k in keys:
+        axes.append(sorted({p[k] for p in settings if set(keys) <= set(p)}))
     z: list[list[float | None]] = [[None] * len(axes[0]) for _ in axes[1]]
     text = [["no run"] * len(axes[0]) for _ in axes[1]]
     for point, found in zip(settings, values, strict=True):
@@ -223,7 +232,9 @@ def heat(
             else:
                 std = ""
             text[row][column] = f"{mean:.4f}{std}<br>n = {len(kept)}"
-    names = [[f"{v:g}" for v in axis] for axis in axes]
+    names = []
+    for axis in axes:
+        names.append([f"{v:g}" for v in axis])
     figure = go.Figure(go.Heatmap(x=names[0], y=names[1], z=z, text=text, texttemplate="%{text}", hoverinfo="skip",
                                   xgap=2, ygap=2, **LOOK, reversescale=lower,
                                   colorbar={"title": label(metric), "thickness": 14}))  # fmt: skip

@@ -56,7 +56,10 @@ class Choice:
         searches = {_title(record) or record.name for record in found}
         if self.run is not None and not any(self.run in _names(record) for record in found):
             raise _unknown("--run", "search or run", self.run, searches)
-        sets = {record.tags["dataset"] for record in found if "dataset" in record.tags}
+        sets = set()
+        for record in found:
+            if "dataset" in record.tags:
+                sets.add(record.tags["dataset"])
         if self.data is not None and self.data not in sets:
             raise _unknown("--data", "runs on", self.data, sets)
 
@@ -106,11 +109,10 @@ def select(
     """
     name = data or choice.data or report.data
     wanted = {**report.where, **where}
-    fitting = [
-        r
-        for r in records
-        if r.tags.get("dataset") == name and choice.admits(r) and matches(r, wanted)
-    ]
+    fitting = []
+    for r in records:
+        if r.tags.get("dataset") == name and choice.admits(r) and matches(r, wanted):
+            fitting.append(r)
     notes: list[str] = []
     for stage in ("final", "train"):
         pool, kind = _kind([r for r in fitting if r.stage == stage], notes)
@@ -135,7 +137,11 @@ def by_seed(records: Iterable[StoredRun], metric: str) -> dict[int, float]:
     names them.
     """
     found = {r.seed: r.metrics.get(metric, math.nan) for r in records}
-    return {seed: value for seed, value in sorted(found.items()) if math.isfinite(value)}
+    out = {}
+    for seed, value in sorted(found.items()):
+        if math.isfinite(value):
+            out[seed] = value
+    return out
 
 
 def lacking(records: Iterable[StoredRun], metric: str) -> str:
@@ -246,7 +252,10 @@ def _one_setting(
         groups.setdefault(setting, []).append(record)
     if len(groups) == 1:
         return done
-    objectives = {r.id: r.tags["objective"] for r in records if "objective" in r.tags}
+    objectives = {}
+    for r in records:
+        if "objective" in r.tags:
+            objectives[r.id] = r.tags["objective"]
     kept = max(
         groups.values(),
         key=lambda g: (len({r.seed for r in g}), _validation(g, objectives), g[-1].started),
@@ -278,7 +287,9 @@ def _validation(runs: list[StoredRun], objectives: Mapping[str, str]) -> float:
 def _by_seed(done: list[StoredRun], notes: list[str]) -> list[StoredRun]:
     """The latest run of each seed."""
     ordered = sorted(done, key=lambda r: (r.seed, r.started, r.id))
-    groups = [list(group) for _, group in groupby(ordered, key=lambda r: r.seed)]
+    groups = []
+    for _, group in groupby(ordered, key=lambda r: r.seed):
+        groups.append(list(group))
     again = [group[-1].seed for group in groups if len(group) > 1]
     if again:
         notes.append(f"{_seeds(again)} run more than once: the latest counts")

@@ -137,7 +137,10 @@ class TableReport(Report):
         if self.reference is not None and self.reference not in labels:
             near = nearest(self.reference, labels)
             raise ValueError(f"reference must be the label of a row, got '{self.reference}'{near}")
-        known = {name for column in self.columns for name in self._expanded(column)}
+        known = set()
+        for column in self.columns:
+            for name in self._expanded(column):
+                known.add(name)
         groups = {column.group for column in self.columns if column.group}
         for row in self.rows:
             for key, named, what, allowed in (

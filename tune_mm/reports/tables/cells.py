@@ -57,15 +57,20 @@ class Table:
     @property
     def groups(self) -> list[tuple[str, int]]:
         """Headings over neighbouring columns ("": none), with how many columns each spans."""
-        return [
-            (name, len(list(found)))
-            for name, found in groupby(self.columns, key=lambda head: head.group)
-        ]
+        spans: list[tuple[str, int]] = []
+        for name, columns in groupby(self.columns, key=lambda head: head.group):
+            spans.append((name, len(list(columns))))
+        return spans
 
     @property
     def counts(self) -> set[int]:
         """How many seeds lie behind the cells' means."""
-        return {cell.ours.n for row in self.rows for cell in row.cells if cell.ours is not None}
+        found = set()
+        for row in self.rows:
+            for cell in row.cells:
+                if cell.ours is not None:
+                    found.add(cell.ours.n)
+        return found
 
     @property
     def compared(self) -> tuple[TableLine, ...]:

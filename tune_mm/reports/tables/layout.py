@@ -67,9 +67,10 @@ def heads(report: TableReport, records: Sequence[StoredRun], choice: Choice) -> 
 def rows(report: TableReport, records: Sequence[StoredRun], choice: Choice) -> list[TableRow]:
     """The rows."""
     columns = _columns(report, choice)
-    known = [
-        m for c in columns for m in _modalities(report, c, records, choice.data or _own(report, c))
-    ]
+    known = []
+    for c in columns:
+        for m in _modalities(report, c, records, choice.data or _own(report, c)):
+            known.append(m)
     out = []
     for row in report.rows:
         out += [_filled(row, m) for m in dict.fromkeys(known)] if MODALITY in row.label else [row]

@@ -80,10 +80,9 @@ def render_markdown(table: Table) -> str:
     """
     several = len(table.counts) > 1
     names = [_markdown(head.title) for head in table.columns]
-    body = {
-        row.label: [_cell(c, head, several, _marked) for head, c in _row(table, row)]
-        for row in table.rows
-    }
+    body = {}
+    for row in table.rows:
+        body[row.label] = [_cell(c, head, several, _marked) for head, c in _row(table, row)]
     parts = [f"# {_markdown(table.title)}", _grid(names, body)]
     if table.compared:
         parts.append(f"Difference to {_markdown(str(table.reference))}:")
@@ -173,10 +172,9 @@ def render_latex(table: Table) -> str:
     comments.
     """
     several = len(table.counts) > 1
-    body = {
-        row.label: [_cell(c, head, several, _typeset) for head, c in _row(table, row)]
-        for row in table.rows
-    }
+    body = {}
+    for row in table.rows:
+        body[row.label] = [_cell(c, head, several, _typeset) for head, c in _row(table, row)]
     lines = [
         "% \\usepackage{booktabs}",
         "\\begin{table}",
@@ -217,7 +215,8 @@ def _tabular(table: Table, body: Body) -> list[str]:
     lines += [f" & {' & '.join(_latex(head.label) for head in table.columns)} \\\\", "\\midrule"]
     # The braces keep a bracket that opens a row from being read as the option of the line break
     # before it.
-    lines += [f"{{{_latex(label)}}} & {' & '.join(cells)} \\\\" for label, cells in body.items()]
+    for label, cells in body.items():
+        lines.append(f"{{{_latex(label)}}} & {' & '.join(cells)} \\\\")
     return [*lines, "\\bottomrule", "\\end{tabular}"]
 
 
@@ -243,10 +242,12 @@ def _row(table: Table, row: TableLine) -> list[tuple[Head, TableCell]]:
 
 def _differences(table: Table, escaped: Callable[[str], str]) -> Body:
     """The differences to the reference row, of the rows that have any."""
-    return {
-        row.label: [escaped(compared(cell.comparison, head)) for head, cell in _row(table, row)]
-        for row in table.compared
-    }
+    found = {}
+    for row in table.compared:
+        found[row.label] = [
+            escaped(compared(cell.comparison, head)) for head, cell in _row(table, row)
+        ]
+    return found
 
 
 def _cell(

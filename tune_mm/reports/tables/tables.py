@@ -63,14 +63,19 @@ def build(
     rows = layout.rows(report, records, choice)
     found = _collect(report, rows, heads, records, choice)
     reference = next((i for i, row in enumerate(rows) if row.label == report.reference), None)
-    columns = [_column(report, rows, j, head, found, reference) for j, head in enumerate(heads)]
+    columns = []
+    for j, head in enumerate(heads):
+        columns.append(_column(report, rows, j, head, found, reference))
     lines = tuple(
         TableLine(row.label, tuple(column[i] for column in columns)) for i, row in enumerate(rows)
     )
     absent = [
         line for j, _ in enumerate(heads) for i, _ in enumerate(rows) for line in columns[j][i].fill
     ]
-    used = [r for selection in found.selections.values() for r in selection.records]
+    used = []
+    for selection in found.selections.values():
+        for r in selection.records:
+            used.append(r)
     return Table(
         name=file_name(report, name),
         paper=report.paper,
@@ -108,7 +113,9 @@ def _collect(
     for data in dict.fromkeys(head.data for head in heads):
         here = [(i, j) for i, j in places if heads[j].data == data]
         # Columns that differ in the metric alone are of the same runs: they are chosen once.
-        wheres = {place: layout.where(rows[place[0]], heads[place[1]]) for place in here}
+        wheres = {}
+        for place in here:
+            wheres[place] = layout.where(rows[place[0]], heads[place[1]])
         chosen, kinds[data], said = _on(report, wheres, records, replace(choice, data=data))
         selections |= chosen
         notes += said
@@ -138,9 +145,9 @@ def _on(
     for kind in KINDS:
         pool = [r for r in records if r.tags.get("data_kind", "") == kind]
         shared, note = together(pool, report, distinct, choice)
-        found = {
-            key: shared.get(key) or select(pool, report, w, choice) for key, w in distinct.items()
-        }
+        found = {}
+        for key, w in distinct.items():
+            found[key] = shared.get(key) or select(pool, report, w, choice)
         if any(s.records for s in found.values()):
             break
     else:
@@ -149,11 +156,10 @@ def _on(
         kind = ""
     chosen = {place: found[_key(w)] for place, w in wheres.items()}
     notes = [note] if note else []
-    left = [
-        r
-        for r in records
-        if kind and r.tags.get("data_kind", "") != kind and _wanted(r, report, wheres, choice)
-    ]
+    left = []
+    for r in records:
+        if kind and r.tags.get("data_kind", "") != kind and _wanted(r, report, wheres, choice):
+            left.append(r)
     if left:
         notes.append(f"{len(left)} such runs are not on {kind} data: left out")
     used = sorted({s for selection in found.values() for s in selection.searches})
@@ -227,11 +233,16 @@ def _ranked(spreads: Mapping[int, Spread | None], head: Head) -> tuple[set[int],
     """Rows with the best and the second mean, as shown: equal numbers share a place. None where
     there is one only.
     """
-    shown = {i: round(s.mean, head.digits) for i, s in spreads.items() if s is not None}
+    shown = {}
+    for i, s in spreads.items():
+        if s is not None:
+            shown[i] = round(s.mean, head.digits)
     if head.best == "none" or len(shown) < 2:
         return set(), set()
     order = sorted(set(shown.values()), reverse=head.best == "max")
-    places = [{i for i, value in shown.items() if value == at} for at in order[:2]]
+    places = []
+    for at in order[:2]:
+        places.append({i for i, value in shown.items() if value == at})
     # Two that share the first place leave no second.
     return places[0], places[1] if len(places) > 1 and len(places[0]) == 1 else set()
 
@@ -272,7 +283,11 @@ def _caption(
     if any(cell.best for cell in cells):
         sentences.append("Bold: best; underlined: second")
     sentences += _tested(report, [cell.comparison for cell in cells if cell.comparison is not None])
-    absent = [c for line in lines for c in line.cells if c.applies and c.ours is None]
+    absent = []
+    for line in lines:
+        for c in line.cells:
+            if c.applies and c.ours is None:
+                absent.append(c)
     sentences += (
         [f"Missing: {len(absent)} of {sum(c.applies for c in cells)} cells"] if absent else []
     )

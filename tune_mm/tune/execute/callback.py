@@ -110,7 +110,10 @@ class TrialCallback(Unkept, Callback):
         self._number[trial.trial_id] = number
         values = trial.config["values"]
         attrs = self.searcher.ledger.frozen(number).user_attrs
-        facts: dict[str, Any] = {key: attrs[key] for key in ("role", "source") if key in attrs}
+        facts: dict[str, Any] = {}
+        for key in ("role", "source"):
+            if key in attrs:
+                facts[key] = attrs[key]
         self.tracking.start(self.stage, number, self.config_of(values), facts)
         resumed = self.searcher.resumed.get(number)
         epoch = 0 if resumed is None else resumed.reported[-1][0]
@@ -220,7 +223,10 @@ class TrialCallback(Unkept, Callback):
 
 def _finite(metrics: Mapping[str, Any]) -> dict[str, float]:
     """The numbers among them that a store takes."""
-    numbers = {key: value for key, value in metrics.items() if isinstance(value, (int, float))}
+    numbers = {}
+    for key, value in metrics.items():
+        if isinstance(value, (int, float)):
+            numbers[key] = value
     return {key: value for key, value in numbers.items() if math.isfinite(value)}
 
 

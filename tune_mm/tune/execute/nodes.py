@@ -132,7 +132,10 @@ def check_data(config: Config, kind: str, root: str | None) -> None:
     if not others:
         return
     answers = ask(others, _problem, config, kind, root)
-    problems = [f"{node.name}: {problem}" for node, problem in answers.items() if problem]
+    problems = []
+    for node, problem in answers.items():
+        if problem:
+            problems.append(f"{node.name}: {problem}")
     if problems:
         raise UserError(
             f"data are missing on {len(problems)} of {len(others) + 1} nodes. {'; '.join(problems)}"

@@ -28,7 +28,11 @@ class FinalGroup:
 
     def test_by_seed(self, metric: str) -> dict[int, float]:
         """One test metric, of the seeds that have it."""
-        return {seed: found[metric] for seed, found in self.test.items() if metric in found}
+        values: dict[int, float] = {}
+        for seed, metrics in self.test.items():
+            if metric in metrics:
+                values[seed] = metrics[metric]
+        return values
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,11 @@ def _winner(summary: Summary) -> Mapping[str, Any]:
 
 def _tests(group: Mapping[str, Any], metric: str) -> dict[str, float]:
     """The test metric by seed (text, as JSON has it)."""
-    return {seed: found[metric] for seed, found in group.get("test", {}).items() if metric in found}
+    values: dict[str, float] = {}
+    for seed, metrics in group.get("test", {}).items():
+        if metric in metrics:
+            values[seed] = metrics[metric]
+    return values
 
 
 def _median(values: Mapping[str, float]) -> float | None:

@@ -317,7 +317,10 @@ def _baseline(
         return None
     if document is None:
         document = read_space(finals.baseline)
-    shared = {key: value for key, value in overrides.items() if not _of_method(key)}
+    shared = {}
+    for key, value in overrides.items():
+        if not _of_method(key):
+            shared[key] = value
     baseline = build_space(document.path.stem, document, shared)
     for what in ("config", "objective"):
         ours = getattr(space.spec, what)

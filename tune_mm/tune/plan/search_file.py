@@ -65,7 +65,9 @@ def find(searches: Path, name: str | None, space: str | None) -> dict[str, Any]:
 
 
 def _named(name: str, searches: Path) -> dict[str, Any]:
-    known = [path.parent.name for path in sorted(searches.glob(f"*/{RECORD}"))]
+    known = []
+    for path in sorted(searches.glob(f"*/{RECORD}")):
+        known.append(path.parent.name)
     if name not in known:
         listed = f"; there are: {', '.join(known)}" if known else ""
         raise UserError(f"--name: no search '{name}' in {searches}{nearest(name, known)}{listed}")

@@ -277,7 +277,9 @@ def _require_unchanged(options: Options, record: Mapping[str, Any]) -> None:
     if path.is_file():
         suite = build_suite(saved["name"], read_yaml(path))
         now = {member.name: member.document.data for member in suite.members}
-        before = {name: one["values"] for name, one in record["members"].items()}
+        before = {}
+        for name, one in record["members"].items():
+            before[name] = one["values"]
         problems += search_file.differences("the suite", str(path), before, now)
     if problems:
         raise UserError("\n".join([f"{record['name']} cannot go on as it began:", *problems]))

@@ -36,7 +36,9 @@ class _Backend(JournalFileBackend):
         self._path = path
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        lines = [json.dumps(record, separators=(",", ":")) + "\n" for record in logs]
+        lines = []
+        for record in logs:
+            lines.append(json.dumps(record, separators=(",", ":")) + "\n")
         text = "".join(lines).encode()
         warned = False
         while not self._append(text):
@@ -79,7 +81,10 @@ class _Journal(JournalStorage):
         if deepcopy or states != (TrialState.WAITING,):
             return super().get_all_trials(study_id, deepcopy, states)
         self._look(study_id)
-        return [self.get_trial(trial_id) for trial_id in self._waiting[study_id]]
+        found = []
+        for trial_id in self._waiting[study_id]:
+            found.append(self.get_trial(trial_id))
+        return found
 
     def get_n_trials(
         self, study_id: int, state: tuple[TrialState, ...] | TrialState | None = None

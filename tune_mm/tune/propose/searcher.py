@@ -131,7 +131,10 @@ def facts_of(result: Mapping[str, Any]) -> dict[str, Any]:
         facts["passes"] = result[SPENT_KEY]
     for group in ("best_metrics", "test"):
         prefix = f"{group}/"
-        found = {k.removeprefix(prefix): v for k, v in result.items() if k.startswith(prefix)}
+        found = {}
+        for k, v in result.items():
+            if k.startswith(prefix):
+                found[k.removeprefix(prefix)] = v
         if found:
             facts[group] = found
     return facts

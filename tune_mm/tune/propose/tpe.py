@@ -93,7 +93,11 @@ class _Shown(InMemoryStorage):
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
-        return [trial for trial in self._shown if states is None or trial.state in states]
+        found = []
+        for trial in self._shown:
+            if states is None or trial.state in states:
+                found.append(trial)
+        return found
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
         """Do nothing: TPE drafts a proposal for other processes, and the ledger has one."""
@@ -126,7 +130,11 @@ class WindowedTPE(TPESampler):
         if not ended:
             return {}
         found = sorted(ended[-1].distributions.items())
-        return {key: distribution for key, distribution in found if not distribution.single()}
+        out = {}
+        for key, distribution in found:
+            if not distribution.single():
+                out[key] = distribution
+        return out
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, Any]

@@ -18,7 +18,10 @@ def ordered(domains: Domains) -> tuple[str, ...]:
     out: list[str] = []
     left = list(domains)
     while left:
-        ready = [key for key in left if not any(other in left for other in domains[key].when)]
+        ready = []
+        for key in left:
+            if not any(other in left for other in domains[key].when):
+                ready.append(key)
         if not ready:
             raise ValueError(f"conditions go round in a circle: {', '.join(left)}")
         out.append(ready[0])

@@ -97,7 +97,10 @@ def build(name: str, document: Document, overrides: Mapping[str, Any]) -> Space:
     spec = _validated(document, overrides)
     spec, overrides = _with_protocol(spec, overrides)
     written, problems = _parsed(spec, document)
-    domains = {key: domain for key, domain in written.items() if key not in overrides}
+    domains = {}
+    for key, domain in written.items():
+        if key not in overrides:
+            domains[key] = domain
     problems += checks.objective(spec, document)
     problems += checks.exhaustive(spec, document)
     try:
@@ -162,10 +165,16 @@ def _problems_without(
     wrong: set[str], document: Document, overrides: Mapping[str, Any]
 ) -> tuple[str, ...]:
     """What else is wrong with a file, in the sections that can be read without those in `wrong`."""
-    required = {name for name, info in SpaceSpec.model_fields.items() if info.is_required()}
+    required = set()
+    for name, info in SpaceSpec.model_fields.items():
+        if info.is_required():
+            required.add(name)
     if not wrong or wrong & required:
         return ()
-    rest = {key: value for key, value in document.data.items() if key not in wrong}
+    rest = {}
+    for key, value in document.data.items():
+        if key not in wrong:
+            rest[key] = value
     try:
         build("", dataclasses.replace(document, data=rest), overrides)
     except ConfigError as error:

@@ -267,7 +267,10 @@ def _defaults(raw: Mapping[str, Any], domains: Mapping[str, Any]) -> list[dict[s
     A value of what the suite searches otherwise is none any more: the config's takes its place.
     """
     before = raw["domains"]
-    same = {key for key, domain in domains.items() if domain == before.get(key)}
+    same = set()
+    for key, domain in domains.items():
+        if domain == before.get(key):
+            same.add(key)
     out: list[dict[str, Any]] = []
     for one in raw.get("defaults", []):
         kept = {key: value for key, value in one.items() if key in same}

@@ -70,7 +70,10 @@ class ProtectedEpochs:
     _known: dict[str, Ranges] = field(default_factory=dict)
 
     def __call__(self, values: Mapping[str, Any]) -> Ranges:
-        own = {key: value for key, value in values.items() if key.partition(".")[0] == "method"}
+        own = {}
+        for key, value in values.items():
+            if key.partition(".")[0] == "method":
+                own[key] = value
         setting = json.dumps(own, sort_keys=True)
         if setting not in self._known:
             dips = of(with_overrides(self.base, own))

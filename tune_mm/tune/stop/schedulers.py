@@ -155,7 +155,9 @@ def until_drop(epochs: int, schedule: ScheduleConfig | None) -> Ranges:
     """
     if schedule is None or schedule.name != "step":
         return ()
-    drops = [round(schedule_span(milestone, epochs)) for milestone in schedule.milestones]
+    drops = []
+    for milestone in schedule.milestones:
+        drops.append(round(schedule_span(milestone, epochs)))
     last = max((drop for drop in drops if drop < epochs), default=0)
     past = min(epochs, last + max(1, round(epochs / 20)))
     if past <= 1:
@@ -216,7 +218,10 @@ def make(
     if name == "median":
         return Median(**goal, grace_period=first)
     if name == "pbt":
-        changed = {key: _mutation(d) for key, d in domains.items() if mutable(key, d)}
+        changed = {}
+        for key, d in domains.items():
+            if mutable(key, d):
+                changed[key] = _mutation(d)
         return Pbt(**goal, perturbation_interval=first, hyperparam_mutations={"values": changed})
     untyped: Any = FIFOScheduler
     return cast("TrialScheduler", untyped())
