@@ -103,13 +103,13 @@ def number_of_classes(folder: str, given: int | None, largest: Mapping[str, int]
     return classes
 
 
-class Part(Protocol):
+class SplitArrays(Protocol):
     """One split as arrays."""
 
     def take(self, index: NDArray[np.int64]) -> Self: ...
 
 
-P = TypeVar("P", bound=Part)
+P = TypeVar("P", bound=SplitArrays)
 
 
 def hold_out(

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from tune_mm.config import Section
-from tune_mm.core.types import Dataset, DataSpec, Task
+from tune_mm.core.types import Dataset, DataSpec, Split, Task
 from tune_mm.data.arrays import archive, checks
 from tune_mm.data.arrays.checks import SPLITS, DataError, Float, Mask
 from tune_mm.data.datasets._npz import (
@@ -84,7 +84,7 @@ class NpzConfig(Section):
 
 
 @dataclasses.dataclass
-class _Part:
+class _ArraySplit:
     """One split as arrays."""
 
     values: dict[str, Float]
@@ -93,8 +93,9 @@ class _Part:
     group: NDArray[Any] | None
     ids: tuple[str, ...]
 
-    def take(self, index: NDArray[np.int64]) -> _Part:
-        masks: dict[str, Mask | None] = dict.fromkeys(self.masks)
+    def take(self, index: NDArray[np.int64]) -> _ArraySplit:
+        values = {modality: own[index] for modality, own in self.values.items()}
+        masks = dict(self.masks)
         for modality, mask in self.masks.items():
             if mask is not None:
                 masks[modality] = mask[index]
@@ -104,8 +105,7 @@ class _Part:
         ids: tuple[str, ...] = ()
         if self.ids:
             ids = tuple(self.ids[i] for i in index)
-        values = {m: v[index] for m, v in self.values.items()}
-        return _Part(values, masks, self.target[index], group, ids)
+        return _ArraySplit(values, masks, self.target[index], group, ids)
 
 
 class Npz(NpzPlugin):
@@ -118,27 +118,34 @@ class Npz(NpzPlugin):
     @classmethod
     def load(cls, config: NpzConfig, place: Path) -> Dataset:
         modalities = config.modalities or _all_arrays(config, place / "train.npz")
-        files = found_splits(place)
-        parts = {split: _part(config, modalities, path) for split, path in files.items()}
-        shapes = {s: {m: v.shape[1:] for m, v in p.values.items()} for s, p in parts.items()}
+        parts: dict[str, _ArraySplit] = {}
+        shapes: dict[str, dict[str, tuple[int, ...]]] = {}
+        for split, path in found_splits(place).items():
+            parts[split] = _part(config, modalities, path)
+            shapes[split] = {m: own.shape[1:] for m, own in parts[split].values.items()}
         spec = DataSpec(checks.same_shapes(shapes, str(place)), _task(config, parts))
         notes: tuple[str, ...] = ()
         if "val" not in parts:
             parts, notes = _with_val(config, parts, place)
         _prepare(config, parts)
-        masks = checks.without_full({s: parts[s].masks for s in SPLITS})
-        splits = {
-            s: checks.split_of(parts[s].values, masks[s], parts[s].target, parts[s].ids)
-            for s in SPLITS
-        }
+        masks = checks.without_full({split: parts[split].masks for split in SPLITS})
+        splits: dict[str, Split] = {}
+        for split in SPLITS:
+            part = parts[split]
+            splits[split] = checks.split_of(part.values, masks[split], part.target, part.ids)
         return Dataset(config.folder, spec, splits, notes=notes)
 
     @classmethod
     def options(cls, config: NpzConfig) -> SyntheticOptions:
         modalities = config.modalities or ("audio", "visual")
-        classes = 2 if config.task == "regression" else min(config.classes or 6, 8)
-        # Widths that hold joints of x, y, z, so that `relative` applies to any of them.
-        shapes = {m: (16 - 4 * (i % 3), 18 + 6 * (i % 3)) for i, m in enumerate(modalities)}
+        classes = min(config.classes or 6, 8)
+        if config.task == "regression":
+            classes = 2
+        shapes: dict[str, tuple[int, ...]] = {}
+        for number, modality in enumerate(modalities):
+            kind = number % 3
+            # Widths that hold joints of x, y, z, so that `relative` applies to any of them.
+            shapes[modality] = (16 - 4 * kind, 18 + 6 * kind)
         return SyntheticOptions(shapes, modalities[0], classes=classes)
 
     @classmethod
@@ -173,56 +180,75 @@ def _all_arrays(config: NpzConfig, path: Path) -> tuple[str, ...]:
     return tuple(keys)
 
 
-def _part(config: NpzConfig, modalities: tuple[str, ...], path: Path) -> _Part:
+def _part(config: NpzConfig, modalities: tuple[str, ...], path: Path) -> _ArraySplit:
     raw = archive.read(path)
     label = checks.entry(raw, config.label, str(path))
-    to_target = checks.class_labels if config.task == "classification" else checks.scores
-    target = to_target(label, f"{path}: {config.label}")
-    values, masks = {}, {}
-    for m in modalities:
-        values[m] = checks.features(checks.entry(raw, m, str(path)), f"{path}: {m}")
-        masks[m] = mask = _mask(raw, m, values[m], path)
+    where = f"{path}: {config.label}"
+    target: NDArray[Any]
+    if config.task == "classification":
+        target = checks.class_labels(label, where)
+    else:
+        target = checks.scores(label, where)
+    counts = {config.label: len(target)}
+    values: dict[str, Float] = {}
+    masks: dict[str, Mask | None] = {}
+    for modality in modalities:
+        where = f"{path}: {modality}"
+        own = checks.features(checks.entry(raw, modality, str(path)), where)
+        mask = _mask(raw, modality, own, path)
         if mask is not None:
-            values[m][~mask] = 0
-        checks.require_finite(values[m], f"{path}: {m}")
-    group = None if config.group is None else checks.entry(raw, config.group, str(path)).reshape(-1)
+            own[~mask] = 0
+        checks.require_finite(own, where)
+        values[modality] = own
+        masks[modality] = mask
+        counts[modality] = len(own)
+    group = None
+    if config.group is not None:
+        group = checks.entry(raw, config.group, str(path)).reshape(-1)
+        counts[config.group] = len(group)
     ids = sample_names(raw, config.id, path)
-    counts = {config.label: len(target), **{m: len(v) for m, v in values.items()}}
-    if group is not None:
-        counts[str(config.group)] = len(group)
     checks.same_length(counts, str(path))
-    return _Part(values, masks, target, group, ids)
+    return _ArraySplit(values, masks, target, group, ids)
 
 
 def _mask(raw: dict[str, NDArray[Any]], modality: str, values: Float, path: Path) -> Mask | None:
     """[N, T] from <modality>_mask or <modality>_length; None when the file has neither."""
-    keys = [k for k in (f"{modality}_mask", f"{modality}_length") if k in raw]
+    mask_key = f"{modality}_mask"
+    length_key = f"{modality}_length"
+    keys = [key for key in (mask_key, length_key) if key in raw]
     if not keys:
         return None
     where = f"{path}: {keys[0]}"
-    if values.ndim == 2 or len(keys) == 2:
-        problem = f"'{modality}' is a vector" if values.ndim == 2 else f"there is '{keys[1]}' too"
+    problem = ""
+    if values.ndim == 2:
+        problem = f"'{modality}' is a vector"
+    elif len(keys) == 2:
+        problem = f"there is '{length_key}' too"
+    if problem:
         raise DataError(f"{where}: {problem}; keep one of them, for sequences only")
     array = raw[keys[0]]
-    if keys[0].endswith("_length"):
+    if keys[0] == length_key:
         mask = checks.length_mask(array, values.shape[1], where)
     else:
-        if array.dtype.kind not in "biuf" or not np.isin(array, (0, 1)).all():
-            raise DataError(f"{where}: must hold 0 and 1 only, got {array.dtype}")
-        mask = array.astype(bool)
+        mask = _zeros_and_ones(array, where)
     if mask.shape != values.shape[:2]:
-        raise DataError(
-            f"{where}: must be {list(values.shape[:2])} like '{modality}', got {list(mask.shape)}"
-        )
+        wanted = f"{list(values.shape[:2])} like '{modality}'"
+        raise DataError(f"{where}: must be {wanted}, got {list(mask.shape)}")
     empty = np.flatnonzero(~mask.any(axis=1))
     if len(empty):
-        raise DataError(
-            f"{where}: every sample must have a real step, {len(empty)} have none, first {empty[0]}"
-        )
+        got = f"{len(empty)} have none, first {empty[0]}"
+        raise DataError(f"{where}: every sample must have a real step, {got}")
     return mask
 
 
-def _task(config: NpzConfig, parts: dict[str, _Part]) -> Task:
+def _zeros_and_ones(array: NDArray[Any], where: str) -> Mask:
+    """As booleans. Raises DataError for other values."""
+    if array.dtype.kind not in "biuf" or not np.isin(array, (0, 1)).all():
+        raise DataError(f"{where}: must hold 0 and 1 only, got {array.dtype}")
+    return array.astype(bool)
+
+
+def _task(config: NpzConfig, parts: dict[str, _ArraySplit]) -> Task:
     if config.task == "regression":
         return Task("regression", 1)
     largest = {split: int(part.target.max()) for split, part in parts.items()}
@@ -230,8 +256,8 @@ def _task(config: NpzConfig, parts: dict[str, _Part]) -> Task:
 
 
 def _with_val(
-    config: NpzConfig, parts: dict[str, _Part], place: Path
-) -> tuple[dict[str, _Part], tuple[str, ...]]:
+    config: NpzConfig, parts: dict[str, _ArraySplit], place: Path
+) -> tuple[dict[str, _ArraySplit], tuple[str, ...]]:
     train = parts["train"]
     strata = train.target
     if config.task == "regression":
@@ -244,20 +270,19 @@ def _with_val(
 
 def _tenths(values: NDArray[Any]) -> NDArray[np.int64]:
     """Which tenth of the values each is in."""
-    bins: NDArray[np.int64] = np.digitize(
-        values, np.quantile(values, np.linspace(0.1, 0.9, 9))
-    ).astype(np.int64)
+    bounds = np.quantile(values, np.linspace(0.1, 0.9, 9))
+    bins: NDArray[np.int64] = np.digitize(values, bounds).astype(np.int64)
     return bins
 
 
-def _prepare(config: NpzConfig, parts: dict[str, _Part]) -> None:
+def _prepare(config: NpzConfig, parts: dict[str, _ArraySplit]) -> None:
     """Relative joints, then statistics of train, in place; padding stays 0."""
-    for modality in parts["train"].values:
+    train = parts["train"]
+    for modality in train.values:
         if modality in config.relative:
             for part in parts.values():
                 _relative(part.values[modality], f"{config.folder}: {modality}")
         if config.standardize == "train":
-            train = parts["train"]
             mean, std = _statistics(train.values[modality], train.masks[modality])
             for part in parts.values():
                 part.values[modality] -= mean
@@ -266,7 +291,7 @@ def _prepare(config: NpzConfig, parts: dict[str, _Part]) -> None:
             mask = part.masks[modality]
             if mask is not None:
                 part.values[modality][~mask] = 0
-    unknown = [m for m in config.relative if m not in parts["train"].values]
+    unknown = [modality for modality in config.relative if modality not in train.values]
     if unknown:
         raise DataError(f"{config.folder}: relative: no modality '{unknown[0]}'")
 
@@ -274,9 +299,8 @@ def _prepare(config: NpzConfig, parts: dict[str, _Part]) -> None:
 def _relative(values: Float, where: str) -> None:
     """Joints [N, T, 3 J] (x, y, z of each) minus the first joint of the same step, in place."""
     if values.ndim != 3 or values.shape[2] % 3:
-        raise DataError(
-            f"{where}: relative needs joints of x, y, z [N, T, 3 J], got {list(values.shape)}"
-        )
+        got = list(values.shape)
+        raise DataError(f"{where}: relative needs joints of x, y, z [N, T, 3 J], got {got}")
     joints = values.reshape(*values.shape[:2], -1, 3)
     joints -= joints[:, :, :1].copy()
 
@@ -285,7 +309,9 @@ def _statistics(values: Float, mask: Mask | None) -> tuple[Float, Float]:
     """Mean and standard deviation [D] over all real steps; a channel that never changes gets
     deviation 1.
     """
-    steps = values.reshape(-1, values.shape[-1]) if mask is None else values[mask]
+    steps = values.reshape(-1, values.shape[-1])
+    if mask is not None:
+        steps = values[mask]
     mean = steps.mean(axis=0, dtype=np.float64)
     std = np.sqrt(np.square(steps - mean).mean(axis=0, dtype=np.float64))
     # float32 rounding leaves a constant channel with a tiny deviation, which would blow it up.
