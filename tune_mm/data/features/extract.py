@@ -3,12 +3,12 @@ cannot undo.
 
     python -m tune_mm.data extract food101 --root DIR --image-model VIT --text-model BERT --views 4
 
-The store (see `_features`) is made in a hidden folder beside it, `.<key>.part`. After every batch
+The store (see `store`) is made in a hidden folder beside it, `.<key>.part`. After every batch
 its values and then the number of finished rows, `progress.json`, are put on disk: what is killed
 goes on where it was, by the same command, and does at most one batch twice. When all is there the
 folder gets its name.
 
-A file that is no image is bad; one that cannot be read now stops the extraction (see `_contents`).
+A file that is no image is bad; one that cannot be read now stops the extraction (see `contents`).
 
 The key is a digest of the content of all images and texts, of both models' files and of the
 settings. When a few files are replaced before all is there, what was made of the others is taken
@@ -48,21 +48,27 @@ DECODERS = 8
 class Models:
     """Folders of the two models, and where they compute."""
 
+    # Folder of the model of images.
     image: Path
+    # Folder of the model of texts.
     text: Path
+    # Where both compute.
     device: torch.device
 
 
 @dataclass(frozen=True)
 class Settings:
-    """views: K, of train's images; seed: of the views; text_tokens: L; batch: samples at a time;
-    skip_bad: leave out what cannot be read.
-    """
+    """What decides the values, and how they are computed."""
 
+    # Of each of train's images, K, the plain one included.
     views: int = 1
+    # Of the augmented views.
     seed: int = 0
+    # Longest text, L, special tokens included.
     text_tokens: int = 50
+    # Samples at a time.
     batch: int = 64
+    # Leave out what cannot be read.
     skip_bad: bool = False
 
 
@@ -80,14 +86,17 @@ def extract(
     read, when another process makes the same store, when the folder cannot be written and when
     memory does not suffice.
     """
-    samples = [sample for own in splits.values() for sample in own]
+    samples: list[Sample] = []
+    for own in splits.values():
+        samples += own
     train = len(next(iter(splits.values())))
+    ids = [sample.id for sample in samples]
     try:
         digests, missing = contents.digests(name, samples)
         _refuse(missing, settings, len(samples), "")
         chosen = _chosen(models, settings)
-        ids = [sample.id for sample in samples]
-        final = folder / _key([FORMAT, chosen, train, list(zip(ids, digests, strict=True))])
+        contents_by_id = list(zip(ids, digests, strict=True))
+        final = folder / _key([FORMAT, chosen, train, contents_by_id])
         sources = SourceFiles(_key([FORMAT, chosen, train, ids]), ids, digests)
         folder.mkdir(parents=True, exist_ok=True)
         with try_locked(lock_of(final)) as held:
@@ -97,7 +106,8 @@ def extract(
                 )
             if not final.is_dir():
                 adopt(final, sources)
-                _Extraction(name, samples, train, models, settings, missing).run(final, sources)
+                extraction = _Extraction(name, samples, train, models, settings, missing)
+                extraction.run(final, sources)
     except OSError as error:
         raise DataError(
             f"{folder}: cannot be written: {error.strerror or error}; what is done is kept"
@@ -117,32 +127,35 @@ def _key(values: Any) -> str:
 
 def _chosen(models: Models, settings: Settings) -> dict[str, Any]:
     """What decides the values beside the samples. Raises DataError."""
-    views = {"seed": settings.seed, "scale_min": pretrained.SCALE_MIN} if settings.views > 1 else {}
     try:
         libraries = {name: version(name).partition(".")[0] for name in ("transformers", "pillow")}
     except PackageNotFoundError:
         pretrained.transformers()  # which says how it is installed
         raise
-    return {
+    chosen = {
         "version": VERSION,
         "image": pretrained.digest(models.image, pretrained.ImageModel.option),
         "text": pretrained.digest(models.text, pretrained.TextModel.option),
         "text_tokens": settings.text_tokens,
         "views": settings.views,
-        **views,
-        "libraries": libraries,
     }
+    if settings.views > 1:
+        chosen["seed"] = settings.seed
+        chosen["scale_min"] = pretrained.SCALE_MIN
+    chosen["libraries"] = libraries
+    return chosen
 
 
 def _refuse(bad: Mapping[str, str], settings: Settings, count: int, kept: str) -> None:
     """Raises DataError naming the first of what cannot be read, unless it is to be left out."""
-    if bad and not settings.skip_bad:
-        few = "; ".join(list(bad.values())[:3]) + (
-            f" and {len(bad) - 3} more" if len(bad) > 3 else ""
-        )
-        raise DataError(
-            f"{len(bad)} of {count} samples cannot be read: {few}; --skip-bad leaves them out{kept}"
-        )
+    if not bad or settings.skip_bad:
+        return
+    few = "; ".join(list(bad.values())[:3])
+    if len(bad) > 3:
+        few += f" and {len(bad) - 3} more"
+    raise DataError(
+        f"{len(bad)} of {count} samples cannot be read: {few}; --skip-bad leaves them out{kept}"
+    )
 
 
 class _Extraction:
@@ -157,9 +170,13 @@ class _Extraction:
         settings: Settings,
         missing: Mapping[str, str],
     ) -> None:
-        self.name, self.samples, self.train = name, samples, train
-        self.settings, self.missing = settings, missing
-        self.about = f"{models.image.resolve().name} and {models.text.resolve().name}, {_views(settings.views)}"
+        self.name = name
+        self.samples = samples
+        self.train = train
+        self.settings = settings
+        self.missing = missing
+        both = f"{models.image.resolve().name} and {models.text.resolve().name}"
+        self.about = f"{both}, {_views(settings.views)}"
         self.image = pretrained.ImageModel(models.image, models.device)
         self.text = pretrained.TextModel(models.text, settings.text_tokens, models.device)
 
@@ -167,7 +184,8 @@ class _Extraction:
         """Makes the store `final`, or what an earlier call left to do. Raises DataError and
         OSError.
         """
-        count, views = len(self.samples), self.settings.views
+        count = len(self.samples)
+        views = self.settings.views
         arrays: dict[str, tuple[Any, tuple[int, ...]]] = {
             store.VISUAL: (np.float16, (count, *self.image.shape)),
             store.TEXT: (np.float16, (count, *self.text.shape)),
@@ -176,25 +194,20 @@ class _Extraction:
         }
         if views > 1:
             arrays[store.VIEWS] = (np.float16, (views - 1, self.train, *self.image.shape))
+        kept = "; all others are done and kept, also when these are mended"
         with PartialStore(place_of(final), arrays, sources, self.missing) as part:
             self._fill(part)
-            _refuse(
-                part.bad,
-                self.settings,
-                count,
-                "; all others are done and kept, also when these are mended",
-            )
+            _refuse(part.bad, self.settings, count, kept)
             part.finish(final, store.meta(sources.ids, self.train, views, part.bad, self.about))
 
     def _fill(self, part: PartialStore) -> None:
         """All stages from where an earlier call was: texts, plain views of all images, other views
         of train's.
         """
+        others = self.settings.views - 1
         sizes = {"texts": len(self.samples), "images": len(self.samples)}
-        sizes |= {
-            f"view {k} of {self.settings.views - 1}": self.train
-            for k in range(1, self.settings.views)
-        }
+        for view in range(1, others + 1):
+            sizes[f"view {view} of {others}"] = self.train
         console = Console(stderr=True)
         columns = (
             TextColumn("{task.description}"),
@@ -202,32 +215,30 @@ class _Extraction:
             MofNCompleteColumn(),
             TimeRemainingColumn(),
         )
-        with (
-            ThreadPoolExecutor(DECODERS) as pool,
-            Progress(*columns, console=console, disable=not console.is_terminal) as progress,
-        ):
+        bars = Progress(*columns, console=console, disable=not console.is_terminal)
+        with ThreadPoolExecutor(DECODERS) as pool, bars:
             for stage, (title, size) in enumerate(sizes.items()):
                 left = part.left(stage, size, self.settings.batch)
-                task = progress.add_task(
-                    f"{self.name}: {title}",
-                    total=size,
-                    completed=size - sum(len(rows) for rows in left),
-                )
-                for rows in (
-                    self._texts(part, left) if stage == 0 else self._images(part, stage, left, pool)
-                ):
+                done = size - sum(len(rows) for rows in left)
+                bar = bars.add_task(f"{self.name}: {title}", total=size, completed=done)
+                if stage == 0:
+                    finished = self._texts(part, left)
+                else:
+                    finished = self._images(part, stage, left, pool)
+                for rows in finished:
                     part.commit(stage, rows)
-                    progress.advance(task, len(rows))
+                    bars.advance(bar, len(rows))
 
     def _texts(self, part: PartialStore, left: list[list[int]]) -> Iterator[list[int]]:
         """Yields the rows of each batch when their values have been written."""
         for rows in left:
-            texts = [self._tokens(part, self.samples[row]) for row in rows]
+            samples = [self.samples[row] for row in rows]
+            texts = [self._tokens(part, sample) for sample in samples]
+            digests = [store.text_digest(sample) for sample in samples]
             values, mask = self.text.features(*self.text.tokens(texts))
             part.put(store.TEXT, rows, values)
             part.put(store.MASK, rows, mask)
-            said = [store.text_digest(self.samples[row]) for row in rows]
-            part.put(store.TEXTS, rows, np.array(said, dtype=np.uint64))
+            part.put(store.TEXTS, rows, np.array(digests, dtype=np.uint64))
             yield rows
 
     def _tokens(self, part: PartialStore, sample: Sample) -> str | NDArray[np.int64]:
@@ -255,25 +266,38 @@ class _Extraction:
     ) -> Iterator[list[int]]:
         """View `view` - 1 of the images; the next batch is decoded while the model has this one."""
 
-        def decoded(rows: list[int]) -> list[Future[NDArray[np.float32] | str]]:
+        def decoded(number: int) -> list[Future[NDArray[np.float32] | str]]:
+            rows = left[number] if number < len(left) else []
             return [pool.submit(self._pixels, self.samples[row], view - 1) for row in rows]
 
-        coming = decoded(left[0]) if left else []
+        file = store.VISUAL
+        offset = 0
+        if view > 1:
+            file = store.VIEWS
+            offset = (view - 2) * self.train
+        coming = decoded(0)
         for number, rows in enumerate(left):
             found = [future.result() for future in coming]
-            coming = decoded(left[number + 1]) if number + 1 < len(left) else []
-            good = [place for place, own in enumerate(found) if not isinstance(own, str)]
-            values = np.zeros((len(rows), *self.image.shape), np.float16)
-            if good:
-                values[good] = self.image.features(
-                    np.stack([own for own in found if not isinstance(own, str)])
-                )
-            for row, own in zip(rows, found, strict=True):
-                if isinstance(own, str):
-                    part.bad.setdefault(self.samples[row].id, own)
-            file, place = (store.VISUAL, 0) if view == 1 else (store.VIEWS, (view - 2) * self.train)
-            part.put(file, [place + row for row in rows], values)
+            coming = decoded(number + 1)
+            part.put(file, [offset + row for row in rows], self._features(part, rows, found))
             yield rows
+
+    def _features(
+        self, part: PartialStore, rows: list[int], found: list[NDArray[np.float32] | str]
+    ) -> NDArray[np.float16]:
+        """[B, T, D] of the images of a batch; zeros, and a note, for those that cannot be read."""
+        values = np.zeros((len(rows), *self.image.shape), np.float16)
+        good: list[int] = []
+        pixels: list[NDArray[np.float32]] = []
+        for place, own in enumerate(found):
+            if isinstance(own, str):
+                part.bad.setdefault(self.samples[rows[place]].id, own)
+            else:
+                good.append(place)
+                pixels.append(own)
+        if good:
+            values[good] = self.image.features(np.stack(pixels))
+        return values
 
     def _pixels(self, sample: Sample, view: int) -> NDArray[np.float32] | str:
         """[3, H, W] of view `view` of an image, or why it cannot be read."""
@@ -282,18 +306,19 @@ class _Extraction:
         plain = contents.picture(sample.image)
         if isinstance(plain, str):
             return plain
-        return (
-            self.image.plain(plain)
-            if view == 0
-            else self.image.view(plain, stream(self.settings.seed, view, sample.id))
-        )
+        if view == 0:
+            return self.image.plain(plain)
+        return self.image.view(plain, stream(self.settings.seed, view, sample.id))
 
 
 def _views(count: int) -> str:
-    return "1 view" if count == 1 else f"{count} views"
+    if count == 1:
+        return "1 view"
+    return f"{count} views"
 
 
 def stream(seed: int, view: int, sample: str) -> torch.Generator:
     """The random stream of a view of an image."""
-    digest = hashlib.blake2b(json.dumps([seed, view, sample]).encode(), digest_size=8).digest()
+    text = json.dumps([seed, view, sample])
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
