@@ -21,7 +21,7 @@ from tune_mm.data.features.store import Sample, text_digest
 from tune_mm.data.store import failures
 from tune_mm.data.store.threads import each
 
-GOES_ON = "what is done is kept, and the same command goes on"
+GOES_ON = "what is done is kept, and the same command resumes"
 
 
 def digests(name: str, samples: Sequence[Sample]) -> tuple[list[str], dict[str, str]]:

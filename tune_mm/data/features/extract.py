@@ -33,15 +33,22 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from tune_mm import plugins
+from tune_mm.config import Section
+from tune_mm.core.build import device_of
+from tune_mm.data import base
 from tune_mm.data.arrays.checks import DataError
 from tune_mm.data.features import contents, pretrained, store
-from tune_mm.data.features.store import FORMAT, Sample
+from tune_mm.data.features.store import FORMAT, FeaturePlugin, Sample
 from tune_mm.data.store.part import PartialStore, SourceFiles, adopt, lock_of, place_of
+from tune_mm.errors import ConfigError
 from tune_mm.filesystem import try_locked
 
 # Raise it when the same files and settings would give other values.
 VERSION = 1
 DECODERS = 8
+# Least values of settings; a text has at least its two special tokens and one of its own.
+_LEAST = {"views": 1, "seed": 0, "text_tokens": 3, "batch": 1}
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,7 @@ class Models:
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides the values, and how they are computed."""
+    """What decides the values, and how they are computed. Raises ConfigError."""
 
     # Of each of train's images, K, the plain one included.
     views: int = 1
@@ -70,6 +77,37 @@ class Settings:
     batch: int = 64
     # Leave out what cannot be read.
     skip_bad: bool = False
+
+    def __post_init__(self) -> None:
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if value < least:
+                option = name.replace("_", "-")
+                raise ConfigError(f"--{option}: must be >= {least}, got {value}")
+
+
+def device(name: str) -> torch.device:
+    """The device of a name, or of `auto`. Raises ConfigError when it is not there."""
+    try:
+        return torch.zeros(0, device=device_of(name)).device
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0] or "not there"
+        raise ConfigError(f"--device {name}: {reason}") from None
+
+
+def plugin_of(config: Section) -> type[FeaturePlugin]:
+    """The data set of a `data:` section. Raises ConfigError when it is not one with features."""
+    plugin = base.plugin_of(config)
+    if issubclass(plugin, FeaturePlugin):
+        return plugin
+    known = []
+    for name in plugins.available("data"):
+        if issubclass(plugins.load("data", name), FeaturePlugin):
+            known.append(name)
+    raise ConfigError(
+        f"{plugin.folder_of(config)}: is read as it is, nothing is to be extracted; "
+        f"data sets with features: {', '.join(known)}"
+    )
 
 
 def extract(

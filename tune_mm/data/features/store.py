@@ -257,7 +257,7 @@ def find_store(
             )
     for folder in looked:
         unfinished = sorted(path.name for path in folder.glob(".*.part"))
-        others += [f"{name} is unfinished: the same command goes on" for name in unfinished]
+        others += [f"{name} is unfinished: the same command resumes" for name in unfinished]
     what = f"of these {len(samples)} samples"
     if wanted:
         what = f"whose key starts with '{wanted}' {what}"
