@@ -26,16 +26,12 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from tune_mm.config import Section
-from tune_mm.core.types import Dataset, DataSpec, Split, Task
+from tune_mm.core.types import Dataset, DataSpec, Task
 from tune_mm.data.arrays import checks
-from tune_mm.data.arrays.checks import DataError, Float, Mask
+from tune_mm.data.arrays.checks import DataError, Float
 from tune_mm.data.base import DataPlugin
+from tune_mm.data.datasets._arrays import ArraySplit, shapes_of, splits_of
 from tune_mm.data.synthetic.vectors import Sequences, SyntheticOptions, generate
-
-# By split: names of the utterances; by split and modality: [N, T, D], and [N, T].
-Ids = dict[str, tuple[str, ...]]
-Values = dict[str, dict[str, Float]]
-Masks = dict[str, dict[str, Mask | None]]
 
 FOLDS = 10
 _SPLITS = {"train": "trn", "val": "val", "test": "tst"}
@@ -78,29 +74,26 @@ class Iemocap(DataPlugin):
 
     @classmethod
     def load(cls, config: IemocapConfig, place: Path) -> Dataset:
-        folder = f"{place}: target/{config.fold}"
-        ids: Ids = {}
-        labels: dict[str, NDArray[Any]] = {}
+        parts: dict[str, ArraySplit] = {}
+        widths: dict[str, int] = {}
         for split in _SPLITS:
-            ids[split] = _names(place / _target(config.fold, split, "int2name"))
-            labels[split] = _labels(place / _target(config.fold, split, "label"))
-        widths = {split: int(one_hot.shape[1]) for split, one_hot in labels.items()}
-        if len(set(widths.values())) > 1:
-            raise DataError(f"{folder}: labels must have one number of classes, got {widths}")
-        for split in _SPLITS:
-            counts = {"labels": len(labels[split]), "names": len(ids[split])}
-            checks.same_length(counts, f"{folder}: {split}")
-        values, masks = _sequences(config, place, ids)
-        masks = checks.without_full(masks)
+            ids = _names(place / _target(config.fold, split, "int2name"))
+            one_hot = _labels(place / _target(config.fold, split, "label"))
+            counts = {"labels": len(one_hot), "names": len(ids)}
+            checks.same_length(counts, f"{place}: target/{config.fold}: {split}")
+            widths[split] = one_hot.shape[1]
+            parts[split] = ArraySplit(one_hot.argmax(axis=1).astype(np.int64), ids)
         classes = widths["train"]
+        if set(widths.values()) != {classes}:
+            where = f"{place}: target/{config.fold}"
+            raise DataError(f"{where}: labels must have one number of classes, got {widths}")
+        for modality in _FILES:
+            _read_sequences(config, place, modality, parts)
+        _normalize(config, place, parts)
         class_names = tuple(str(number) for number in range(classes))
-        shapes = {modality: own.shape[1:] for modality, own in values["train"].items()}
-        spec = DataSpec(shapes, Task("classification", classes, class_names))
-        splits: dict[str, Split] = {}
-        for split in _SPLITS:
-            target = labels[split].argmax(axis=1).astype(np.int64)
-            splits[split] = checks.split_of(values[split], masks[split], target, ids[split])
-        return Dataset("iemocap", spec, splits)
+        task = Task("classification", classes, class_names)
+        spec = DataSpec(shapes_of(parts, str(place)), task)
+        return Dataset("iemocap", spec, splits_of(parts))
 
     @classmethod
     def options(cls, config: IemocapConfig) -> SyntheticOptions:
@@ -177,25 +170,24 @@ def _labels(path: Path) -> NDArray[Any]:
     return raw
 
 
-def _sequences(config: IemocapConfig, place: Path, ids: Ids) -> tuple[Values, Masks]:
-    """Values [N, T, D] and masks [N, T] by split and modality."""
-    values: Values = {split: {} for split in ids}
-    masks: Masks = {split: {} for split in ids}
-    for modality, name in _FILES.items():
-        path = place / name
-        cap = getattr(config.lengths, modality)
-        with _opened(path) as file:
-            lengths, width = _shapes(file, path, ids, cap)
-            steps = cap
-            if config.pad == "longest":
-                steps = max(max(own, default=1) for own in lengths.values())
-            for split, own in ids.items():
-                filled = _filled(file, path, own, lengths[split], (steps, width))
-                counts = np.array(lengths[split], np.int64)
-                values[split][modality] = filled
-                masks[split][modality] = checks.length_mask(counts, steps, str(path))
-    _normalize(config, place, values, masks)
-    return values, masks
+def _read_sequences(
+    config: IemocapConfig, place: Path, modality: str, parts: dict[str, ArraySplit]
+) -> None:
+    """Adds values [N, T, D] and masks [N, T] of a modality to the parts. Raises DataError."""
+    path = place / _FILES[modality]
+    cap = getattr(config.lengths, modality)
+    ids: list[str] = []
+    for part in parts.values():
+        ids += part.ids
+    with _opened(path) as file:
+        lengths, width = _shapes(file, path, ids, cap)
+        steps = cap
+        if config.pad == "longest":
+            steps = max(lengths.values(), default=1)
+        for part in parts.values():
+            own = np.array([lengths[name] for name in part.ids], np.int64)
+            part.values[modality] = _filled(file, path, part.ids, own, (steps, width))
+            part.masks[modality] = checks.length_mask(own, steps, str(path))
 
 
 @contextmanager
@@ -208,26 +200,19 @@ def _opened(path: Path) -> Iterator[Any]:
         raise DataError(f"{path}: is not a readable HDF5 file: {error}") from error
 
 
-def _shapes(file: Any, path: Path, ids: Ids, cap: int) -> tuple[dict[str, list[int]], int]:
-    """Steps of each utterance by split, at most `cap` and at least 1, and the width. Raises
-    DataError.
-    """
-    everyone: list[str] = []
-    for own in ids.values():
-        everyone += own
-    missing = [name for name in everyone if name not in file]
+def _shapes(file: Any, path: Path, ids: list[str], cap: int) -> tuple[dict[str, int], int]:
+    """Steps of each utterance, at most `cap` and at least 1, and the width. Raises DataError."""
+    missing = [name for name in ids if name not in file]
     if missing:
-        count = f"{len(missing)} of the fold's {len(everyone)}"
+        count = f"{len(missing)} of the fold's {len(ids)}"
         raise DataError(f"{path}: no utterance '{missing[0]}'; {count} are missing")
-    shapes = {name: _shape(file, path, name) for name in everyone}
+    shapes = {name: _shape(file, path, name) for name in ids}
     width = next((shape[1] for shape in shapes.values() if len(shape) == 2), 0)
+    lengths: dict[str, int] = {}
     for name, shape in shapes.items():
         if len(shape) != 2 or shape[1] != width or width == 0:
             raise DataError(f"{path}: '{name}' must be [T, {width or 'D'}], got {list(shape)}")
-    lengths: dict[str, list[int]] = {}
-    for split, own in ids.items():
-        steps = [shapes[name][0] for name in own]
-        lengths[split] = np.clip(steps, 1, cap).astype(int).tolist()
+        lengths[name] = max(1, min(shape[0], cap))
     return lengths, width
 
 
@@ -243,7 +228,7 @@ def _shape(file: Any, path: Path, name: str) -> tuple[int, ...]:
 
 
 def _filled(
-    file: Any, path: Path, ids: Iterable[str], lengths: list[int], shape: tuple[int, int]
+    file: Any, path: Path, ids: Iterable[str], lengths: NDArray[np.int64], shape: tuple[int, int]
 ) -> Float:
     """[N, T, D], zeros beyond each length. An utterance of no steps (no face was found) is one step
     of zeros.
@@ -258,29 +243,24 @@ def _filled(
     return out
 
 
-def _normalize(
-    config: IemocapConfig,
-    place: Path,
-    values: Values,
-    masks: Masks,
-) -> None:
+def _normalize(config: IemocapConfig, place: Path, parts: dict[str, ArraySplit]) -> None:
     """z-scores audio in place with the fold's statistics; padding stays 0."""
     path = place / _STATISTICS
     with _opened(path) as file:
         mean = _statistic(file, path, config.fold, "mean")
         std = _statistic(file, path, config.fold, "std")
-    width = values["train"]["audio"].shape[2]
+    width = parts["train"].values["audio"].shape[2]
     fit = mean.shape == std.shape == (width,)
     if not (fit and np.isfinite(mean).all() and np.isfinite(std).all()):
         got = f"{len(mean)} and {len(std)}"
         raise DataError(f"{path}: mean and std must be {width} finite numbers, got {got}")
     std[std == 0] = 1
-    for split, own in values.items():
-        own["audio"] -= mean
-        own["audio"] /= std
-        mask = masks[split]["audio"]
+    for part in parts.values():
+        part.values["audio"] -= mean
+        part.values["audio"] /= std
+        mask = part.masks["audio"]
         if mask is not None:
-            own["audio"][~mask] = 0
+            part.values["audio"][~mask] = 0
 
 
 def _statistic(file: Any, path: Path, fold: int, kind: str) -> Float:

@@ -31,10 +31,11 @@ import numpy as np
 from pydantic import Field
 
 from tune_mm.config import Section
-from tune_mm.core.types import Dataset, DataSpec, Split, Task
+from tune_mm.core.types import Dataset, DataSpec, Task
 from tune_mm.data.arrays import checks, unpickle
 from tune_mm.data.arrays.checks import DataError, Float, Mask
 from tune_mm.data.base import DataPlugin
+from tune_mm.data.datasets._arrays import ArraySplit, shapes_of, splits_of
 from tune_mm.data.synthetic.vectors import SyntheticOptions, generate
 
 _SPLITS = {"train": "train", "val": "valid", "test": "test"}
@@ -73,34 +74,18 @@ class Mosi(DataPlugin):
         raw = unpickle.load(path)
         if not isinstance(raw, Mapping):
             raise DataError(f"{path}: must hold a dict of splits, got {type(raw).__name__}")
-        values: dict[str, dict[str, Float]] = {}
-        masks = {}
-        shapes = {}
-        targets = {}
-        ids: dict[str, tuple[str, ...]] = {}
+        parts: dict[str, ArraySplit] = {}
         notes: list[str] = []
         for split, key in _SPLITS.items():
             where = f"{path}: {key}"
             group = checks.entry(raw, key, str(path))
             if not isinstance(group, Mapping):
                 raise DataError(f"{where}: must be a dict of arrays, got {type(group).__name__}")
-            values[split], replaced = _features(config, group, where)
+            parts[split], replaced = _part(config, group, where)
             if replaced:
                 notes.append(f"{key}: {replaced} NaN or infinite audio values set to 0")
-            targets[split] = _target(config, group, where)
-            ids[split] = ()
-            if "id" in group:
-                ids[split] = checks.names(group["id"], f"{where}: id")
-            counts = {modality: len(own) for modality, own in values[split].items()}
-            checks.same_length({**counts, "labels": len(targets[split])}, where)
-            masks[split] = _masks(config, values[split])
-            shapes[split] = {modality: own.shape[1:] for modality, own in values[split].items()}
-        spec = DataSpec(checks.same_shapes(shapes, str(path)), _task(config))
-        real = checks.without_full(masks)
-        splits: dict[str, Split] = {}
-        for split in _SPLITS:
-            splits[split] = checks.split_of(values[split], real[split], targets[split], ids[split])
-        return Dataset("mosi", spec, splits, notes=tuple(notes))
+        spec = DataSpec(shapes_of(parts, str(path)), _task(config))
+        return Dataset("mosi", spec, splits_of(parts), notes=tuple(notes))
 
     @classmethod
     def options(cls, config: MosiConfig) -> SyntheticOptions:
@@ -123,24 +108,31 @@ class Mosi(DataPlugin):
         (place / config.file).write_bytes(pickle.dumps(raw, protocol=4))
 
 
-def _features(
-    config: MosiConfig, group: Mapping[str, Any], where: str
-) -> tuple[dict[str, Float], int]:
-    """Values by modality, and how many of audio's were replaced."""
-    values: dict[str, Float] = {}
+def _part(config: MosiConfig, group: Mapping[str, Any], where: str) -> tuple[ArraySplit, int]:
+    """A split, and how many of audio's values were replaced. Raises DataError."""
     replaced = 0
+    values: dict[str, Float] = {}
+    masks: dict[str, Mask | None] = {}
     for modality, key in {**_KEYS, "text": config.text}.items():
-        key_where = f"{where}: {key}"
         raw = checks.entry(group, key, where)
-        _refuse_tokens(raw, key_where)
-        own = checks.features(raw, key_where, dims=(3,))
+        _refuse_tokens(raw, f"{where}: {key}")
+        own = checks.features(raw, f"{where}: {key}", dims=(3,))
         if modality == "audio":
             bad = ~np.isfinite(own)
             replaced = int(bad.sum())
             own[bad] = 0
-        checks.require_finite(own, key_where)
+        checks.require_finite(own, f"{where}: {key}")
         values[modality] = own
-    return values, replaced
+        masks[modality] = None
+        if config.padding == "zeros":
+            masks[modality] = checks.nonzero_steps(own)
+    target = _target(config, group, where)
+    ids: tuple[str, ...] = ()
+    if "id" in group:
+        ids = checks.names(group["id"], f"{where}: id")
+    counts = {modality: len(own) for modality, own in values.items()}
+    checks.same_length({**counts, "labels": len(target)}, where)
+    return ArraySplit(target, ids, values, masks), replaced
 
 
 def _refuse_tokens(raw: Any, where: str) -> None:
@@ -175,14 +167,6 @@ def _task(config: MosiConfig) -> Task:
     if config.threshold == "positive":
         return Task("classification", 2, ("nonpositive", "positive"))
     return Task("classification", 2, ("negative", "nonnegative"))
-
-
-def _masks(config: MosiConfig, values: Mapping[str, Float]) -> dict[str, Mask | None]:
-    masks: dict[str, Mask | None] = dict.fromkeys(values)
-    if config.padding == "zeros":
-        for modality, own in values.items():
-            masks[modality] = checks.nonzero_steps(own)
-    return masks
 
 
 plugin = Mosi

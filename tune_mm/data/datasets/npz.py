@@ -20,7 +20,6 @@ never touched.
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -29,9 +28,10 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from tune_mm.config import Section
-from tune_mm.core.types import Dataset, DataSpec, Split, Task
+from tune_mm.core.types import Dataset, DataSpec, Task
 from tune_mm.data.arrays import archive, checks
 from tune_mm.data.arrays.checks import SPLITS, DataError, Float, Mask
+from tune_mm.data.datasets._arrays import ArraySplit, shapes_of, splits_of
 from tune_mm.data.datasets._npz import (
     NpzPlugin,
     PlainName,
@@ -83,31 +83,6 @@ class NpzConfig(Section):
         return self
 
 
-@dataclasses.dataclass
-class _ArraySplit:
-    """One split as arrays."""
-
-    values: dict[str, Float]
-    masks: dict[str, Mask | None]
-    target: NDArray[Any]
-    group: NDArray[Any] | None
-    ids: tuple[str, ...]
-
-    def take(self, index: NDArray[np.int64]) -> _ArraySplit:
-        values = {modality: own[index] for modality, own in self.values.items()}
-        masks = dict(self.masks)
-        for modality, mask in self.masks.items():
-            if mask is not None:
-                masks[modality] = mask[index]
-        group = None
-        if self.group is not None:
-            group = self.group[index]
-        ids: tuple[str, ...] = ()
-        if self.ids:
-            ids = tuple(self.ids[i] for i in index)
-        return _ArraySplit(values, masks, self.target[index], group, ids)
-
-
 class Npz(NpzPlugin):
     """Arrays in three .npz files."""
 
@@ -118,22 +93,14 @@ class Npz(NpzPlugin):
     @classmethod
     def load(cls, config: NpzConfig, place: Path) -> Dataset:
         modalities = config.modalities or _all_arrays(config, place / "train.npz")
-        parts: dict[str, _ArraySplit] = {}
-        shapes: dict[str, dict[str, tuple[int, ...]]] = {}
-        for split, path in found_splits(place).items():
-            parts[split] = _part(config, modalities, path)
-            shapes[split] = {m: own.shape[1:] for m, own in parts[split].values.items()}
-        spec = DataSpec(checks.same_shapes(shapes, str(place)), _task(config, parts))
+        files = found_splits(place)
+        parts = {split: _part(config, modalities, path) for split, path in files.items()}
+        spec = DataSpec(shapes_of(parts, str(place)), _task(config, parts))
         notes: tuple[str, ...] = ()
         if "val" not in parts:
             parts, notes = _with_val(config, parts, place)
         _prepare(config, parts)
-        masks = checks.without_full({split: parts[split].masks for split in SPLITS})
-        splits: dict[str, Split] = {}
-        for split in SPLITS:
-            part = parts[split]
-            splits[split] = checks.split_of(part.values, masks[split], part.target, part.ids)
-        return Dataset(config.folder, spec, splits, notes=notes)
+        return Dataset(config.folder, spec, splits_of(parts), notes=notes)
 
     @classmethod
     def options(cls, config: NpzConfig) -> SyntheticOptions:
@@ -180,7 +147,7 @@ def _all_arrays(config: NpzConfig, path: Path) -> tuple[str, ...]:
     return tuple(keys)
 
 
-def _part(config: NpzConfig, modalities: tuple[str, ...], path: Path) -> _ArraySplit:
+def _part(config: NpzConfig, modalities: tuple[str, ...], path: Path) -> ArraySplit:
     raw = archive.read(path)
     label = checks.entry(raw, config.label, str(path))
     where = f"{path}: {config.label}"
@@ -189,26 +156,23 @@ def _part(config: NpzConfig, modalities: tuple[str, ...], path: Path) -> _ArrayS
         target = checks.class_labels(label, where)
     else:
         target = checks.scores(label, where)
+    part = ArraySplit(target, sample_names(raw, config.id, path))
     counts = {config.label: len(target)}
-    values: dict[str, Float] = {}
-    masks: dict[str, Mask | None] = {}
     for modality in modalities:
         where = f"{path}: {modality}"
-        own = checks.features(checks.entry(raw, modality, str(path)), where)
-        mask = _mask(raw, modality, own, path)
+        values = checks.features(checks.entry(raw, modality, str(path)), where)
+        mask = _mask(raw, modality, values, path)
         if mask is not None:
-            own[~mask] = 0
-        checks.require_finite(own, where)
-        values[modality] = own
-        masks[modality] = mask
-        counts[modality] = len(own)
-    group = None
+            values[~mask] = 0
+        checks.require_finite(values, where)
+        part.values[modality] = values
+        part.masks[modality] = mask
+        counts[modality] = len(values)
     if config.group is not None:
-        group = checks.entry(raw, config.group, str(path)).reshape(-1)
-        counts[config.group] = len(group)
-    ids = sample_names(raw, config.id, path)
+        part.group = checks.entry(raw, config.group, str(path)).reshape(-1)
+        counts[config.group] = len(part.group)
     checks.same_length(counts, str(path))
-    return _ArraySplit(values, masks, target, group, ids)
+    return part
 
 
 def _mask(raw: dict[str, NDArray[Any]], modality: str, values: Float, path: Path) -> Mask | None:
@@ -248,7 +212,7 @@ def _zeros_and_ones(array: NDArray[Any], where: str) -> Mask:
     return array.astype(bool)
 
 
-def _task(config: NpzConfig, parts: dict[str, _ArraySplit]) -> Task:
+def _task(config: NpzConfig, parts: dict[str, ArraySplit]) -> Task:
     if config.task == "regression":
         return Task("regression", 1)
     largest = {split: int(part.target.max()) for split, part in parts.items()}
@@ -256,8 +220,8 @@ def _task(config: NpzConfig, parts: dict[str, _ArraySplit]) -> Task:
 
 
 def _with_val(
-    config: NpzConfig, parts: dict[str, _ArraySplit], place: Path
-) -> tuple[dict[str, _ArraySplit], tuple[str, ...]]:
+    config: NpzConfig, parts: dict[str, ArraySplit], place: Path
+) -> tuple[dict[str, ArraySplit], tuple[str, ...]]:
     train = parts["train"]
     strata = train.target
     if config.task == "regression":
@@ -275,7 +239,7 @@ def _tenths(values: NDArray[Any]) -> NDArray[np.int64]:
     return bins
 
 
-def _prepare(config: NpzConfig, parts: dict[str, _ArraySplit]) -> None:
+def _prepare(config: NpzConfig, parts: dict[str, ArraySplit]) -> None:
     """Relative joints, then statistics of train, in place; padding stays 0."""
     train = parts["train"]
     for modality in train.values:
