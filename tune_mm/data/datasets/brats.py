@@ -11,7 +11,7 @@ of all sequences. Validation and test are fixed: `all` slices with a tumour, the
 the largest tumour) of each case, or those of a `list`. (CGGM's code draws them anew at every
 evaluation, and its paper does not say.) Without `valid`, `val_fraction` of the cases of train is
 held out under `split_seed`, before bad ones are left out; test is never touched. Slices are read
-once, into a store (`_scans`) that all trials of a node share; a case that cannot be read is an
+once, into a store (`images/scans`) that all trials of a node share; a case that cannot be read is an
 error, or left out with `skip_bad`.
 
 Size of the store, in the folder that TUNE_MM_CACHE names: 518,400 bytes a slice of 240 x 240, 34 MB
@@ -22,7 +22,7 @@ Scores: Dice of the nested regions WT (whole tumour: classes 1, 2, 3), TC (core:
 (enhancing: 3), over all pixels of a split, and their mean. Loss: soft Dice and cross-entropy
 weighted by class, as published.
 
-Changes in training (`_scan_changes`). Paper: "random cropping, random flipping, color jitter,
+Changes in training (`ScanChanges`). Paper: "random cropping, random flipping, color jitter,
 adding noise"; no strengths. Public code: the 160 x 160 in the middle (its random crop is not used);
 a turn by 0, 90 or 180 degrees, then always a flip, along one of the two axes; with probability 0.1
 noise on all four sequences of a sample, of one standard deviation drawn from 0 to 0.1; no jitter.
@@ -238,7 +238,9 @@ def _source(place: Path, split: str) -> Path:
 
 def _size(cases: Cases, split: Mapping[str, Sequence[str]], place: Path) -> tuple[int, int]:
     """H x W of all slices. Raises DataError where cases differ."""
-    every = [case for own in split.values() for case in own]
+    every: list[str] = []
+    for own in split.values():
+        every += own
     first = cases[every[0]].size
     for case in every:
         found = cases[case].size

@@ -2,7 +2,7 @@
 models; `<root>/food101/`.
 
 Train, dev and test (62,971, 5,000 and 22,715 in MMBT's lists) in one of four layouts, see
-`_food_lists`:
+`features/food_lists`:
 
     layout: cggm        train.json, dev.json, test.json
     layout: mmbt        train.jsonl, dev.jsonl, test.jsonl

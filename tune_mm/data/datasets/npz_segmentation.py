@@ -21,6 +21,7 @@ frequent class other than 0. Test is never touched.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -165,13 +166,16 @@ class NpzSegmentation(NpzPlugin):
             np.savez_compressed(place / f"{split}.npz", **own)
 
 
+@dataclass
 class _ImageSplit:
-    """One split as arrays: inputs float32 [N, C, H, W], target uint8 [N, H, W] with VOID."""
+    """One split, N samples."""
 
-    def __init__(self, inputs: dict[str, Pixels], target: Pixels, ids: tuple[str, ...]) -> None:
-        self.inputs = inputs
-        self.target = target
-        self.ids = ids
+    # float32 [N, C, H, W] by modality.
+    inputs: dict[str, Pixels]
+    # uint8 [N, H, W] with VOID.
+    target: Pixels
+    # Names of the samples; () when they have none.
+    ids: tuple[str, ...]
 
     def take(self, index: NDArray[np.int64]) -> _ImageSplit:
         inputs = {modality: values[index] for modality, values in self.inputs.items()}

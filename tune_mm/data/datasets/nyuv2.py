@@ -163,10 +163,8 @@ class Nyuv2(DataPlugin):
         colours = Look(augment.IMAGENET_MEAN, augment.IMAGENET_STD, jitter)
         rgb = {**found["train"]["rgb"], **found["test"]["rgb"]}
         depth = {**found["train"]["depth"], **found["test"]["depth"]}
-        stores = {
-            "rgb": pictures.open_pictures("nyuv2", "rgb", rgb, size, resize, look=colours),
-            "depth": pictures.open_pictures("nyuv2", "depth", depth, size, resize, look=DEPTH),
-        }
+        rgb_store = pictures.open_pictures("nyuv2", "rgb", rgb, size, resize, look=colours)
+        depth_store = pictures.open_pictures("nyuv2", "depth", depth, size, resize, look=DEPTH)
         splits: dict[str, Split] = {}
         weights: tuple[float, ...] = ()
         for split, (name, ids) in parts.items():
@@ -175,7 +173,7 @@ class Nyuv2(DataPlugin):
             labels = pictures.open_pictures("nyuv2", "labels", masks, size, resize, len(CLASSES))
             if split == "train" and config.weights == "median":
                 weights = median_frequency(labels.counts, size[0] * size[1])
-            inputs = {modality: store.stored(ids) for modality, store in stores.items()}
+            inputs = {"rgb": rgb_store.stored(ids), "depth": depth_store.stored(ids)}
             splits[split] = Split(inputs, torch.from_numpy(labels.values), ids)
         task = Task("segmentation", len(CLASSES), CLASSES, weights)
         return Dataset("nyuv2", DataSpec(_shapes(size), task), splits, notes=(note,))
@@ -236,8 +234,10 @@ def _pictures_of(place: Path, name: str) -> Pictures:
 
 def _no_name_twice(place: Path, found: Mapping[str, Pictures]) -> None:
     """Names are those of all 1,449: one that both lists have is one picture, in train and in test."""
-    train, test = ({i.partition("/")[2] for i in found[name]["rgb"]} for name in LISTS)
-    both = train & test
+    names = {}
+    for split, own in found.items():
+        names[split] = {i.partition("/")[2] for i in own["rgb"]}
+    both = names["train"] & names["test"]
     if both:
         shared = f"must share no picture with train.txt, got {min(both)} in both"
         raise DataError(f"{place / 'test.txt'}: {shared}")

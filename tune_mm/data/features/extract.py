@@ -4,8 +4,8 @@ cannot undo.
     python -m tune_mm.data extract food101 --root DIR --image-model VIT --text-model BERT --views 4
 
 The store (see `store`) is made in a hidden folder beside it, `.<key>.part`. After every batch
-its values and then the number of finished rows, `progress.json`, are put on disk: what is killed
-goes on where it was, by the same command, and does at most one batch twice. When all is there the
+its values and then the number of finished rows, `progress.json`, are put on disk: after a kill the
+same command resumes there, and does at most one batch twice. When all is there the
 folder gets its name.
 
 A file that is no image is bad; one that cannot be read now stops the extraction (see `contents`).
@@ -280,7 +280,7 @@ class _Extraction:
             yield rows
 
     def _tokens(self, part: PartialStore, sample: Sample) -> str | NDArray[np.int64]:
-        """The text, or its token numbers [n]; "" where they cannot be read, which is written down.
+        """The text, or its token numbers [n]; "" where they cannot be read, which is noted.
 
         JSON can hold half characters (a lone surrogate, "\\ud83d"), which no tokenizer takes: they
         become "?".
