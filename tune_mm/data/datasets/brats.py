@@ -47,10 +47,10 @@ from tune_mm.core.types import Dataset, DataSpec, Split, Task, Transform
 from tune_mm.data.arrays import checks
 from tune_mm.data.arrays.checks import SPLITS, DataError
 from tune_mm.data.base import DataPlugin
+from tune_mm.data.datasets._held_out import held_out
 from tune_mm.data.images.scan_changes import ScanChanges
 from tune_mm.data.images.scans import CLASSES, Cases, open_cases, open_labels
 from tune_mm.data.splits import listing
-from tune_mm.data.splits.carve import carve
 from tune_mm.data.synthetic.brats import write
 from tune_mm.data.synthetic.vectors import SyntheticOptions
 from tune_mm.errors import nearest
@@ -209,15 +209,14 @@ def _split(
     notes: list[str] = []
     train = files["train"]
     if train and not (place / FOLDERS["val"]).is_dir():
-        try:
-            kept, held = carve(np.zeros(len(train)), None, config.val_fraction, config.split_seed)
-        except ValueError as error:
-            raise DataError(
-                f"{place}: no valid/, and none can be carved out of train: {error}"
-            ) from error
-        every["train"] = [train[i] for i in kept]
-        every["val"] = [train[i] for i in held]
-        share = f"{len(held)} of {len(train)} train cases"
+        every["train"], every["val"] = held_out(
+            train,
+            np.zeros(len(train)),
+            config.val_fraction,
+            config.split_seed,
+            f"{place}: no valid/, and none can be carved out of train",
+        )
+        share = f"{len(every['val'])} of {len(train)} train cases"
         notes.append(f"no valid/: {share} held out (seed {config.split_seed})")
     readable: dict[str, list[str]] = {}
     for split, own in every.items():

@@ -46,10 +46,10 @@ from pydantic import Field
 from tune_mm.config import Section
 from tune_mm.core.types import Dataset, DataSpec, Split, Task
 from tune_mm.data.arrays.checks import SPLITS, DataError
+from tune_mm.data.datasets._held_out import held_out
 from tune_mm.data.features import synthetic_food
 from tune_mm.data.features.food_lists import CLASSES, LISTS, Layout, lists, read
 from tune_mm.data.features.store import FeaturePlugin, FeatureStore, Sample, find_store
-from tune_mm.data.splits.carve import carve
 from tune_mm.data.synthetic.vectors import SyntheticOptions
 
 STORES = "features"
@@ -183,17 +183,14 @@ def _carved(
     """The samples with a validation split out of train, and a note that says so. Raises DataError."""
     train = published["train"]
     labels = np.array([sample.label for sample in train])
-    try:
-        rest, held = carve(labels, None, config.val_fraction, config.split_seed)
-    except ValueError as error:
-        raise DataError(
-            f"{place}: no dev list, and no validation split can be carved out of train: {error}"
-        ) from error
-    splits = {
-        "train": [train[i] for i in rest],
-        "val": [train[i] for i in held],
-        "test": published["test"],
-    }
+    rest, held = held_out(
+        train,
+        labels,
+        config.val_fraction,
+        config.split_seed,
+        f"{place}: no dev list, and no validation split can be carved out of train",
+    )
+    splits = {"train": rest, "val": held, "test": published["test"]}
     count = f"{len(held)} of {len(train)} train samples"
     how = f"stratified by label, seed {config.split_seed}"
     return splits, f"no published validation split: {count} held out ({how})"

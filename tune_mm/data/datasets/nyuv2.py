@@ -38,13 +38,13 @@ from tune_mm.config import Section
 from tune_mm.core.types import Dataset, DataSpec, Split, Task, Transform
 from tune_mm.data.arrays.checks import DataError
 from tune_mm.data.base import DataPlugin
+from tune_mm.data.datasets._held_out import held_out
 from tune_mm.data.images import augment, pictures
 from tune_mm.data.images.colour import Jitter
 from tune_mm.data.images.frequency import median_frequency
 from tune_mm.data.images.pictures import Look
 from tune_mm.data.images.zoom import Zoom
 from tune_mm.data.splits import listing
-from tune_mm.data.splits.carve import carve
 from tune_mm.data.synthetic.images import images
 from tune_mm.data.synthetic.vectors import SyntheticOptions
 
@@ -251,14 +251,16 @@ def _parts(
     """
     train = sorted(found["train"]["rgb"])
     test = sorted(found["test"]["rgb"])
-    strata = np.zeros(len(train), np.int64)
-    try:
-        kept, held = carve(strata, None, config.val_fraction, config.split_seed)
-    except ValueError as error:
-        raise DataError(f"{place / 'train.txt'}: {error}") from error
+    kept, held = held_out(
+        train,
+        np.zeros(len(train)),
+        config.val_fraction,
+        config.split_seed,
+        str(place / "train.txt"),
+    )
     parts = {
-        "train": ("train", tuple(train[i] for i in kept)),
-        "val": ("train", tuple(train[i] for i in held)),
+        "train": ("train", tuple(kept)),
+        "val": ("train", tuple(held)),
         "test": ("test", tuple(test)),
     }
     share = f"{len(held)} of {len(train)} train samples"
