@@ -17,6 +17,8 @@ def test_list_names_every_data_set_and_its_files(capsys: pytest.CaptureFixture[s
     for name in plugins.available("data"):
         assert f"\n{name} " in f"\n{out}"
     assert "iemocap/A/comparE.h5" in out
+    # A summary of two lines is shown as a whole.
+    assert "a folder of frames; no code needed.\n" in out
 
 
 def test_make_and_describe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,6 +31,7 @@ from tune_mm.core.types import DataKind, Dataset, Transform
 from tune_mm.data.arrays.checks import DataError, check
 from tune_mm.data.store import shared
 from tune_mm.data.synthetic.vectors import VERSION, SyntheticOptions
+from tune_mm.errors import ConfigError, nearest
 from tune_mm.filesystem import ENV_CACHE, cache_folder
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "describe",
     "load",
     "make",
+    "options_of",
     "plugin_of",
     "resolve",
 ]
@@ -53,19 +55,17 @@ AXES = {1: "D", 2: "T x D", 3: "C x H x W"}
 
 
 class DataPlugin(ABC):
-    """One data set. All methods are class methods; `place` is the folder that holds its files.
+    """One data set. All methods are class methods; `place` is the folder that holds its files."""
 
-    Config: the fields of `data:`, all with defaults, so that `Config()` is valid. folder: where
-    below the root its files are looked for (see `folder_of`), and `aliases`, other names that
-    folder goes by. axes: how many a sample of a modality may have (1 a vector, 2 a sequence, 3 an
-    image). stored: whether samples stay in a store of the plug-in's own; else `load` returns
-    tensors in memory.
-    """
-
+    # The fields of `data:`, all with defaults, so that `Config()` is valid.
     Config: ClassVar[type[Section]]
+    # Where below the root its files are looked for (see `folder_of`).
     folder: ClassVar[str]
+    # Other names that folder goes by.
     aliases: ClassVar[tuple[str, ...]] = ()
+    # How many axes a sample of a modality may have (1 a vector, 2 a sequence, 3 an image).
     axes: ClassVar[tuple[int, ...]] = (2,)
+    # Whether samples stay in a store of the plug-in's own; else `load` returns tensors in memory.
     stored: ClassVar[bool] = False
 
     @classmethod
@@ -118,12 +118,12 @@ class DataPlugin(ABC):
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Where a data set was found. message: the one line to show when the data are synthetic, ""
-    when they are real.
-    """
+    """Where a data set was found."""
 
+    # The folder that holds its files.
     root: Path
     kind: DataKind
+    # The one line to show when the data are synthetic; "" when they are real.
     message: str = ""
 
 
@@ -147,15 +147,13 @@ def resolve(config: Section, root: Path | None = None, *, require_real: bool = F
     if place is not None and not (place / MARKER).is_file():
         return Source(place, "real")
     searched = f"{base / name} or {base} ({origin})"
-    expected = ", ".join(plugin.files(config))
     if require_real:
-        if place:
+        expected = ", ".join(plugin.files(config))
+        found = f"no {expected} in {searched}"
+        if place is not None:
             found = f"the data in {place} are synthetic ({MARKER})"
-        else:
-            found = f"no {expected} in {searched}"
-        raise DataError(
-            f"{name}: real data are required, but {found}; put the files {expected} into {base / name}"
-        )
+        hint = f"put the files {expected} into {base / name}"
+        raise DataError(f"{name}: real data are required, but {found}; {hint}")
     if place is not None:
         found = f"the data in {place} are SYNTHETIC ({MARKER})"
     else:
@@ -174,15 +172,12 @@ def _few(files: tuple[str, ...]) -> str:
 def _root(root: Path | None) -> tuple[Path, str]:
     """The data root and how it was named. Raises DataError when it was named and is no folder."""
     named = os.environ.get(ENV_ROOT)
-    if root is not None:
-        base = Path(root)
-        origin = "--data-root"
-    elif named:
-        base = Path(named)
-        origin = ENV_ROOT
-    else:
+    if root is None and not named:
         return Path("data").absolute(), f"./data; neither --data-root nor {ENV_ROOT} is given"
-    base = base.expanduser().absolute()
+    origin = ENV_ROOT
+    if root is not None:
+        origin = "--data-root"
+    base = Path(root or named or "").expanduser().absolute()
     if not base.is_dir():
         raise DataError(f"{origin}: must be an existing folder, got {base}")
     return base, origin
@@ -193,35 +188,41 @@ def _find(plugin: type[DataPlugin], config: Section, base: Path) -> Path | None:
     part is missing.
     """
     name = plugin.folder_of(config)
-    places = [*(base / n for n in (name, *plugin.aliases)), base]
+    places = [base / folder for folder in (name, *plugin.aliases)]
+    places.append(base)
     files = plugin.files(config)
-    for path in [*places, *(place / f for place in places for f in files)]:
-        if (
-            path.is_symlink() and not path.exists()
-        ):  # the data are there for whoever made it: no stand-in for them
-            raise DataError(
-                f"{path}: is a symbolic link that leads nowhere, to {os.readlink(path)}"
-            )
+    _refuse_broken_links(places, files)
     for place in places:
         if plugin.present(config, place):
             return place
     for place in places:
-        there = [f for f in files if plugin.there(place / f)]
-        if there or (place != base and _entries(place)):
-            missing = ", ".join(f for f in files if f not in there)
-            raise DataError(f"{name}: incomplete in {place}: no {missing}{_found(place, there)}")
+        there = [file for file in files if plugin.there(place / file)]
+        others = [] if place == base else _entries(place)
+        if there or others:
+            missing = ", ".join(file for file in files if file not in there)
+            found = ", ".join(there or _entries(place)[:5])
+            raise DataError(f"{name}: incomplete in {place}: no {missing}; found {found}")
     return None
 
 
-def _found(place: Path, there: list[str]) -> str:
-    return f"; found {', '.join(there or _entries(place)[:5])}"
+def _refuse_broken_links(places: list[Path], files: tuple[str, ...]) -> None:
+    """Raises DataError for a link that leads nowhere: the data are there for whoever made it, and
+    nothing may stand in for them.
+    """
+    paths = list(places)
+    for place in places:
+        paths += [place / file for file in files]
+    for path in paths:
+        if path.is_symlink() and not path.exists():
+            target = os.readlink(path)
+            raise DataError(f"{path}: is a symbolic link that leads nowhere, to {target}")
 
 
 def _entries(place: Path) -> list[str]:
     """Names in a folder, hidden ones (.gitkeep, .DS_Store) left out."""
-    if place.is_dir():
-        return sorted(p.name for p in place.iterdir() if not p.name.startswith("."))
-    return []
+    if not place.is_dir():
+        return []
+    return sorted(path.name for path in place.iterdir() if not path.name.startswith("."))
 
 
 def _cached(plugin: type[DataPlugin], config: Section) -> Path:
@@ -240,6 +241,24 @@ def _cached(plugin: type[DataPlugin], config: Section) -> Path:
     return place
 
 
+def options_of(
+    config: Section, shapes: Mapping[str, tuple[int, ...]], changes: Mapping[str, Any]
+) -> SyntheticOptions:
+    """The options of the stand-in of `config`, with other shapes and with those of `changes` that
+    are options and not None. Raises ConfigError.
+    """
+    options = plugin_of(config).options(config)
+    for modality in shapes:
+        if modality not in options.shapes:
+            hint = nearest(modality, options.shapes)
+            available = ", ".join(options.shapes)
+            raise ConfigError(f"--shape: no modality '{modality}'{hint}; available: {available}")
+    try:
+        return options.changed(**{**changes, "shapes": {**options.shapes, **shapes}})
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
 def make(config: Section, root: Path, options: SyntheticOptions) -> Path:
     """Writes a synthetic data set to <root>/<folder> and returns that folder. DataError if it has
     files already.
@@ -248,11 +267,10 @@ def make(config: Section, root: Path, options: SyntheticOptions) -> Path:
     for m, shape in options.shapes.items():
         if len(shape) not in plugin.axes:
             allowed = " or ".join(AXES[count] for count in sorted(plugin.axes, reverse=True))
-            raise DataError(
-                f"{plugin.folder_of(config)}: shape of '{m}' must be {allowed}, got {shape}"
-            )
+            where = f"{plugin.folder_of(config)}: shape of '{m}'"
+            raise DataError(f"{where} must be {allowed}, got {shape}")
     place = root.expanduser().absolute() / plugin.folder_of(config)
-    if place.exists() and not (place.is_dir() and not any(place.iterdir())):
+    if place.exists() and (not place.is_dir() or any(place.iterdir())):
         raise DataError(
             f"{place}: exists already and is not overwritten; remove it or choose another --root"
         )
@@ -262,10 +280,8 @@ def make(config: Section, root: Path, options: SyntheticOptions) -> Path:
 
 def describe(config: Section, options: SyntheticOptions) -> dict[str, Any]:
     """What decides the bytes of a synthetic data set."""
-    chosen = {
-        **dataclasses.asdict(options),
-        "shapes": {m: list(s) for m, s in options.shapes.items()},
-    }
+    chosen = dataclasses.asdict(options)
+    chosen["shapes"] = {modality: list(shape) for modality, shape in options.shapes.items()}
     return {"version": VERSION, "config": config.model_dump(mode="json"), "options": chosen}
 
 
@@ -287,10 +303,9 @@ def _put(place: Path, write: Callable[[Path], None], *, exist_ok: bool) -> None:
         place.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
     except OSError as error:
+        hint = ""
         if exist_ok:
             hint = f"; {ENV_CACHE} names another cache folder"
-        else:
-            hint = ""
         raise DataError(f"{place}: cannot be written: {error.strerror or error}{hint}") from error
     try:
         write(folder)
@@ -316,20 +331,23 @@ def load(config: Section, source: Source) -> Dataset:
     key = json.dumps([settings, str(source.root), source.kind], sort_keys=True)
     with _lock:
         if key not in _loaded:
-            read = partial(_read, plugin, config, source.root)
-            stored = plugin.stored or not plugin.present(config, source.root)
-            files = [source.root / f for f in (*plugin.files(config), *plugin.optional(config))]
-            if stored:
-                dataset = read()
-            else:
-                dataset = shared.once(plugin.folder_of(config), settings, files, read)
+            dataset = _read_once(plugin, config, source.root)
             changes = plugin.transforms(config)
-            splits = {
-                s: dataclasses.replace(x, transform=changes.get(s))
-                for s, x in dataset.splits.items()
-            }
+            splits = {}
+            for name, split in dataset.splits.items():
+                splits[name] = dataclasses.replace(split, transform=changes.get(name))
             _loaded[key] = dataclasses.replace(dataset, kind=source.kind, splits=splits)
         return _loaded[key]
+
+
+def _read_once(plugin: type[DataPlugin], config: Section, place: Path) -> Dataset:
+    """Out of the store, or, where the plug-in has one of its own or files are missing, as it is."""
+    read = partial(_read, plugin, config, place)
+    if plugin.stored or not plugin.present(config, place):
+        return read()
+    names = (*plugin.files(config), *plugin.optional(config))
+    files = [place / name for name in names]
+    return shared.once(plugin.folder_of(config), config.model_dump(mode="json"), files, read)
 
 
 def _read(plugin: type[DataPlugin], config: Section, place: Path) -> Dataset:

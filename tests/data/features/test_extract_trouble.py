@@ -146,7 +146,7 @@ def test_a_failure_that_passes_makes_no_bad_image(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "read_bytes", read_bytes)
         assert main(argv(place, models, "--skip-bad")) == 2
-    message = f"{picture}: cannot be read now: {reason}; what is done is kept, and the same command goes on\n"
+    message = f"{picture}: cannot be read now: {reason}; what is done is kept, and the same command resumes\n"
     assert capsys.readouterr().err == message
     (part,) = (place / "features").glob(".*.part")
     left = json.loads((part / "progress.json").read_text())

@@ -59,8 +59,12 @@ class NpzPlugin(DataPlugin):
 
 def found_splits(place: Path) -> dict[str, Path]:
     """The files that exist, by split, in the order of SPLITS."""
-    paths = {split: place / f"{split}.npz" for split in SPLITS}
-    return {split: path for split, path in paths.items() if path.is_file()}
+    found: dict[str, Path] = {}
+    for split in SPLITS:
+        path = place / f"{split}.npz"
+        if path.is_file():
+            found[split] = path
+    return found
 
 
 def require_plain_names(keys: Iterable[str], path: Path) -> None:
@@ -103,13 +107,13 @@ def number_of_classes(folder: str, given: int | None, largest: Mapping[str, int]
     return classes
 
 
-class Part(Protocol):
+class SplitArrays(Protocol):
     """One split as arrays."""
 
     def take(self, index: NDArray[np.int64]) -> Self: ...
 
 
-P = TypeVar("P", bound=Part)
+P = TypeVar("P", bound=SplitArrays)
 
 
 def hold_out(

@@ -58,6 +58,7 @@ class AvFolderConfig(AudioVisualConfig):
     """See the module."""
 
     name: Literal["av_folder"] = "av_folder"
+    # What is made of a wav file.
     audio: AudioFrontend = MelConfig()
     # Folder below the data root.
     folder: str = Field("av_folder", pattern=r"^[\w-][\w.-]*$")

@@ -74,7 +74,9 @@ class AveConfig(AudioVisualConfig):
     """See the module."""
 
     name: Literal["ave"] = "ave"
+    # What is made of a wav file.
     audio: AudioFrontend = Spectrogram16kConfig(seconds=10)
+    # Which frames a clip is seen by, and what a batch makes of them.
     visual: FramesConfig = FramesConfig(frames=3)
 
 

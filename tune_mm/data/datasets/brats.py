@@ -11,7 +11,7 @@ of all sequences. Validation and test are fixed: `all` slices with a tumour, the
 the largest tumour) of each case, or those of a `list`. (CGGM's code draws them anew at every
 evaluation, and its paper does not say.) Without `valid`, `val_fraction` of the cases of train is
 held out under `split_seed`, before bad ones are left out; test is never touched. Slices are read
-once, into a store (`_scans`) that all trials of a node share; a case that cannot be read is an
+once, into a store (`images/scans`) that all trials of a node share; a case that cannot be read is an
 error, or left out with `skip_bad`.
 
 Size of the store, in the folder that TUNE_MM_CACHE names: 518,400 bytes a slice of 240 x 240, 34 MB
@@ -22,7 +22,7 @@ Scores: Dice of the nested regions WT (whole tumour: classes 1, 2, 3), TC (core:
 (enhancing: 3), over all pixels of a split, and their mean. Loss: soft Dice and cross-entropy
 weighted by class, as published.
 
-Changes in training (`_scan_changes`). Paper: "random cropping, random flipping, color jitter,
+Changes in training (`ScanChanges`). Paper: "random cropping, random flipping, color jitter,
 adding noise"; no strengths. Public code: the 160 x 160 in the middle (its random crop is not used);
 a turn by 0, 90 or 180 degrees, then always a flip, along one of the two axes; with probability 0.1
 noise on all four sequences of a sample, of one standard deviation drawn from 0 to 0.1; no jitter.
@@ -47,10 +47,10 @@ from tune_mm.core.types import Dataset, DataSpec, Split, Task, Transform
 from tune_mm.data.arrays import checks
 from tune_mm.data.arrays.checks import SPLITS, DataError
 from tune_mm.data.base import DataPlugin
+from tune_mm.data.datasets._held_out import held_out
 from tune_mm.data.images.scan_changes import ScanChanges
 from tune_mm.data.images.scans import CLASSES, Cases, open_cases, open_labels
 from tune_mm.data.splits import listing
-from tune_mm.data.splits.carve import carve
 from tune_mm.data.synthetic.brats import write
 from tune_mm.data.synthetic.vectors import SyntheticOptions
 from tune_mm.errors import nearest
@@ -66,28 +66,38 @@ Sample = tuple[str, int]
 
 
 class BratsConfig(Section):
-    """See the module, and `ScanChanges` for the changes. The size of the crop, noise and deviation
-    are those of CGGM's code; random_crop: false crops the middle in training too, as that does; its
-    flips and turns are others than flip and turn (see the module). weights: of the classes in the
-    cross-entropy; dice: weight of the soft Dice loss.
+    """See the module, and `ScanChanges` for the changes: crop, noise and deviation are those of
+    CGGM's code.
     """
 
     name: Literal["brats"] = "brats"
+    # Slices of validation and test.
     eval_slices: Literal["all", "middle", "list"] = "middle"
+    # Side of the square that is cut out.
     crop: int | None = Field(160, ge=17)
+    # False crops the middle in training too, as CGGM's code does.
     random_crop: bool = True
+    # Mirror, and turn by quarters, at random; CGGM's code does it otherwise (see the module).
     flip: bool = True
     turn: bool = True
+    # Largest deviation of the factor of a sequence from 1.
     contrast: float = Field(0.1, ge=0, lt=1)
+    # Largest value that is added to a sequence.
     brightness: float = Field(0.1, ge=0)
+    # Probability of noise on a sample, and the largest of its standard deviations.
     noise: float = Field(0.1, ge=0, le=1)
     deviation: float = Field(0.1, ge=0)
+    # Of the classes in the cross-entropy.
     weights: tuple[Annotated[float, Field(gt=0)], ...] = Field(
         (0.2, 0.3, 0.25, 0.25), min_length=4, max_length=4
     )
+    # Weight of the soft Dice loss.
     dice: float = Field(1.0, ge=0)
+    # Leave out cases that cannot be read.
     skip_bad: bool = False
+    # Share of train's cases that is held out when there is no valid/.
     val_fraction: float = Field(0.1, gt=0, lt=1)
+    # Seed of what is held out.
     split_seed: int = Field(0, ge=0)
 
 
@@ -115,124 +125,106 @@ class Brats(DataPlugin):
 
     @classmethod
     def transforms(cls, config: BratsConfig) -> Mapping[str, Transform]:
-        c = config
         train = ScanChanges(
-            c.crop, c.random_crop, c.flip, c.turn, c.contrast, c.brightness, c.noise, c.deviation
+            config.crop,
+            config.random_crop,
+            config.flip,
+            config.turn,
+            config.contrast,
+            config.brightness,
+            config.noise,
+            config.deviation,
         )
-        return {"train": train, "val": ScanChanges(c.crop), "test": ScanChanges(c.crop)}
+        cut = ScanChanges(config.crop)
+        return {"train": train, "val": cut, "test": cut}
 
     @classmethod
     def load(cls, config: BratsConfig, place: Path) -> Dataset:
-        files = {
-            split: listing.ending([place / folder], ".h5") for split, folder in FOLDERS.items()
-        }
-        checks.disjoint({split: tuple(own) for split, own in files.items()}, str(place))
-        cases = open_cases(
-            "brats",
-            {case: path for own in files.values() for case, path in own.items()},
-            MODALITIES,
-        )
+        files: dict[str, dict[str, Path]] = {}
+        every: dict[str, Path] = {}
+        for split, folder in FOLDERS.items():
+            files[split] = listing.ending([place / folder], ".h5")
+            every.update(files[split])
+        published = {split: list(own) for split, own in files.items()}
+        checks.disjoint(published, str(place))
+        cases = open_cases("brats", every, MODALITIES)
         notes = _bad(config, cases, place)
-        split = _split(config, {s: list(own) for s, own in files.items()}, cases.bad, place, notes)
-        size = _size(cases, split, place)
-        samples = {"train": [(case, cases.middle(case)) for case in split["train"]]}
-        if config.eval_slices == "list":
-            listed = _listed(cases, split, place)
-        else:
-            listed = None
-        for name in ("val", "test"):
-            samples[name] = _fixed(config, cases, split[name]) if listed is None else listed[name]
+        split_cases, carved = _split(config, published, cases.bad, place)
+        notes += carved
+        size = _size(cases, split_cases, place)
+        samples = _chosen(config, cases, split_cases, place)
         shape = _shape(config, size)
         if shape != size:
             notes.append(f"slices of {size[0]} x {size[1]} are cut to {shape[0]} x {shape[1]}")
         for name, own in samples.items():
-            if name == "train":
-                drawn = "drawn at every epoch, one per case,"
-            else:
-                drawn = f"fixed ({config.eval_slices}),"
-            count = sum(len(cases.places(c)) for c in split[name])
-            notes.append(
-                f"{name}: {len(own)} slices, {drawn} of {count} with a tumour in {len(split[name])} cases"
-            )
+            notes.append(_about(config, name, own, cases, split_cases[name]))
         task = Task("segmentation", CLASSES, CLASS_NAMES, config.weights, config.dice, REGIONS)
-        splits = {s: _samples(cases, samples[s], s == "train") for s in SPLITS}
-        return Dataset("brats", DataSpec(dict.fromkeys(MODALITIES, (1, *shape)), task), splits, notes=tuple(notes),
-                       dropped=cases.bad)  # fmt: skip
+        spec = DataSpec(dict.fromkeys(MODALITIES, (1, *shape)), task)
+        splits = {name: _samples(cases, samples[name], name == "train") for name in SPLITS}
+        return Dataset("brats", spec, splits, notes=tuple(notes), dropped=cases.bad)
 
     @classmethod
     def options(cls, config: BratsConfig) -> SyntheticOptions:
         """Shapes are H x W x D."""
-        return SyntheticOptions(
-            dict.fromkeys(MODALITIES, (24, 24, 10)),
-            "flair",
-            24,
-            12,
-            12,
-            classes=CLASSES,
-            per_class=0,
-        )
+        shapes = dict.fromkeys(MODALITIES, (24, 24, 10))
+        return SyntheticOptions(shapes, "flair", 24, 12, 12, classes=CLASSES, per_class=0)
 
     @classmethod
     def write(cls, config: BratsConfig, place: Path, options: SyntheticOptions) -> None:
         if len(set(options.shapes.values())) > 1:
-            raise DataError(
-                f"brats: shapes (H x W x D) must be one for all sequences, got {dict(options.shapes)}"
-            )
+            got = dict(options.shapes)
+            raise DataError(f"brats: shapes (H x W x D) must be one for all sequences, got {got}")
         middle = write(place, options, {split: FOLDERS[split] for split in SPLITS})
         if config.eval_slices == "list":
-            rows = []
+            lines = ["case,slice\n"]
             for split in ("val", "test"):
-                for case, z in middle[split].items():
-                    rows.append(f"{case},{z}\n")
-            (place / LIST).write_text("".join(["case,slice\n", *rows]))
+                lines += [f"{case},{z}\n" for case, z in middle[split].items()]
+            (place / LIST).write_text("".join(lines))
 
 
 def _bad(config: BratsConfig, cases: Cases, place: Path) -> list[str]:
     """A note of what is left out. Raises DataError unless it is to be."""
-    bad, total = cases.bad, len(cases.number) + len(cases.bad)
-    if bad and not config.skip_bad:
-        few = "; ".join(list(bad.values())[:3]) + (
-            f" and {len(bad) - 3} more" if len(bad) > 3 else ""
-        )
+    bad = list(cases.bad.values())
+    if not bad:
+        return []
+    count = f"{len(bad)} of {len(cases.number) + len(bad)} cases"
+    if not config.skip_bad:
+        few = "; ".join(bad[:3])
+        if len(bad) > 3:
+            few += f" and {len(bad) - 3} more"
         hint = "data.skip_bad=true (--skip-bad) leaves them out"
-        raise DataError(f"{place}: {len(bad)} of {total} cases cannot be read: {few}; {hint}")
-    if bad:
-        return [f"{len(bad)} of {total} cases cannot be read and are left out (skip_bad)"]
-    return []
+        raise DataError(f"{place}: {count} cannot be read: {few}; {hint}")
+    return [f"{count} cannot be read and are left out (skip_bad)"]
 
 
 def _split(
-    config: BratsConfig,
-    files: Mapping[str, list[str]],
-    bad: Mapping[str, str],
-    place: Path,
-    notes: list[str],
-) -> dict[str, list[str]]:
-    """Cases by split, without the bad ones; adds a note where validation is carved out of train.
+    config: BratsConfig, files: Mapping[str, list[str]], bad: Mapping[str, str], place: Path
+) -> tuple[dict[str, list[str]], list[str]]:
+    """Cases by split, without the bad ones; a note where validation is carved out of train.
 
     Carved are all cases of train, the bad ones too: one that turns bad, or good, moves no other.
     Raises DataError for an empty split.
     """
-    out = dict(files)
-    if not (place / FOLDERS["val"]).is_dir() and out["train"]:
-        train = out["train"]
-        try:
-            kept, held = carve(np.zeros(len(train)), None, config.val_fraction, config.split_seed)
-        except ValueError as error:
-            raise DataError(
-                f"{place}: no valid/, and none can be carved out of train: {error}"
-            ) from error
-        out |= {"train": [train[i] for i in kept], "val": [train[i] for i in held]}
-        notes.append(
-            f"no valid/: {len(held)} of {len(train)} train cases held out (seed {config.split_seed})"
+    every = dict(files)
+    notes: list[str] = []
+    train = files["train"]
+    if train and not (place / FOLDERS["val"]).is_dir():
+        every["train"], every["val"] = held_out(
+            train,
+            np.zeros(len(train)),
+            config.val_fraction,
+            config.split_seed,
+            f"{place}: no valid/, and none can be carved out of train",
         )
-    out = {split: [case for case in own if case not in bad] for split, own in out.items()}
-    for split, own in out.items():
-        if not own:
-            raise DataError(
-                f"{_source(place, split)}: must hold a case <name>.h5 that can be read, got none"
-            )
-    return out
+        share = f"{len(every['val'])} of {len(train)} train cases"
+        notes.append(f"no valid/: {share} held out (seed {config.split_seed})")
+    readable: dict[str, list[str]] = {}
+    for split, own in every.items():
+        readable[split] = [case for case in own if case not in bad]
+        if not readable[split]:
+            source = _source(place, split)
+            raise DataError(f"{source}: must hold a case <name>.h5 that can be read, got none")
+    return readable, notes
 
 
 def _source(place: Path, split: str) -> Path:
@@ -245,14 +237,15 @@ def _source(place: Path, split: str) -> Path:
 
 def _size(cases: Cases, split: Mapping[str, Sequence[str]], place: Path) -> tuple[int, int]:
     """H x W of all slices. Raises DataError where cases differ."""
-    every = [case for own in split.values() for case in own]
+    every: list[str] = []
+    for own in split.values():
+        every += own
     first = cases[every[0]].size
     for case in every:
         found = cases[case].size
         if found != first:
-            raise DataError(
-                f"{place}: slices must have one size, got {list(first)} ({every[0]}) and {list(found)} ({case})"
-            )
+            got = f"{list(first)} ({every[0]}) and {list(found)} ({case})"
+            raise DataError(f"{place}: slices must have one size, got {got}")
     return first
 
 
@@ -263,43 +256,76 @@ def _shape(config: BratsConfig, size: tuple[int, int]) -> tuple[int, int]:
         raise DataError(f"brats: {error}") from None
 
 
-def _fixed(config: BratsConfig, cases: Cases, own: Sequence[str]) -> list[Sample]:
+def _chosen(
+    config: BratsConfig, cases: Cases, split: Mapping[str, Sequence[str]], place: Path
+) -> dict[str, list[Sample]]:
+    """The samples of each split. Raises DataError naming file and line of the list."""
+    chosen = {"train": _middle(cases, split["train"])}
+    if config.eval_slices == "list":
+        return {**chosen, **_listed(cases, split, place)}
     if config.eval_slices == "middle":
-        return [(case, cases.middle(case)) for case in own]
-    found = []
+        fixed = _middle
+    else:
+        fixed = _all_slices
+    for name in ("val", "test"):
+        chosen[name] = fixed(cases, split[name])
+    return chosen
+
+
+def _middle(cases: Cases, own: Sequence[str]) -> list[Sample]:
+    return [(case, cases.middle(case)) for case in own]
+
+
+def _all_slices(cases: Cases, own: Sequence[str]) -> list[Sample]:
+    found: list[Sample] = []
     for case in own:
-        for row in range(len(cases.places(case))):
-            found.append((case, row))
+        found += [(case, row) for row in range(len(cases.places(case)))]
     return found
+
+
+def _about(
+    config: BratsConfig, name: str, own: Sequence[Sample], cases: Cases, split: Sequence[str]
+) -> str:
+    """A note of the slices of a split."""
+    how = f"fixed ({config.eval_slices}),"
+    if name == "train":
+        how = "drawn at every epoch, one per case,"
+    count = sum(len(cases.places(case)) for case in split)
+    return f"{name}: {len(own)} slices, {how} of {count} with a tumour in {len(split)} cases"
 
 
 def _listed(
     cases: Cases, split: Mapping[str, Sequence[str]], place: Path
 ) -> dict[str, list[Sample]]:
     """The samples of `slices.csv` by split. Raises DataError naming file and line."""
-    where = {case: name for name in ("val", "test") for case in split[name]}
-    rows = listing.rows(place / LIST, ("case", "slice"))
+    split_of: dict[str, str] = {}
     found: dict[str, list[Sample]] = {"val": [], "test": []}
-    for row in rows[1:] if rows and rows[0].fields == ("case", "slice") else rows:
+    for name in found:
+        split_of.update(dict.fromkeys(split[name], name))
+    rows = listing.rows(place / LIST, ("case", "slice"))
+    if rows and rows[0].fields == ("case", "slice"):
+        rows = rows[1:]
+    listed: set[str] = set()
+    for row in rows:
         case, text = row.fields
         if case in cases.bad:
             continue
-        if case not in where:
-            raise DataError(
-                f"{row.where}: no case '{case}' in validation or test{nearest(case, where)}"
-            )
+        if case not in split_of:
+            hint = nearest(case, split_of)
+            raise DataError(f"{row.where}: no case '{case}' in validation or test{hint}")
         places = cases.places(case)
         if not text.isdecimal() or int(text) not in places:
             allowed = f"a slice of '{case}' with a tumour, {places[0]} to {places[-1]}"
             raise DataError(f"{row.where}: must be {allowed}, got {text!r}")
         sample = (case, places.index(int(text)))
-        if sample in found[where[case]]:
-            raise DataError(
-                f"{row.where}: every slice must be listed once, got slice {text} of '{case}' twice"
-            )
-        found[where[case]].append(sample)
-    for case, name in where.items():
-        if case not in {c for c, _ in found[name]}:
+        own = found[split_of[case]]
+        if sample in own:
+            twice = f"slice {text} of '{case}' twice"
+            raise DataError(f"{row.where}: every slice must be listed once, got {twice}")
+        own.append(sample)
+        listed.add(case)
+    for case, name in split_of.items():
+        if case not in listed:
             raise DataError(
                 f"{place / LIST}: must name a slice of every case of {name}, got none of '{case}'"
             )
@@ -309,11 +335,13 @@ def _listed(
 def _samples(cases: Cases, chosen: Sequence[Sample], training: bool) -> Split:
     """All stays in stores, from which a batch is read, but for the target: it is mapped."""
     inputs: dict[str, Any] = {}
-    for i, m in enumerate(MODALITIES):
-        inputs[m] = cases.samples(chosen, i)
+    for channel, modality in enumerate(MODALITIES):
+        inputs[modality] = cases.samples(chosen, channel)
     target = torch.from_numpy(open_labels("brats", cases, chosen))
-    ids = tuple(case if training else f"{case}:{cases.places(case)[row]}" for case, row in chosen)
-    return Split(inputs, target, ids, drawn=cases.samples(chosen, None) if training else None)
+    if training:
+        names = tuple(case for case, _ in chosen)
+        return Split(inputs, target, names, drawn=cases.samples(chosen, None))
+    return Split(inputs, target, tuple(f"{case}:{cases.places(case)[row]}" for case, row in chosen))
 
 
 plugin = Brats

@@ -43,6 +43,7 @@ class CremadConfig(AudioVisualConfig):
     """See the module."""
 
     name: Literal["cremad"] = "cremad"
+    # What is made of a wav file.
     audio: AudioFrontend = Stft22kConfig()
     # Frames per second: which folder of frames is read.
     fps: int = Field(1, ge=1, le=99)

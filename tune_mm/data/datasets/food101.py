@@ -2,7 +2,7 @@
 models; `<root>/food101/`.
 
 Train, dev and test (62,971, 5,000 and 22,715 in MMBT's lists) in one of four layouts, see
-`_food_lists`:
+`features/food_lists`:
 
     layout: cggm        train.json, dev.json, test.json
     layout: mmbt        train.jsonl, dev.jsonl, test.jsonl
@@ -45,11 +45,11 @@ from pydantic import Field
 
 from tune_mm.config import Section
 from tune_mm.core.types import Dataset, DataSpec, Split, Task
-from tune_mm.data.arrays.checks import DataError
+from tune_mm.data.arrays.checks import SPLITS, DataError
+from tune_mm.data.datasets._held_out import held_out
 from tune_mm.data.features import synthetic_food
 from tune_mm.data.features.food_lists import CLASSES, LISTS, Layout, lists, read
 from tune_mm.data.features.store import FeaturePlugin, FeatureStore, Sample, find_store
-from tune_mm.data.splits.carve import carve
 from tune_mm.data.synthetic.vectors import SyntheticOptions
 
 STORES = "features"
@@ -59,11 +59,17 @@ class Food101Config(Section):
     """See the module."""
 
     name: Literal["food101"] = "food101"
+    # Which lists, images and texts: see the module.
     layout: Layout = "cggm"
+    # Folder of the stores, below the data's folder or absolute.
     features: str = Field(STORES, min_length=1)
+    # Start of the store's key, where several fit.
     store: str = Field("", pattern=r"^[0-9a-f]{0,16}$")
+    # Training batches draw one of the views per image.
     augment: bool = True
+    # Share of train that is held out when there is no list of dev.
     val_fraction: float = Field(0.1, gt=0, lt=1)
+    # Seed of what is held out.
     split_seed: int = Field(0, ge=0)
 
 
@@ -102,48 +108,52 @@ class Food101(FeaturePlugin):
         found = read(config.layout, place)
         for split, own in found.items():
             if not own:
-                raise DataError(
-                    f"{lists(config.layout, place)[split]}: must list at least one sample, got none"
-                )
+                path = lists(config.layout, place)[split]
+                raise DataError(f"{path}: must list at least one sample, got none")
         return found
 
     @classmethod
     def stores(cls, config: Food101Config, place: Path) -> tuple[Path, ...]:
-        return tuple(dict.fromkeys((place / Path(config.features).expanduser(), place / STORES)))
+        named = place / Path(config.features).expanduser()
+        default = place / STORES
+        if named == default:
+            return (default,)
+        return (named, default)
 
     @classmethod
     def load(cls, config: Food101Config, place: Path) -> Dataset:
         published = cls.samples(config, place)
-        every = [sample for own in published.values() for sample in own]
+        every: list[Sample] = []
+        for own in published.values():
+            every += own
         store = find_store(cls.stores(config, place), every, config.store, _command(config, place))
         notes = [f"features {store.opened.folder.name}: {store.about}"]
         dropped = {s.id: store.bad[s.id] for s in every if s.id in store.bad}
         if dropped:
-            notes.append(
-                f"{len(dropped)} of {len(every)} samples could not be read and are left out"
-            )
+            count = f"{len(dropped)} of {len(every)} samples"
+            notes.append(f"{count} could not be read and are left out")
         if "val" not in published:
             # Before bad samples are dropped, so that what can be read does not decide who is held
             # out.
             published, note = _carved(published, config, place)
             notes.append(note)
-        kept = {
-            split: [s for s in own if s.id not in store.bad] for split, own in published.items()
-        }
-        for split, own in kept.items():
-            if not own:
+        kept: dict[str, list[Sample]] = {}
+        for split, own in published.items():
+            kept[split] = [sample for sample in own if sample.id not in dropped]
+            if not kept[split]:
                 raise DataError(
-                    f"{store.opened.folder}: no sample of {split} could be read; mend the images, then extract"
+                    f"{store.opened.folder}: no sample of {split} could be read; "
+                    "mend the images, then extract"
                 )
-        unseen = sorted(set(CLASSES) - {s.label for s in kept["train"]})
+        unseen = sorted(set(CLASSES) - {sample.label for sample in kept["train"]})
         if unseen:
-            notes.append(
-                f"no sample in train of {len(unseen)} classes: {', '.join(unseen[:5])} ..."
-            )
+            few = ", ".join(unseen[:5])
+            notes.append(f"no sample in train of {len(unseen)} classes: {few} ...")
         spec = DataSpec(store.shapes, Task("classification", len(CLASSES), CLASSES))
-        splits = {}
-        for s in ("train", "val", "test"):
-            splits[s] = _split(kept[s], store, config.augment and s == "train")
+        splits: dict[str, Split] = {}
+        for split in SPLITS:
+            drawn = config.augment and split == "train"
+            splits[split] = _split(kept[split], store, drawn)
         return Dataset("food101", spec, splits, notes=tuple(notes), dropped=dropped)
 
     @classmethod
@@ -160,9 +170,10 @@ def _command(config: Food101Config, place: Path) -> str:
     """What makes the features, for a shell."""
     words = ["python", "-m", "tune_mm.data", "extract", "food101", "--root", str(place)]
     defaults = Food101Config()
-    for key in ("layout", "features"):
-        if getattr(config, key) != getattr(defaults, key):
-            words += ["--set", f"{key}={getattr(config, key)}"]
+    if config.layout != defaults.layout:
+        words += ["--set", f"layout={config.layout}"]
+    if config.features != defaults.features:
+        words += ["--set", f"features={config.features}"]
     return f"{shlex.join(words)} --image-model PATH --text-model PATH"
 
 
@@ -171,28 +182,26 @@ def _carved(
 ) -> tuple[dict[str, list[Sample]], str]:
     """The samples with a validation split out of train, and a note that says so. Raises DataError."""
     train = published["train"]
-    try:
-        rest, held = carve(
-            np.array([s.label for s in train]), None, config.val_fraction, config.split_seed
-        )
-    except ValueError as error:
-        raise DataError(
-            f"{place}: no dev list, and no validation split can be carved out of train: {error}"
-        ) from error
-    note = f"no published validation split: {len(held)} of {len(train)} train samples held out"
-    splits = {
-        "train": [train[i] for i in rest],
-        "val": [train[i] for i in held],
-        "test": published["test"],
-    }
-    return splits, f"{note} (stratified by label, seed {config.split_seed})"
+    labels = np.array([sample.label for sample in train])
+    rest, held = held_out(
+        train,
+        labels,
+        config.val_fraction,
+        config.split_seed,
+        f"{place}: no dev list, and no validation split can be carved out of train",
+    )
+    splits = {"train": rest, "val": held, "test": published["test"]}
+    count = f"{len(held)} of {len(train)} train samples"
+    how = f"stratified by label, seed {config.split_seed}"
+    return splits, f"no published validation split: {count} held out ({how})"
 
 
 def _split(samples: list[Sample], store: FeatureStore, drawn: bool) -> Split:
-    ids = tuple(s.id for s in samples)
+    ids = tuple(sample.id for sample in samples)
     number = {name: i for i, name in enumerate(CLASSES)}
-    target = torch.tensor([number[s.label] for s in samples], dtype=torch.int64)
-    return Split({"visual": store.images(ids, drawn), "text": store.said(ids)}, target, ids)
+    target = torch.tensor([number[sample.label] for sample in samples], dtype=torch.int64)
+    inputs = {"visual": store.images(ids, drawn), "text": store.said(ids)}
+    return Split(inputs, target, ids)
 
 
 plugin = Food101

@@ -28,8 +28,9 @@ from pydantic import Field
 from tune_mm.config import Section
 from tune_mm.core.types import Dataset, DataSpec, Task
 from tune_mm.data.arrays import checks
-from tune_mm.data.arrays.checks import DataError, Float, Mask
+from tune_mm.data.arrays.checks import DataError, Float
 from tune_mm.data.base import DataPlugin
+from tune_mm.data.datasets._arrays import ArraySplit, shapes_of, splits_of
 from tune_mm.data.synthetic.vectors import Sequences, SyntheticOptions, generate
 
 FOLDS = 10
@@ -47,11 +48,14 @@ class Lengths(Section):
 
 
 class IemocapConfig(Section):
-    """See the module. fold: which of the ten splits (each leaves out one speaker)."""
+    """See the module."""
 
     name: Literal["iemocap"] = "iemocap"
+    # Which of the ten splits; each leaves out one speaker.
     fold: int = Field(1, ge=1, le=FOLDS)
+    # Longest sequences.
     lengths: Lengths = Lengths()
+    # Pad to the longest sequence of the fold, or always to `lengths`.
     pad: Literal["longest", "cap"] = "longest"
 
 
@@ -64,40 +68,33 @@ class Iemocap(DataPlugin):
     @classmethod
     def files(cls, config: IemocapConfig) -> tuple[str, ...]:
         targets = []
-        for s in _SPLITS.values():
-            for what in ("label", "int2name"):
-                targets.append(f"target/{config.fold}/{s}_{what}.npy")
+        for split in _SPLITS:
+            for kind in ("label", "int2name"):
+                targets.append(_target(config.fold, split, kind))
         return (*_FILES.values(), _STATISTICS, *targets)
 
     @classmethod
     def load(cls, config: IemocapConfig, place: Path) -> Dataset:
-        ids = {
-            split: _names(place / f"target/{config.fold}/{s}_int2name.npy")
-            for split, s in _SPLITS.items()
-        }
-        labels = {
-            split: _labels(place / f"target/{config.fold}/{s}_label.npy")
-            for split, s in _SPLITS.items()
-        }
-        widths = {split: int(one_hot.shape[1]) for split, one_hot in labels.items()}
-        folder = f"{place}: target/{config.fold}"
-        if len(set(widths.values())) > 1:
-            raise DataError(f"{folder}: labels must have one number of classes, got {widths}")
+        parts: dict[str, ArraySplit] = {}
+        widths: dict[str, int] = {}
         for split in _SPLITS:
-            checks.same_length(
-                {"labels": len(labels[split]), "names": len(ids[split])}, f"{folder}: {split}"
-            )
-        values, masks = _sequences(config, place, ids)
-        shapes = {m: v.shape[1:] for m, v in values["train"].items()}
+            ids = _names(place / _target(config.fold, split, "int2name"))
+            one_hot = _labels(place / _target(config.fold, split, "label"))
+            counts = {"labels": len(one_hot), "names": len(ids)}
+            checks.same_length(counts, f"{place}: target/{config.fold}: {split}")
+            widths[split] = one_hot.shape[1]
+            parts[split] = ArraySplit(one_hot.argmax(axis=1).astype(np.int64), ids)
         classes = widths["train"]
-        spec = DataSpec(shapes, Task("classification", classes, tuple(map(str, range(classes)))))
-        masks = checks.without_full(masks)
-        splits = {}
-        for s in _SPLITS:
-            splits[s] = checks.split_of(
-                values[s], masks[s], labels[s].argmax(axis=1).astype(np.int64), ids[s]
-            )
-        return Dataset("iemocap", spec, splits)
+        if set(widths.values()) != {classes}:
+            where = f"{place}: target/{config.fold}"
+            raise DataError(f"{where}: labels must have one number of classes, got {widths}")
+        for modality in _FILES:
+            _read_sequences(config, place, modality, parts)
+        _normalize(config, place, parts)
+        class_names = tuple(str(number) for number in range(classes))
+        task = Task("classification", classes, class_names)
+        spec = DataSpec(shapes_of(parts, str(place)), task)
+        return Dataset("iemocap", spec, splits_of(parts))
 
     @classmethod
     def options(cls, config: IemocapConfig) -> SyntheticOptions:
@@ -106,16 +103,24 @@ class Iemocap(DataPlugin):
     @classmethod
     def write(cls, config: IemocapConfig, place: Path, options: SyntheticOptions) -> None:
         data = generate(options)
-        ids = [f"Syn{1 + i % FOLDS:02d}_{i:05d}" for i in range(options.total)]
+        ids = []
+        for number in range(options.total):
+            ids.append(f"Syn{1 + number % FOLDS:02d}_{number:05d}")
         for modality, name in _FILES.items():
             path = place / name
             path.parent.mkdir(parents=True, exist_ok=True)
             x = data.modalities[modality]
             with h5py.File(path, "w") as file:
-                for i, utterance in enumerate(ids):
-                    file.create_dataset(utterance, data=x.values[i, : x.lengths[i]])
+                for utterance, steps, length in zip(ids, x.values, x.lengths, strict=True):
+                    file.create_dataset(utterance, data=steps[:length])
         one_hot = np.eye(options.classes, dtype=np.int64)[data.target]
-        _write_folds(place, options, np.array(ids, "S")[:, None], one_hot, data.modalities["audio"])
+        names = np.array(ids, "S")[:, None]
+        _write_folds(place, options, names, one_hot, data.modalities["audio"])
+
+
+def _target(fold: int, split: str, kind: str) -> str:
+    """The file of a split's labels or names, below the data's folder."""
+    return f"target/{fold}/{_SPLITS[split]}_{kind}.npy"
 
 
 def _write_folds(
@@ -127,12 +132,12 @@ def _write_folds(
     real = checks.length_mask(audio.lengths, audio.values.shape[1], "audio")
     with h5py.File(place / _STATISTICS, "w") as file:
         for fold in range(1, FOLDS + 1):
-            order = np.roll(np.arange(options.total), -((fold - 1) * options.total // FOLDS))
-            folder = place / "target" / str(fold)
-            folder.mkdir(parents=True)
+            turn = (fold - 1) * options.total // FOLDS
+            order = np.roll(np.arange(options.total), -turn)
+            (place / "target" / str(fold)).mkdir(parents=True)
             for split, part in options.bounds().items():
-                np.save(folder / f"{_SPLITS[split]}_label.npy", one_hot[order[part]])
-                np.save(folder / f"{_SPLITS[split]}_int2name.npy", ids[order[part]])
+                np.save(place / _target(fold, split, "label"), one_hot[order[part]])
+                np.save(place / _target(fold, split, "int2name"), ids[order[part]])
             train = order[options.bounds()["train"]]
             steps = audio.values[train][real[train]]
             file.create_dataset(f"{fold}/mean", data=steps.mean(axis=0))
@@ -157,39 +162,35 @@ def _names(path: Path) -> tuple[str, ...]:
 def _labels(path: Path) -> NDArray[Any]:
     raw = _read(path)
     if raw.ndim != 2 or raw.dtype.kind not in "fiub" or raw.shape[1] < 2:
-        raise DataError(
-            f"{path}: must be one-hot [N, C] with C >= 2, got {raw.dtype} {list(raw.shape)}"
-        )
-    bad = ((raw != 0) & (raw != 1)).any(axis=1) | (raw.sum(axis=1) != 1)
+        got = f"{raw.dtype} {list(raw.shape)}"
+        raise DataError(f"{path}: must be one-hot [N, C] with C >= 2, got {got}")
+    known = ((raw == 0) | (raw == 1)).all(axis=1)
+    bad = ~known | (raw.sum(axis=1) != 1)
     if bad.any():
-        raise DataError(
-            f"{path}: each row must be one-hot, got {raw[bad][0].tolist()} in row {int(bad.argmax())}"
-        )
+        row = int(bad.argmax())
+        got = f"{raw[row].tolist()} in row {row}"
+        raise DataError(f"{path}: each row must be one-hot, got {got}")
     return raw
 
 
-def _sequences(
-    config: IemocapConfig, place: Path, ids: dict[str, tuple[str, ...]]
-) -> tuple[dict[str, dict[str, Float]], dict[str, dict[str, Mask | None]]]:
-    """Values [N, T, D] and masks [N, T] by split and modality."""
-    values: dict[str, dict[str, Float]] = {s: {} for s in ids}
-    masks: dict[str, dict[str, Mask | None]] = {s: {} for s in ids}
-    for modality, name in _FILES.items():
-        path = place / name
-        cap = getattr(config.lengths, modality)
-        with _opened(path) as file:
-            lengths, width = _shapes(file, path, ids, cap)
-            if config.pad == "cap":
-                steps = cap
-            else:
-                steps = max(max(own, default=1) for own in lengths.values())
-            for split, own in ids.items():
-                values[split][modality] = _filled(file, path, own, lengths[split], (steps, width))
-                masks[split][modality] = checks.length_mask(
-                    np.array(lengths[split], np.int64), steps, str(path)
-                )
-    _normalize(config, place, values, masks)
-    return values, masks
+def _read_sequences(
+    config: IemocapConfig, place: Path, modality: str, parts: dict[str, ArraySplit]
+) -> None:
+    """Adds values [N, T, D] and masks [N, T] of a modality to the parts. Raises DataError."""
+    path = place / _FILES[modality]
+    cap = getattr(config.lengths, modality)
+    ids: list[str] = []
+    for part in parts.values():
+        ids += part.ids
+    with _opened(path) as file:
+        lengths, width = _shapes(file, path, ids, cap)
+        steps = cap
+        if config.pad == "longest":
+            steps = max(lengths.values(), default=1)
+        for part in parts.values():
+            own = np.array([lengths[name] for name in part.ids], np.int64)
+            part.values[modality] = _filled(file, path, part.ids, own, (steps, width))
+            part.masks[modality] = checks.length_mask(own, steps, str(path))
 
 
 @contextmanager
@@ -202,24 +203,20 @@ def _opened(path: Path) -> Iterator[Any]:
         raise DataError(f"{path}: is not a readable HDF5 file: {error}") from error
 
 
-def _shapes(
-    file: Any, path: Path, ids: dict[str, tuple[str, ...]], cap: int
-) -> tuple[dict[str, list[int]], int]:
-    """Steps of each utterance by split, at most `cap` and at least 1, and the width. Raises
-    DataError.
-    """
-    everyone = [i for own in ids.values() for i in own]
-    missing = [i for i in everyone if i not in file]
+def _shapes(file: Any, path: Path, ids: list[str], cap: int) -> tuple[dict[str, int], int]:
+    """Steps of each utterance, at most `cap` and at least 1, and the width. Raises DataError."""
+    missing = [name for name in ids if name not in file]
     if missing:
-        raise DataError(
-            f"{path}: no utterance '{missing[0]}'; {len(missing)} of the fold's {len(everyone)} are missing"
-        )
-    shapes = {i: _shape(file, path, i) for i in everyone}
-    width = next((s[1] for s in shapes.values() if len(s) == 2), 0)
+        count = f"{len(missing)} of the fold's {len(ids)}"
+        raise DataError(f"{path}: no utterance '{missing[0]}'; {count} are missing")
+    shapes = {name: _shape(file, path, name) for name in ids}
+    width = next((shape[1] for shape in shapes.values() if len(shape) == 2), 0)
+    lengths: dict[str, int] = {}
     for name, shape in shapes.items():
         if len(shape) != 2 or shape[1] != width or width == 0:
             raise DataError(f"{path}: '{name}' must be [T, {width or 'D'}], got {list(shape)}")
-    return {s: [max(1, min(shapes[i][0], cap)) for i in own] for s, own in ids.items()}, width
+        lengths[name] = max(1, min(shape[0], cap))
+    return lengths, width
 
 
 def _shape(file: Any, path: Path, name: str) -> tuple[int, ...]:
@@ -227,18 +224,14 @@ def _shape(file: Any, path: Path, name: str) -> tuple[int, ...]:
     that lies elsewhere.
     """
     found = file[name]
-    outside = (
-        found.file.filename != file.filename
-        or getattr(found, "is_virtual", False)
-        or getattr(found, "external", ())
-    )
-    if outside:
+    linked = found.file.filename != file.filename
+    if linked or getattr(found, "is_virtual", False) or getattr(found, "external", ()):
         raise DataError(f"{path}: '{name}' must lie in the file itself, got a link to another file")
     return getattr(found, "shape", ())
 
 
 def _filled(
-    file: Any, path: Path, ids: Iterable[str], lengths: list[int], shape: tuple[int, int]
+    file: Any, path: Path, ids: Iterable[str], lengths: NDArray[np.int64], shape: tuple[int, int]
 ) -> Float:
     """[N, T, D], zeros beyond each length. An utterance of no steps (no face was found) is one step
     of zeros.
@@ -247,46 +240,40 @@ def _filled(
     for row, name, length in zip(out, ids, lengths, strict=True):
         steps = file[name][:length]
         if steps.dtype.kind not in "fiu" or not np.isfinite(steps).all():
-            raise DataError(
-                f"{path}: '{name}' must be finite numbers, got {steps.dtype} with NaN, infinity or text"
-            )
+            got = f"{steps.dtype} with NaN, infinity or text"
+            raise DataError(f"{path}: '{name}' must be finite numbers, got {got}")
         row[: len(steps)] = steps
     return out
 
 
-def _normalize(
-    config: IemocapConfig,
-    place: Path,
-    values: dict[str, dict[str, Float]],
-    masks: dict[str, dict[str, Mask | None]],
-) -> None:
+def _normalize(config: IemocapConfig, place: Path, parts: dict[str, ArraySplit]) -> None:
     """z-scores audio in place with the fold's statistics; padding stays 0."""
     path = place / _STATISTICS
     with _opened(path) as file:
-        if f"{config.fold}/mean" not in file or f"{config.fold}/std" not in file:
-            raise DataError(
-                f"{path}: no mean and std of fold '{config.fold}'; available: {', '.join(file)}"
-            )
-        for name in ("mean", "std"):
-            _shape(file, path, f"{config.fold}/{name}")
-        mean, std = (
-            np.asarray(file[f"{config.fold}/{k}"][()], np.float32).reshape(-1)
-            for k in ("mean", "std")
-        )
-    width = values["train"]["audio"].shape[2]
-    if not (
-        mean.shape == std.shape == (width,) and np.isfinite(mean).all() and np.isfinite(std).all()
-    ):
-        raise DataError(
-            f"{path}: mean and std must be {width} finite numbers, got {len(mean)} and {len(std)}"
-        )
+        mean = _statistic(file, path, config.fold, "mean")
+        std = _statistic(file, path, config.fold, "std")
+    width = parts["train"].values["audio"].shape[2]
+    fit = mean.shape == std.shape == (width,)
+    if not (fit and np.isfinite(mean).all() and np.isfinite(std).all()):
+        got = f"{len(mean)} and {len(std)}"
+        raise DataError(f"{path}: mean and std must be {width} finite numbers, got {got}")
     std[std == 0] = 1
-    for split, own in values.items():
-        own["audio"] -= mean
-        own["audio"] /= std
-        mask = masks[split]["audio"]
+    for part in parts.values():
+        part.values["audio"] -= mean
+        part.values["audio"] /= std
+        mask = part.masks["audio"]
         if mask is not None:
-            own["audio"][~mask] = 0
+            part.values["audio"][~mask] = 0
+
+
+def _statistic(file: Any, path: Path, fold: int, kind: str) -> Float:
+    """float32 [D], the mean or the std of a fold. Raises DataError when one of the two is missing."""
+    if f"{fold}/mean" not in file or f"{fold}/std" not in file:
+        known = ", ".join(file)
+        raise DataError(f"{path}: no mean and std of fold '{fold}'; available: {known}")
+    name = f"{fold}/{kind}"
+    _shape(file, path, name)
+    return np.asarray(file[name][()], np.float32).reshape(-1)
 
 
 plugin = Iemocap

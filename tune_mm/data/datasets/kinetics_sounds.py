@@ -62,8 +62,11 @@ class KineticsSoundsConfig(AudioVisualConfig):
     """See the module."""
 
     name: Literal["kinetics_sounds"] = "kinetics_sounds"
+    # What is made of a wav file.
     audio: AudioFrontend = Stft16kConfig()
+    # Which frames a clip is seen by, and what a batch makes of them.
     visual: FramesConfig = FramesConfig(frames=3)
+    # A clip with fewer frames is left out.
     min_frames: int = Field(3, ge=1)
 
 

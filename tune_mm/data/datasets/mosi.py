@@ -35,6 +35,7 @@ from tune_mm.core.types import Dataset, DataSpec, Task
 from tune_mm.data.arrays import checks, unpickle
 from tune_mm.data.arrays.checks import DataError, Float, Mask
 from tune_mm.data.base import DataPlugin
+from tune_mm.data.datasets._arrays import ArraySplit, shapes_of, splits_of
 from tune_mm.data.synthetic.vectors import SyntheticOptions, generate
 
 _SPLITS = {"train": "train", "val": "valid", "test": "test"}
@@ -42,13 +43,18 @@ _KEYS = {"text": "text", "audio": "audio", "visual": "vision"}
 
 
 class MosiConfig(Section):
-    """See the module. file: name of the pickle."""
+    """See the module."""
 
     name: Literal["mosi"] = "mosi"
+    # Name of the pickle.
     file: str = Field("mosi_data.pkl", pattern=r"^[\w.-]+\.pkl$")
+    # Two classes made of the scores, or the scores.
     task: Literal["classification", "regression"] = "classification"
+    # Class 1 is a score > 0, or >= 0.
     threshold: Literal["positive", "nonnegative"] = "positive"
+    # Key of the text's features.
     text: Literal["text", "text_bert"] = "text"
+    # Take steps that are all zeros for padding, or none.
     padding: Literal["zeros", "none"] = "zeros"
 
 
@@ -68,35 +74,23 @@ class Mosi(DataPlugin):
         raw = unpickle.load(path)
         if not isinstance(raw, Mapping):
             raise DataError(f"{path}: must hold a dict of splits, got {type(raw).__name__}")
-        values: dict[str, dict[str, Float]] = {}
-        targets = {}
-        ids = {}
-        notes = []
+        parts: dict[str, ArraySplit] = {}
+        notes: list[str] = []
         for split, key in _SPLITS.items():
             where = f"{path}: {key}"
             group = checks.entry(raw, key, str(path))
             if not isinstance(group, Mapping):
                 raise DataError(f"{where}: must be a dict of arrays, got {type(group).__name__}")
-            values[split], replaced = _features(config, group, where)
-            targets[split] = _target(config, group, where)
-            ids[split] = checks.names(group["id"], f"{where}: id") if "id" in group else ()
-            counts = {m: len(v) for m, v in values[split].items()}
-            checks.same_length({**counts, "labels": len(targets[split])}, where)
+            parts[split], replaced = _part(config, group, where)
             if replaced:
                 notes.append(f"{key}: {replaced} NaN or infinite audio values set to 0")
-        shapes = {}
-        for s, own in values.items():
-            shapes[s] = {m: v.shape[1:] for m, v in own.items()}
-        spec = DataSpec(checks.same_shapes(shapes, str(path)), _task(config))
-        masks = checks.without_full({s: _masks(config, own) for s, own in values.items()})
-        splits = {s: checks.split_of(values[s], masks[s], targets[s], ids[s]) for s in _SPLITS}
-        return Dataset("mosi", spec, splits, notes=tuple(notes))
+        spec = DataSpec(shapes_of(parts, str(path)), _task(config))
+        return Dataset("mosi", spec, splits_of(parts), notes=tuple(notes))
 
     @classmethod
     def options(cls, config: MosiConfig) -> SyntheticOptions:
-        return SyntheticOptions(
-            {"text": (12, 64), "audio": (12, 24), "visual": (12, 32)}, "text", classes=2
-        )
+        shapes = {"text": (12, 64), "audio": (12, 24), "visual": (12, 32)}
+        return SyntheticOptions(shapes, "text", classes=2)
 
     @classmethod
     def write(cls, config: MosiConfig, place: Path, options: SyntheticOptions) -> None:
@@ -104,32 +98,43 @@ class Mosi(DataPlugin):
         raw = {}
         for split, part in options.bounds().items():
             own: dict[str, Any] = {}
-            for m, x in data.modalities.items():
-                own[_KEYS[m]] = x.values[part]
-            own["labels"] = np.asarray(data.target[part], np.float32).reshape(-1, 1, 1)
-            own["id"] = np.array([[f"synthetic{i:06d}"] for i in range(part.start, part.stop)])
+            for modality, x in data.modalities.items():
+                own[_KEYS[modality]] = x.values[part]
+            scores = np.asarray(data.target[part], np.float32)
+            own["labels"] = scores.reshape(-1, 1, 1)
+            names = []
+            for number in range(part.start, part.stop):
+                names.append([f"synthetic{number:06d}"])
+            own["id"] = np.array(names)
             raw[_SPLITS[split]] = own
         (place / config.file).write_bytes(pickle.dumps(raw, protocol=4))
 
 
-def _features(
-    config: MosiConfig, group: Mapping[str, Any], where: str
-) -> tuple[dict[str, Float], int]:
-    """Values by modality, and how many of audio's were replaced."""
-    values = {}
+def _part(config: MosiConfig, group: Mapping[str, Any], where: str) -> tuple[ArraySplit, int]:
+    """A split, and how many of audio's values were replaced. Raises DataError."""
     replaced = 0
-    for modality, key in _KEYS.items():
-        if modality == "text":
-            key = config.text  # noqa: PLW2901
+    values: dict[str, Float] = {}
+    masks: dict[str, Mask | None] = {}
+    for modality, key in {**_KEYS, "text": config.text}.items():
         raw = checks.entry(group, key, where)
         _refuse_tokens(raw, f"{where}: {key}")
-        values[modality] = checks.features(raw, f"{where}: {key}", dims=(3,))
+        own = checks.features(raw, f"{where}: {key}", dims=(3,))
         if modality == "audio":
-            bad = ~np.isfinite(values[modality])
+            bad = ~np.isfinite(own)
             replaced = int(bad.sum())
-            values[modality][bad] = 0
-        checks.require_finite(values[modality], f"{where}: {key}")
-    return values, replaced
+            own[bad] = 0
+        checks.require_finite(own, f"{where}: {key}")
+        values[modality] = own
+        masks[modality] = None
+        if config.padding == "zeros":
+            masks[modality] = checks.nonzero_steps(own)
+    target = _target(config, group, where)
+    ids: tuple[str, ...] = ()
+    if "id" in group:
+        ids = checks.names(group["id"], f"{where}: id")
+    counts = {modality: len(own) for modality, own in values.items()}
+    checks.same_length({**counts, "labels": len(target)}, where)
+    return ArraySplit(target, ids, values, masks), replaced
 
 
 def _refuse_tokens(raw: Any, where: str) -> None:
@@ -137,43 +142,33 @@ def _refuse_tokens(raw: Any, where: str) -> None:
     here embeds.
     """
     array = np.asarray(raw)
-    if (
-        array.ndim == 3
-        and array.shape[1] == 3
-        and np.isin(array[:, 1:], (0, 1)).all()
-        and array[:, 0].max() > 1
-    ):
+    if array.ndim != 3 or array.shape[1] != 3:
+        return
+    flags = np.isin(array[:, 1:], (0, 1)).all()
+    if flags and array[:, 0].max() > 1:
         raise DataError(
             f"{where}: holds token numbers {list(array.shape)}, not features; use text: text"
         )
 
 
 def _target(config: MosiConfig, group: Mapping[str, Any], where: str) -> Any:
-    if "regression_labels" in group and "labels" not in group:
+    key = "labels"
+    if key not in group and "regression_labels" in group:
         key = "regression_labels"
-    else:
-        key = "labels"
     score = checks.scores(checks.entry(group, key, where), f"{where}: {key}")
     if config.task == "regression":
         return score
-    return (score > 0 if config.threshold == "positive" else score >= 0).astype(np.int64)
+    if config.threshold == "positive":
+        return (score > 0).astype(np.int64)
+    return (score >= 0).astype(np.int64)
 
 
 def _task(config: MosiConfig) -> Task:
     if config.task == "regression":
         return Task("regression", 1)
     if config.threshold == "positive":
-        names = ("nonpositive", "positive")
-    else:
-        names = ("negative", "nonnegative")
-    return Task("classification", 2, names)
-
-
-def _masks(config: MosiConfig, values: Mapping[str, Float]) -> dict[str, Mask | None]:
-    found = {}
-    for m, v in values.items():
-        found[m] = None if config.padding == "none" else checks.nonzero_steps(v)
-    return found
+        return Task("classification", 2, ("nonpositive", "positive"))
+    return Task("classification", 2, ("negative", "nonnegative"))
 
 
 plugin = Mosi

@@ -20,8 +20,6 @@ never touched.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -33,6 +31,7 @@ from tune_mm.config import Section
 from tune_mm.core.types import Dataset, DataSpec, Task
 from tune_mm.data.arrays import archive, checks
 from tune_mm.data.arrays.checks import SPLITS, DataError, Float, Mask
+from tune_mm.data.datasets._arrays import ArraySplit, shapes_of, splits_of
 from tune_mm.data.datasets._npz import (
     NpzPlugin,
     PlainName,
@@ -87,31 +86,6 @@ class NpzConfig(Section):
         return self
 
 
-@dataclasses.dataclass
-class _Part:
-    """One split as arrays."""
-
-    values: dict[str, Float]
-    masks: dict[str, Mask | None]
-    target: NDArray[Any]
-    group: NDArray[Any] | None
-    ids: tuple[str, ...]
-
-    def take(self, index: NDArray[np.int64]) -> _Part:
-        masks: dict[str, Mask | None] = dict.fromkeys(self.masks)
-        for modality, mask in self.masks.items():
-            if mask is not None:
-                masks[modality] = mask[index]
-        group = None
-        if self.group is not None:
-            group = self.group[index]
-        ids: tuple[str, ...] = ()
-        if self.ids:
-            ids = tuple(self.ids[i] for i in index)
-        values = {m: v[index] for m, v in self.values.items()}
-        return _Part(values, masks, self.target[index], group, ids)
-
-
 class Npz(NpzPlugin):
     """Arrays in three .npz files."""
 
@@ -126,32 +100,24 @@ class Npz(NpzPlugin):
         parts = {}
         for split, path in files.items():
             parts[split] = _part(config, modalities, path)
-        shapes = {}
-        for s, p in parts.items():
-            shapes[s] = {m: v.shape[1:] for m, v in p.values.items()}
-        spec = DataSpec(checks.same_shapes(shapes, str(place)), _task(config, parts))
+        spec = DataSpec(shapes_of(parts, str(place)), _task(config, parts))
         notes: tuple[str, ...] = ()
         if "val" not in parts:
             parts, notes = _with_val(config, parts, place)
         _prepare(config, parts)
-        masks = checks.without_full({s: parts[s].masks for s in SPLITS})
-        splits = {
-            s: checks.split_of(parts[s].values, masks[s], parts[s].target, parts[s].ids)
-            for s in SPLITS
-        }
-        return Dataset(config.folder, spec, splits, notes=notes)
+        return Dataset(config.folder, spec, splits_of(parts), notes=notes)
 
     @classmethod
     def options(cls, config: NpzConfig) -> SyntheticOptions:
         modalities = config.modalities or ("audio", "visual")
+        classes = min(config.classes or 6, 8)
         if config.task == "regression":
             classes = 2
-        else:
-            classes = min(config.classes or 6, 8)
-        # Widths that hold joints of x, y, z, so that `relative` applies to any of them.
-        shapes = {}
-        for i, m in enumerate(modalities):
-            shapes[m] = (16 - 4 * (i % 3), 18 + 6 * (i % 3))
+        shapes: dict[str, tuple[int, ...]] = {}
+        for number, modality in enumerate(modalities):
+            kind = number % 3
+            # Widths that hold joints of x, y, z, so that `relative` applies to any of them.
+            shapes[modality] = (16 - 4 * kind, 18 + 6 * kind)
         return SyntheticOptions(shapes, modalities[0], classes=classes)
 
     @classmethod
@@ -186,68 +152,72 @@ def _all_arrays(config: NpzConfig, path: Path) -> tuple[str, ...]:
     return tuple(keys)
 
 
-def _part(config: NpzConfig, modalities: tuple[str, ...], path: Path) -> _Part:
+def _part(config: NpzConfig, modalities: tuple[str, ...], path: Path) -> ArraySplit:
     raw = archive.read(path)
     label = checks.entry(raw, config.label, str(path))
-    to_target: Callable[[Any, str], NDArray[Any]] = checks.scores
+    where = f"{path}: {config.label}"
+    target: NDArray[Any]
     if config.task == "classification":
-        to_target = checks.class_labels
-    target = to_target(label, f"{path}: {config.label}")
-    values = {}
-    masks = {}
-    for m in modalities:
-        values[m] = checks.features(checks.entry(raw, m, str(path)), f"{path}: {m}")
-        masks[m] = mask = _mask(raw, m, values[m], path)
-        if mask is not None:
-            values[m][~mask] = 0
-        checks.require_finite(values[m], f"{path}: {m}")
-    if config.group is None:
-        group = None
+        target = checks.class_labels(label, where)
     else:
-        group = checks.entry(raw, config.group, str(path)).reshape(-1)
-    ids = sample_names(raw, config.id, path)
-    counts = {config.label: len(target), **{m: len(v) for m, v in values.items()}}
-    if group is not None:
-        counts[str(config.group)] = len(group)
+        target = checks.scores(label, where)
+    part = ArraySplit(target, sample_names(raw, config.id, path))
+    counts = {config.label: len(target)}
+    for modality in modalities:
+        where = f"{path}: {modality}"
+        values = checks.features(checks.entry(raw, modality, str(path)), where)
+        mask = _mask(raw, modality, values, path)
+        if mask is not None:
+            values[~mask] = 0
+        checks.require_finite(values, where)
+        part.values[modality] = values
+        part.masks[modality] = mask
+        counts[modality] = len(values)
+    if config.group is not None:
+        part.group = checks.entry(raw, config.group, str(path)).reshape(-1)
+        counts[config.group] = len(part.group)
     checks.same_length(counts, str(path))
-    return _Part(values, masks, target, group, ids)
+    return part
 
 
 def _mask(raw: dict[str, NDArray[Any]], modality: str, values: Float, path: Path) -> Mask | None:
     """[N, T] from <modality>_mask or <modality>_length; None when the file has neither."""
-    keys = []
-    for k in (f"{modality}_mask", f"{modality}_length"):
-        if k in raw:
-            keys.append(k)
+    mask_key = f"{modality}_mask"
+    length_key = f"{modality}_length"
+    keys = [key for key in (mask_key, length_key) if key in raw]
     if not keys:
         return None
     where = f"{path}: {keys[0]}"
-    if values.ndim == 2 or len(keys) == 2:
-        if values.ndim == 2:
-            problem = f"'{modality}' is a vector"
-        else:
-            problem = f"there is '{keys[1]}' too"
+    problem = ""
+    if values.ndim == 2:
+        problem = f"'{modality}' is a vector"
+    elif len(keys) == 2:
+        problem = f"there is '{length_key}' too"
+    if problem:
         raise DataError(f"{where}: {problem}; keep one of them, for sequences only")
     array = raw[keys[0]]
-    if keys[0].endswith("_length"):
+    if keys[0] == length_key:
         mask = checks.length_mask(array, values.shape[1], where)
     else:
-        if array.dtype.kind not in "biuf" or not np.isin(array, (0, 1)).all():
-            raise DataError(f"{where}: must hold 0 and 1 only, got {array.dtype}")
-        mask = array.astype(bool)
+        mask = _zeros_and_ones(array, where)
     if mask.shape != values.shape[:2]:
-        raise DataError(
-            f"{where}: must be {list(values.shape[:2])} like '{modality}', got {list(mask.shape)}"
-        )
+        wanted = f"{list(values.shape[:2])} like '{modality}'"
+        raise DataError(f"{where}: must be {wanted}, got {list(mask.shape)}")
     empty = np.flatnonzero(~mask.any(axis=1))
     if len(empty):
-        raise DataError(
-            f"{where}: every sample must have a real step, {len(empty)} have none, first {empty[0]}"
-        )
+        got = f"{len(empty)} have none, first {empty[0]}"
+        raise DataError(f"{where}: every sample must have a real step, {got}")
     return mask
 
 
-def _task(config: NpzConfig, parts: dict[str, _Part]) -> Task:
+def _zeros_and_ones(array: NDArray[Any], where: str) -> Mask:
+    """As booleans. Raises DataError for other values."""
+    if array.dtype.kind not in "biuf" or not np.isin(array, (0, 1)).all():
+        raise DataError(f"{where}: must hold 0 and 1 only, got {array.dtype}")
+    return array.astype(bool)
+
+
+def _task(config: NpzConfig, parts: dict[str, ArraySplit]) -> Task:
     if config.task == "regression":
         return Task("regression", 1)
     largest = {}
@@ -257,8 +227,8 @@ def _task(config: NpzConfig, parts: dict[str, _Part]) -> Task:
 
 
 def _with_val(
-    config: NpzConfig, parts: dict[str, _Part], place: Path
-) -> tuple[dict[str, _Part], tuple[str, ...]]:
+    config: NpzConfig, parts: dict[str, ArraySplit], place: Path
+) -> tuple[dict[str, ArraySplit], tuple[str, ...]]:
     train = parts["train"]
     strata = train.target
     if config.task == "regression":
@@ -271,20 +241,19 @@ def _with_val(
 
 def _tenths(values: NDArray[Any]) -> NDArray[np.int64]:
     """Which tenth of the values each is in."""
-    bins: NDArray[np.int64] = np.digitize(
-        values, np.quantile(values, np.linspace(0.1, 0.9, 9))
-    ).astype(np.int64)
+    bounds = np.quantile(values, np.linspace(0.1, 0.9, 9))
+    bins: NDArray[np.int64] = np.digitize(values, bounds).astype(np.int64)
     return bins
 
 
-def _prepare(config: NpzConfig, parts: dict[str, _Part]) -> None:
+def _prepare(config: NpzConfig, parts: dict[str, ArraySplit]) -> None:
     """Relative joints, then statistics of train, in place; padding stays 0."""
-    for modality in parts["train"].values:
+    train = parts["train"]
+    for modality in train.values:
         if modality in config.relative:
             for part in parts.values():
                 _relative(part.values[modality], f"{config.folder}: {modality}")
         if config.standardize == "train":
-            train = parts["train"]
             mean, std = _statistics(train.values[modality], train.masks[modality])
             for part in parts.values():
                 part.values[modality] -= mean
@@ -293,10 +262,7 @@ def _prepare(config: NpzConfig, parts: dict[str, _Part]) -> None:
             mask = part.masks[modality]
             if mask is not None:
                 part.values[modality][~mask] = 0
-    unknown = []
-    for m in config.relative:
-        if m not in parts["train"].values:
-            unknown.append(m)
+    unknown = [modality for modality in config.relative if modality not in train.values]
     if unknown:
         raise DataError(f"{config.folder}: relative: no modality '{unknown[0]}'")
 
@@ -304,9 +270,8 @@ def _prepare(config: NpzConfig, parts: dict[str, _Part]) -> None:
 def _relative(values: Float, where: str) -> None:
     """Joints [N, T, 3 J] (x, y, z of each) minus the first joint of the same step, in place."""
     if values.ndim != 3 or values.shape[2] % 3:
-        raise DataError(
-            f"{where}: relative needs joints of x, y, z [N, T, 3 J], got {list(values.shape)}"
-        )
+        got = list(values.shape)
+        raise DataError(f"{where}: relative needs joints of x, y, z [N, T, 3 J], got {got}")
     joints = values.reshape(*values.shape[:2], -1, 3)
     joints -= joints[:, :, :1].copy()
 
@@ -315,9 +280,8 @@ def _statistics(values: Float, mask: Mask | None) -> tuple[Float, Float]:
     """Mean and standard deviation [D] over all real steps; a channel that never changes gets
     deviation 1.
     """
-    if mask is None:
-        steps = values.reshape(-1, values.shape[-1])
-    else:
+    steps = values.reshape(-1, values.shape[-1])
+    if mask is not None:
         steps = values[mask]
     mean = steps.mean(axis=0, dtype=np.float64)
     std = np.sqrt(np.square(steps - mean).mean(axis=0, dtype=np.float64))

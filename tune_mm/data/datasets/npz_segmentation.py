@@ -21,6 +21,7 @@ frequent class other than 0. Test is never touched.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -94,12 +95,22 @@ class NpzSegmentationConfig(Section):
     @model_validator(mode="after")
     def _fit(self) -> NpzSegmentationConfig:
         require_distinct(self.modalities)
-        for name, given in (("class_names", self.class_names), ("weights", self.weights)):
-            if self.classes and given and not isinstance(given, str) and len(given) != self.classes:
-                raise ValueError(
-                    f"{name} must have one entry for each of the {self.classes} classes, got {len(given)}"
-                )
+        if self.classes:
+            wrong = _of_another_length(self, self.classes)
+            if wrong:
+                raise ValueError(wrong)
         return self
+
+
+def _of_another_length(config: NpzSegmentationConfig, classes: int) -> str:
+    """What is wrong with settings that have one entry a class; "" when nothing is."""
+    lengths = {"class_names": len(config.class_names)}
+    if not isinstance(config.weights, str):
+        lengths["weights"] = len(config.weights)
+    for name, length in lengths.items():
+        if length not in (0, classes):
+            return f"{name} must have one entry for each of the {classes} classes, got {length}"
+    return ""
 
 
 class NpzSegmentation(NpzPlugin):
@@ -116,100 +127,119 @@ class NpzSegmentation(NpzPlugin):
 
     @classmethod
     def load(cls, config: NpzSegmentationConfig, place: Path) -> Dataset:
-        parts: dict[str, _Part] = {}
         modalities = config.modalities
+        parts: dict[str, _ImageSplit] = {}
+        shapes: dict[str, dict[str, tuple[int, ...]]] = {}
         for split, path in found_splits(place).items():
-            parts[split] = _part(config, modalities, path)
-            modalities = tuple(parts["train"].inputs)  # train is read first
-        shapes = {}
-        for s, part in parts.items():
-            shapes[s] = {m: tuple(v.shape[1:]) for m, v in part.inputs.items()}
+            part = _part(config, modalities, path)
+            modalities = tuple(part.inputs)  # of train, which is read first
+            parts[split] = part
+            shapes[split] = {m: tuple(own.shape[1:]) for m, own in part.inputs.items()}
         whole = checks.same_shapes(shapes, str(place))
-        task = _task(config, {s: part.target for s, part in parts.items()})
+        task = _task(config, {split: part.target for split, part in parts.items()})
         notes: tuple[str, ...] = ()
         if "val" not in parts:
             parts, notes = _with_val(config, parts, place)
-        _scale(config, [parts[s].inputs for s in SPLITS])
-        try:
-            sizes = {}
-            for m, shape in whole.items():
-                sizes[m] = (shape[0], *Geometry(config.crop, turn=config.turn).shape(*shape[1:]))
-        except ValueError as error:
-            raise DataError(f"{config.folder}: {error}") from None
-        return Dataset(
-            config.folder, DataSpec(sizes, task), {s: parts[s].split() for s in SPLITS}, notes=notes
-        )
+        _scale(config, [parts[split].inputs for split in SPLITS])
+        spec = DataSpec(_sizes(config, whole), task)
+        splits = {split: parts[split].split() for split in SPLITS}
+        return Dataset(config.folder, spec, splits, notes=notes)
 
     @classmethod
     def options(cls, config: NpzSegmentationConfig) -> SyntheticOptions:
         modalities = config.modalities or ("before", "after")
         side = max(32, config.crop or 0)
-        shapes = {m: (1 + i % 3, side, side) for i, m in enumerate(modalities)}
-        return SyntheticOptions(
-            shapes, modalities[0], 64, 24, 24, classes=min(config.classes or 3, 6), per_class=0
-        )
+        classes = min(config.classes or 3, 6)
+        shapes = {}
+        for number, m in enumerate(modalities):
+            shapes[m] = (1 + number % 3, side, side)
+        return SyntheticOptions(shapes, modalities[0], 64, 24, 24, classes=classes, per_class=0)
 
     @classmethod
     def write(cls, config: NpzSegmentationConfig, place: Path, options: SyntheticOptions) -> None:
         made = images(options)
         for split, part in options.bounds().items():
-            own: dict[str, Any] = {m: v[part] for m, v in made.modalities.items()}
+            own: dict[str, Any] = {}
+            for modality, values in made.modalities.items():
+                own[modality] = values[part]
             own[config.mask] = made.mask[part]
             if config.id:
                 own[config.id] = synthetic_names(part)
             np.savez_compressed(place / f"{split}.npz", **own)
 
 
-class _Part:
-    """One split as arrays: inputs float32 [N, C, H, W], target uint8 [N, H, W] with VOID."""
+@dataclass
+class _ImageSplit:
+    """One split, N samples."""
 
-    def __init__(self, inputs: dict[str, Pixels], target: Pixels, ids: tuple[str, ...]) -> None:
-        self.inputs = inputs
-        self.target = target
-        self.ids = ids
+    # float32 [N, C, H, W] by modality.
+    inputs: dict[str, Pixels]
+    # uint8 [N, H, W] with VOID.
+    target: Pixels
+    # Names of the samples; () when they have none.
+    ids: tuple[str, ...]
 
-    def take(self, index: NDArray[np.int64]) -> _Part:
-        ids = tuple(self.ids[i] for i in index) if self.ids else ()
-        return _Part({m: v[index] for m, v in self.inputs.items()}, self.target[index], ids)
+    def take(self, index: NDArray[np.int64]) -> _ImageSplit:
+        inputs = {modality: values[index] for modality, values in self.inputs.items()}
+        ids: tuple[str, ...] = ()
+        if self.ids:
+            ids = tuple(self.ids[i] for i in index)
+        return _ImageSplit(inputs, self.target[index], ids)
 
     def split(self) -> Split:
-        values = {}
-        for m, v in self.inputs.items():
-            values[m] = Padded(torch.from_numpy(np.ascontiguousarray(v)))
-        return Split(values, torch.from_numpy(self.target), self.ids)
+        inputs: dict[str, Any] = {}
+        for modality, values in self.inputs.items():
+            inputs[modality] = Padded(torch.from_numpy(np.ascontiguousarray(values)))
+        return Split(inputs, torch.from_numpy(self.target), self.ids)
+
+
+def _sizes(
+    config: NpzSegmentationConfig, whole: Mapping[str, tuple[int, ...]]
+) -> dict[str, tuple[int, ...]]:
+    """C x H x W of batches, by modality. Raises DataError where images are too small to be cut."""
+    cut = Geometry(config.crop, turn=config.turn)
+    sizes: dict[str, tuple[int, ...]] = {}
+    for modality, (channels, height, width) in whole.items():
+        try:
+            sizes[modality] = (channels, *cut.shape(height, width))
+        except ValueError as error:
+            raise DataError(f"{config.folder}: {error}") from None
+    return sizes
 
 
 def _all_images(
     config: NpzSegmentationConfig, raw: Mapping[str, Pixels], path: Path
 ) -> tuple[str, ...]:
+    other = {config.mask, config.id}
     keys = []
-    for k, v in raw.items():
-        if k not in {config.mask, config.id} and v.ndim in (3, 4):
-            keys.append(k)
+    for key, array in raw.items():
+        if key not in other and array.ndim in (3, 4):
+            keys.append(key)
     require_plain_names(keys, path)
     if not keys:
         raise DataError(f"{path}: no array [N, C, H, W] or [N, H, W] besides {config.mask}")
     return tuple(keys)
 
 
-def _part(config: NpzSegmentationConfig, modalities: tuple[str, ...], path: Path) -> _Part:
+def _part(config: NpzSegmentationConfig, modalities: tuple[str, ...], path: Path) -> _ImageSplit:
     """What a file holds; modalities: () for all."""
     raw = archive.read(path)
     modalities = modalities or _all_images(config, raw, path)
     target = _mask(config, checks.entry(raw, config.mask, str(path)), f"{path}: {config.mask}")
     ids = sample_names(raw, config.id, path)
-    images = {m: checks.entry(raw, m, str(path)) for m in modalities}
-    inputs = {}
+    images = {modality: checks.entry(raw, modality, str(path)) for modality in modalities}
     raw.clear()  # with `pop`: what is converted is let go before the next is
-    for m in modalities:
-        inputs[m] = _image(config, images.pop(m), f"{path}: {m}")
-        if inputs[m].shape[2:] != target.shape[1:]:
-            sizes = f"{list(inputs[m].shape[2:])} and {list(target.shape[1:])}"
-            raise DataError(f"{path}: {m} and {config.mask} must have one size, got {sizes}")
-    checks.same_length(
-        {config.mask: len(target), **{m: len(v) for m, v in inputs.items()}}, str(path)
-    )
-    return _Part(inputs, target, ids)
+    inputs: dict[str, Pixels] = {}
+    counts = {config.mask: len(target)}
+    for modality in modalities:
+        image = _image(config, images.pop(modality), f"{path}: {modality}")
+        if image.shape[2:] != target.shape[1:]:
+            sizes = f"{list(image.shape[2:])} and {list(target.shape[1:])}"
+            raise DataError(f"{path}: {modality} and {config.mask} must have one size, got {sizes}")
+        inputs[modality] = image
+        counts[modality] = len(image)
+    checks.same_length(counts, str(path))
+    return _ImageSplit(inputs, target, ids)
 
 
 def _image(config: NpzSegmentationConfig, raw: Pixels, where: str) -> Pixels:
@@ -219,7 +249,10 @@ def _image(config: NpzSegmentationConfig, raw: Pixels, where: str) -> Pixels:
         raise DataError(
             f"{where}: must be numbers [N, C, H, W] or [N, H, W] with no empty axis, got {got}"
         )
-    values = np.require(raw if raw.ndim == 4 else raw[:, None], np.float32, ("C", "W"))
+    images = raw
+    if raw.ndim == 3:
+        images = raw[:, None]
+    values = np.require(images, np.float32, ("C", "W"))
     checks.require_finite(values, where)
     if config.scale == "unit" and raw.dtype.kind in "iu":
         values /= np.iinfo(raw.dtype).max
@@ -229,15 +262,17 @@ def _image(config: NpzSegmentationConfig, raw: Pixels, where: str) -> Pixels:
 def _mask(config: NpzSegmentationConfig, raw: Pixels, where: str) -> Pixels:
     if raw.dtype.kind not in "iub" or raw.ndim != 3 or 0 in raw.shape:
         raise DataError(f"{where}: must be integers [N, H, W], got {raw.dtype} {list(raw.shape)}")
+    known = np.ones(raw.shape, bool)
     if config.void is not None:
         known = raw != config.void
-    else:
-        known = np.ones(raw.shape, bool)
     classes = raw[known]
-    if len(classes) and not 0 <= int(classes.min()) <= int(classes.max()) < VOID:
-        got = f"{int(classes.min())} to {int(classes.max())}"
-        hint = "`void` names the value of pixels that are not known"
-        raise DataError(f"{where}: classes must be between 0 and {VOID - 1}, got {got}; {hint}")
+    if len(classes):
+        least = int(classes.min())
+        largest = int(classes.max())
+        if least < 0 or largest >= VOID:
+            allowed = f"must be between 0 and {VOID - 1}, got {least} to {largest}"
+            hint = "`void` names the value of pixels that are not known"
+            raise DataError(f"{where}: classes {allowed}; {hint}")
     out: Pixels = np.where(known, raw, VOID).astype(np.uint8)
     return out
 
@@ -246,43 +281,33 @@ def _task(config: NpzSegmentationConfig, targets: Mapping[str, Pixels]) -> Task:
     """Raises DataError for classes that train's masks, or the settings, do not have."""
     where = config.folder
     train = targets["train"]
-    known = train[train != VOID]
-    if not len(known):
+    if (train == VOID).all():
         raise DataError(f"{where}: train has no known pixel")
-    largest = {}
+    largest: dict[str, int] = {}
     for split, target in targets.items():
         largest[split] = int(np.where(target == VOID, 0, target).max())
     classes = number_of_classes(where, config.classes, largest)
-    for name, given in (("class_names", config.class_names), ("weights", config.weights)):
-        if given and not isinstance(given, str) and len(given) != classes:
-            raise DataError(
-                f"{where}: {name} must have one entry for each of the {classes} classes, got {len(given)}"
-            )
+    wrong = _of_another_length(config, classes)
+    if wrong:
+        raise DataError(f"{where}: {wrong}")
     for name, region in config.regions.items():
         if not region or not 0 <= min(region) <= max(region) < classes:
             got = ", ".join(map(str, region)) or "none"
             raise DataError(
                 f"{where}: regions.{name} must be classes between 0 and {classes - 1}, got {got}"
             )
-    if not isinstance(config.weights, str):
-        weights = config.weights
-    else:
-        weights = ()
+    weights: tuple[float, ...] = ()
     if config.weights == "median":
         weights = median_frequency(class_counts(train, classes), train[0].size)
-    return Task(
-        "segmentation",
-        classes,
-        config.class_names,
-        weights,
-        config.dice,
-        tuple(config.regions.items()),
-    )
+    elif not isinstance(config.weights, str):
+        weights = config.weights
+    regions = tuple(config.regions.items())
+    return Task("segmentation", classes, config.class_names, weights, config.dice, regions)
 
 
 def _with_val(
-    config: NpzSegmentationConfig, parts: dict[str, _Part], place: Path
-) -> tuple[dict[str, _Part], tuple[str, ...]]:
+    config: NpzSegmentationConfig, parts: dict[str, _ImageSplit], place: Path
+) -> tuple[dict[str, _ImageSplit], tuple[str, ...]]:
     strata = np.array([_main(mask) for mask in parts["train"].target])
     how = "stratified by main class"
     return hold_out(parts, strata, None, config.val_fraction, config.split_seed, place, how)
@@ -290,7 +315,8 @@ def _with_val(
 
 def _main(mask: Pixels) -> int:
     """The most frequent class other than 0 (0: there is none)."""
-    counts = np.bincount(mask[(mask != VOID) & (mask != 0)].ravel(), minlength=1)
+    classes = mask[(mask != VOID) & (mask != 0)]
+    counts = np.bincount(classes.ravel(), minlength=1)
     return int(counts.argmax())
 
 
@@ -314,7 +340,8 @@ def _scale(config: NpzSegmentationConfig, splits: list[dict[str, Pixels]]) -> No
 def _blocks(values: Pixels) -> Iterator[Pixels]:
     """Views of some samples each, so that what is computed of them is small beside all."""
     step = max(1, BLOCK // values[0].size)
-    return (values[i : i + step] for i in range(0, len(values), step))
+    for start in range(0, len(values), step):
+        yield values[start : start + step]
 
 
 plugin = NpzSegmentation

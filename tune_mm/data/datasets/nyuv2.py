@@ -14,7 +14,7 @@ pictures show one room is not in these files.) Test is never touched.
 size: H x W of what a batch holds; null: as the files are, which must then have one size. Pictures
 are decoded once into a store. Training batches: enlarged by a factor within `scale` and cut back,
 mirrored (`flip`), the same for colours, depth and labels; `hue`, `saturation` and `value`: see
-`_colour.Jitter`, for colours alone. rgb is normalised by ImageNet's mean and standard deviation,
+`colour.Jitter`, for colours alone. rgb is normalised by ImageNet's mean and standard deviation,
 depth by those of train as published, 2841.95 and 1417.26 mm. weights: of the classes in the
 cross-entropy, `median`: median-frequency balancing over train (all 795 pictures in ESANet's code,
 here those that are not held out), void pixels counted in the pictures' sizes as there.
@@ -38,13 +38,13 @@ from tune_mm.config import Section
 from tune_mm.core.types import Dataset, DataSpec, Split, Task, Transform
 from tune_mm.data.arrays.checks import DataError
 from tune_mm.data.base import DataPlugin
+from tune_mm.data.datasets._held_out import held_out
 from tune_mm.data.images import augment, pictures
 from tune_mm.data.images.colour import Jitter
 from tune_mm.data.images.frequency import median_frequency
 from tune_mm.data.images.pictures import Look
 from tune_mm.data.images.zoom import Zoom
 from tune_mm.data.splits import listing
-from tune_mm.data.splits.carve import carve
 from tune_mm.data.synthetic.images import images
 from tune_mm.data.synthetic.vectors import SyntheticOptions
 
@@ -53,13 +53,48 @@ FOLDERS = {"rgb": "rgb", "depth": "depth", "labels": "labels_40"}
 CHANNELS = {"rgb": 3, "depth": 1}
 DEPTH = Look((2841.95,), (1417.26,))  # millimetres
 CLASSES = (
-    "wall", "floor", "cabinet", "bed", "chair", "sofa", "table", "door", "window", "bookshelf", "picture", "counter",
-    "blinds", "desk", "shelves", "curtain", "dresser", "pillow", "mirror", "floor mat", "clothes", "ceiling", "books",
-    "refrigerator", "television", "paper", "towel", "shower curtain", "box", "whiteboard", "person", "night stand",
-    "toilet", "sink", "lamp", "bathtub", "bag", "other structure", "other furniture", "other prop",
-)  # fmt: skip
-# Synthetic files: this many millimetres per grey level, from the nearest on; pixels without a class
-# at the top.
+    "wall",
+    "floor",
+    "cabinet",
+    "bed",
+    "chair",
+    "sofa",
+    "table",
+    "door",
+    "window",
+    "bookshelf",
+    "picture",
+    "counter",
+    "blinds",
+    "desk",
+    "shelves",
+    "curtain",
+    "dresser",
+    "pillow",
+    "mirror",
+    "floor mat",
+    "clothes",
+    "ceiling",
+    "books",
+    "refrigerator",
+    "television",
+    "paper",
+    "towel",
+    "shower curtain",
+    "box",
+    "whiteboard",
+    "person",
+    "night stand",
+    "toilet",
+    "sink",
+    "lamp",
+    "bathtub",
+    "bag",
+    "other structure",
+    "other furniture",
+    "other prop",
+)
+# Synthetic files: millimetres per grey level, those of level 0, and rows without a class at the top.
 STEP = 16
 NEAREST = 800
 BORDER = 2
@@ -73,14 +108,21 @@ class Nyuv2Config(Section):
     """See the module."""
 
     name: Literal["nyuv2"] = "nyuv2"
+    # H x W of what a batch holds; null: as the files are.
     size: tuple[Side, Side] | None = None
+    # Least and greatest factor by which training images are enlarged before they are cut.
     scale: tuple[Annotated[float, Field(ge=1)], Annotated[float, Field(ge=1, le=4)]] = (1.0, 1.4)
+    # Mirror training images at random.
     flip: bool = True
+    # How far training changes colours: see `colour.Jitter`.
     hue: Share = 0.1
     saturation: Share = 0.1
     value: Share = 0.1
+    # Of the classes in the cross-entropy: see the module.
     weights: Literal["median", "none"] = "median"
+    # Share of train that is held out.
     val_fraction: float = Field(0.1, gt=0, lt=1)
+    # Seed of what is held out.
     split_seed: int = Field(0, ge=0)
 
     @model_validator(mode="after")
@@ -112,19 +154,17 @@ class Nyuv2(DataPlugin):
     @classmethod
     def load(cls, config: Nyuv2Config, place: Path) -> Dataset:
         found = {name: _pictures_of(place, name) for name in LISTS}
-        _no_name_twice(place, {name: tuple(own["rgb"]) for name, own in found.items()})
+        _no_name_twice(place, found)
         parts, note = _parts(config, found, place)
-        size = config.size or pictures.picture_size(next(iter(found["train"]["rgb"].values())))
-        jitter = Jitter(config.hue, config.saturation, config.value)
-        looks = {"rgb": Look(augment.IMAGENET_MEAN, augment.IMAGENET_STD, jitter), "depth": DEPTH}
+        first = next(iter(found["train"]["rgb"].values()))
+        size = config.size or pictures.picture_size(first)
         resize = config.size is not None
-        stores = {}
-        for m, look in looks.items():
-            files = {}
-            for own in found.values():
-                for i, path in own[m].items():
-                    files[i] = path
-            stores[m] = pictures.open_pictures("nyuv2", m, files, size, resize, look=look)  # type: ignore[arg-type]
+        jitter = Jitter(config.hue, config.saturation, config.value)
+        colours = Look(augment.IMAGENET_MEAN, augment.IMAGENET_STD, jitter)
+        rgb = {**found["train"]["rgb"], **found["test"]["rgb"]}
+        depth = {**found["train"]["depth"], **found["test"]["depth"]}
+        rgb_store = pictures.open_pictures("nyuv2", "rgb", rgb, size, resize, look=colours)
+        depth_store = pictures.open_pictures("nyuv2", "depth", depth, size, resize, look=DEPTH)
         splits: dict[str, Split] = {}
         weights: tuple[float, ...] = ()
         for split, (name, ids) in parts.items():
@@ -133,46 +173,50 @@ class Nyuv2(DataPlugin):
             labels = pictures.open_pictures("nyuv2", "labels", masks, size, resize, len(CLASSES))
             if split == "train" and config.weights == "median":
                 weights = median_frequency(labels.counts, size[0] * size[1])
-            splits[split] = Split(
-                {m: s.stored(ids) for m, s in stores.items()}, torch.from_numpy(labels.values), ids
-            )
+            inputs = {"rgb": rgb_store.stored(ids), "depth": depth_store.stored(ids)}
+            splits[split] = Split(inputs, torch.from_numpy(labels.values), ids)
         task = Task("segmentation", len(CLASSES), CLASSES, weights)
-        shapes = {m: (channels, *size) for m, channels in CHANNELS.items()}
-        return Dataset("nyuv2", DataSpec(shapes, task), splits, notes=(note,))
+        return Dataset("nyuv2", DataSpec(_shapes(size), task), splits, notes=(note,))
 
     @classmethod
     def options(cls, config: Nyuv2Config) -> SyntheticOptions:
-        size = config.size or (48, 64)
-        return SyntheticOptions(
-            {m: (c, *size) for m, c in CHANNELS.items()}, "rgb", 64, 16, 24, classes=5, per_class=0
-        )
+        shapes = _shapes(config.size or (48, 64))
+        return SyntheticOptions(shapes, "rgb", 64, 16, 24, classes=5, per_class=0)
 
     @classmethod
     def write(cls, config: Nyuv2Config, place: Path, options: SyntheticOptions) -> None:
-        if {
-            m: shape[0] for m, shape in options.shapes.items()
-        } != CHANNELS or options.classes > len(CLASSES):
+        channels = {m: shape[0] for m, shape in options.shapes.items()}
+        if channels != CHANNELS or options.classes > len(CLASSES):
             raise DataError(
                 f"nyuv2: must be rgb of 3 channels and depth of 1, of at most {len(CLASSES)} classes, "
                 f"got {dict(options.shapes)} and {options.classes} classes"
             )
         made = images(options)
-        for split, name in (("train", "train"), ("val", "train"), ("test", "test")):
-            part = options.bounds()[split]
-            names = [f"{i + 1:04d}" for i in range(part.start, part.stop)]
-            for i, picture in zip(range(part.start, part.stop), names, strict=True):
-                depth = NEAREST + STEP * made.modalities["depth"][i, 0].astype(np.uint16)
-                labels = made.mask[i] + np.uint8(1)
+        lists: dict[str, list[str]] = {name: [] for name in LISTS}
+        for split, part in options.bounds().items():
+            name = "test" if split == "test" else "train"
+            for number in range(part.start, part.stop):
+                picture = f"{number + 1:04d}"
+                lists[name].append(f"{picture}\n")
+                labels = made.mask[number] + np.uint8(1)
                 labels[:BORDER] = 0
+                grey = made.modalities["depth"][number, 0].astype(np.uint16)
                 arrays = {
-                    "rgb": made.modalities["rgb"][i].transpose(1, 2, 0),
-                    "depth": depth,
+                    "rgb": made.modalities["rgb"][number].transpose(1, 2, 0),
+                    "depth": NEAREST + STEP * grey,
                     "labels": labels,
                 }
                 for kind, array in arrays.items():
                     _write(place / name / FOLDERS[kind] / f"{picture}.png", array)
-            with (place / f"{name}.txt").open("a", encoding="utf-8") as file:
-                file.writelines(f"{picture}\n" for picture in names)
+        for name, lines in lists.items():
+            (place / f"{name}.txt").write_text("".join(lines), encoding="utf-8")
+
+
+def _shapes(size: tuple[int, int]) -> dict[str, tuple[int, ...]]:
+    found: dict[str, tuple[int, ...]] = {}
+    for modality, channels in CHANNELS.items():
+        found[modality] = (channels, *size)
+    return found
 
 
 def _pictures_of(place: Path, name: str) -> Pictures:
@@ -191,13 +235,15 @@ def _pictures_of(place: Path, name: str) -> Pictures:
     return out
 
 
-def _no_name_twice(place: Path, ids: Mapping[str, tuple[str, ...]]) -> None:
+def _no_name_twice(place: Path, found: Mapping[str, Pictures]) -> None:
     """Names are those of all 1,449: one that both lists have is one picture, in train and in test."""
-    train, test = ({i.partition("/")[2] for i in ids[name]} for name in LISTS)
-    if train & test:
-        raise DataError(
-            f"{place / 'test.txt'}: must share no picture with train.txt, got {min(train & test)} in both"
-        )
+    names = {}
+    for split, own in found.items():
+        names[split] = {i.partition("/")[2] for i in own["rgb"]}
+    both = names["train"] & names["test"]
+    if both:
+        shared = f"must share no picture with train.txt, got {min(both)} in both"
+        raise DataError(f"{place / 'test.txt'}: {shared}")
 
 
 def _parts(
@@ -207,23 +253,21 @@ def _parts(
     a note.
     """
     train = sorted(found["train"]["rgb"])
-    try:
-        kept, held = carve(
-            np.zeros(len(train), np.int64), None, config.val_fraction, config.split_seed
-        )
-    except ValueError as error:
-        raise DataError(f"{place / 'train.txt'}: {error}") from error
-
-    def ids(index: NDArray[Any]) -> tuple[str, ...]:
-        return tuple(train[i] for i in index)
-
-    test = tuple(sorted(found["test"]["rgb"]))
-    note = f"no validation list: {len(held)} of {len(train)} train samples held out (seed {config.split_seed})"
-    return {
-        "train": ("train", ids(kept)),
-        "val": ("train", ids(held)),
-        "test": ("test", test),
-    }, note
+    test = sorted(found["test"]["rgb"])
+    kept, held = held_out(
+        train,
+        np.zeros(len(train)),
+        config.val_fraction,
+        config.split_seed,
+        str(place / "train.txt"),
+    )
+    parts = {
+        "train": ("train", tuple(kept)),
+        "val": ("train", tuple(held)),
+        "test": ("test", tuple(test)),
+    }
+    share = f"{len(held)} of {len(train)} train samples"
+    return parts, f"no validation list: {share} held out (seed {config.split_seed})"
 
 
 def _write(path: Path, array: NDArray[Any]) -> None:

@@ -21,7 +21,7 @@ from tune_mm.data.features.store import Sample, text_digest
 from tune_mm.data.store import failures
 from tune_mm.data.store.threads import each
 
-GOES_ON = "what is done is kept, and the same command goes on"
+GOES_ON = "what is done is kept, and the same command resumes"
 
 
 def digests(name: str, samples: Sequence[Sample]) -> tuple[list[str], dict[str, str]]:
@@ -33,20 +33,27 @@ def digests(name: str, samples: Sequence[Sample]) -> tuple[list[str], dict[str, 
 
     def digest(number: int) -> tuple[str, str]:
         sample = samples[number]
+        paths = [sample.image]
+        if isinstance(sample.text, Path):
+            paths.append(sample.text)
         total = hashlib.blake2b(digest_size=16)
         total.update(text_digest(sample).to_bytes(8, "big"))
-        for path in (sample.image, *([sample.text] if isinstance(sample.text, Path) else [])):
+        for path in paths:
             try:
-                total.update(hashlib.blake2b(path.read_bytes(), digest_size=16).digest())
+                content = path.read_bytes()
             except (OSError, MemoryError) as error:
                 failures.refuse(path, error, GOES_ON)
-                return "unreadable", f"{path}: {getattr(error, 'strerror', None) or error}"
+                reason = getattr(error, "strerror", None) or error
+                return "unreadable", f"{path}: {reason}"
+            total.update(hashlib.blake2b(content, digest_size=16).digest())
         return total.hexdigest(), ""
 
     found = each(digest, len(samples), f"{name}: reading files")
-    return [d for d, _ in found], {
-        s.id: why for s, (_, why) in zip(samples, found, strict=True) if why
-    }
+    missing: dict[str, str] = {}
+    for sample, (_digest, why) in zip(samples, found, strict=True):
+        if why:
+            missing[sample.id] = why
+    return [own for own, _why in found], missing
 
 
 def _bytes(path: Path) -> io.BytesIO:

@@ -3,12 +3,12 @@ cannot undo.
 
     python -m tune_mm.data extract food101 --root DIR --image-model VIT --text-model BERT --views 4
 
-The store (see `_features`) is made in a hidden folder beside it, `.<key>.part`. After every batch
-its values and then the number of finished rows, `progress.json`, are put on disk: what is killed
-goes on where it was, by the same command, and does at most one batch twice. When all is there the
+The store (see `store`) is made in a hidden folder beside it, `.<key>.part`. After every batch
+its values and then the number of finished rows, `progress.json`, are put on disk: after a kill the
+same command resumes there, and does at most one batch twice. When all is there the
 folder gets its name.
 
-A file that is no image is bad; one that cannot be read now stops the extraction (see `_contents`).
+A file that is no image is bad; one that cannot be read now stops the extraction (see `contents`).
 
 The key is a digest of the content of all images and texts, of both models' files and of the
 settings. When a few files are replaced before all is there, what was made of the others is taken
@@ -33,37 +33,81 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from tune_mm import plugins
+from tune_mm.config import Section
+from tune_mm.core.build import device_of
+from tune_mm.data import base
 from tune_mm.data.arrays.checks import DataError
 from tune_mm.data.features import contents, pretrained, store
-from tune_mm.data.features.store import FORMAT, Sample
+from tune_mm.data.features.store import FORMAT, FeaturePlugin, Sample
 from tune_mm.data.store.part import PartialStore, SourceFiles, adopt, lock_of, place_of
+from tune_mm.errors import ConfigError
 from tune_mm.filesystem import try_locked
 
 # Raise it when the same files and settings would give other values.
 VERSION = 1
 DECODERS = 8
+# Least values of settings; a text has at least its two special tokens and one of its own.
+_LEAST = {"views": 1, "seed": 0, "text_tokens": 3, "batch": 1}
 
 
 @dataclass(frozen=True)
 class Models:
     """Folders of the two models, and where they compute."""
 
+    # Folder of the model of images.
     image: Path
+    # Folder of the model of texts.
     text: Path
+    # Where both compute.
     device: torch.device
 
 
 @dataclass(frozen=True)
 class Settings:
-    """views: K, of train's images; seed: of the views; text_tokens: L; batch: samples at a time;
-    skip_bad: leave out what cannot be read.
-    """
+    """What decides the values, and how they are computed. Raises ConfigError."""
 
+    # Of each of train's images, K, the plain one included.
     views: int = 1
+    # Of the augmented views.
     seed: int = 0
+    # Longest text, L, special tokens included.
     text_tokens: int = 50
+    # Samples at a time.
     batch: int = 64
+    # Leave out what cannot be read.
     skip_bad: bool = False
+
+    def __post_init__(self) -> None:
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if value < least:
+                option = name.replace("_", "-")
+                raise ConfigError(f"--{option}: must be >= {least}, got {value}")
+
+
+def device(name: str) -> torch.device:
+    """The device of a name, or of `auto`. Raises ConfigError when it is not there."""
+    try:
+        return torch.zeros(0, device=device_of(name)).device
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0] or "not there"
+        raise ConfigError(f"--device {name}: {reason}") from None
+
+
+def plugin_of(config: Section) -> type[FeaturePlugin]:
+    """The data set of a `data:` section. Raises ConfigError when it is not one with features."""
+    plugin = base.plugin_of(config)
+    if issubclass(plugin, FeaturePlugin):
+        return plugin
+    known = []
+    for name in plugins.available("data"):
+        if issubclass(plugins.load("data", name), FeaturePlugin):
+            known.append(name)
+    raise ConfigError(
+        f"{plugin.folder_of(config)}: is read as it is, nothing is to be extracted; "
+        f"data sets with features: {', '.join(known)}"
+    )
 
 
 def extract(
@@ -80,14 +124,17 @@ def extract(
     read, when another process makes the same store, when the folder cannot be written and when
     memory does not suffice.
     """
-    samples = [sample for own in splits.values() for sample in own]
+    samples: list[Sample] = []
+    for own in splits.values():
+        samples += own
     train = len(next(iter(splits.values())))
+    ids = [sample.id for sample in samples]
     try:
         digests, missing = contents.digests(name, samples)
         _refuse(missing, settings, len(samples), "")
         chosen = _chosen(models, settings)
-        ids = [sample.id for sample in samples]
-        final = folder / _key([FORMAT, chosen, train, list(zip(ids, digests, strict=True))])
+        contents_by_id = list(zip(ids, digests, strict=True))
+        final = folder / _key([FORMAT, chosen, train, contents_by_id])
         sources = SourceFiles(_key([FORMAT, chosen, train, ids]), ids, digests)
         folder.mkdir(parents=True, exist_ok=True)
         with try_locked(lock_of(final)) as held:
@@ -97,7 +144,8 @@ def extract(
                 )
             if not final.is_dir():
                 adopt(final, sources)
-                _Extraction(name, samples, train, models, settings, missing).run(final, sources)
+                extraction = _Extraction(name, samples, train, models, settings, missing)
+                extraction.run(final, sources)
     except OSError as error:
         raise DataError(
             f"{folder}: cannot be written: {error.strerror or error}; what is done is kept"
@@ -117,10 +165,6 @@ def _key(values: Any) -> str:
 
 def _chosen(models: Models, settings: Settings) -> dict[str, Any]:
     """What decides the values beside the samples. Raises DataError."""
-    if settings.views > 1:
-        views = {"seed": settings.seed, "scale_min": pretrained.SCALE_MIN}
-    else:
-        views = {}
     try:
         libraries = {}
         for name in ("transformers", "pillow"):
@@ -128,26 +172,30 @@ def _chosen(models: Models, settings: Settings) -> dict[str, Any]:
     except PackageNotFoundError:
         pretrained.transformers()  # which says how it is installed
         raise
-    return {
+    chosen = {
         "version": VERSION,
         "image": pretrained.digest(models.image, pretrained.ImageModel.option),
         "text": pretrained.digest(models.text, pretrained.TextModel.option),
         "text_tokens": settings.text_tokens,
         "views": settings.views,
-        **views,
-        "libraries": libraries,
     }
+    if settings.views > 1:
+        chosen["seed"] = settings.seed
+        chosen["scale_min"] = pretrained.SCALE_MIN
+    chosen["libraries"] = libraries
+    return chosen
 
 
 def _refuse(bad: Mapping[str, str], settings: Settings, count: int, kept: str) -> None:
     """Raises DataError naming the first of what cannot be read, unless it is to be left out."""
-    if bad and not settings.skip_bad:
-        few = "; ".join(list(bad.values())[:3]) + (
-            f" and {len(bad) - 3} more" if len(bad) > 3 else ""
-        )
-        raise DataError(
-            f"{len(bad)} of {count} samples cannot be read: {few}; --skip-bad leaves them out{kept}"
-        )
+    if not bad or settings.skip_bad:
+        return
+    few = "; ".join(list(bad.values())[:3])
+    if len(bad) > 3:
+        few += f" and {len(bad) - 3} more"
+    raise DataError(
+        f"{len(bad)} of {count} samples cannot be read: {few}; --skip-bad leaves them out{kept}"
+    )
 
 
 class _Extraction:
@@ -167,7 +215,8 @@ class _Extraction:
         self.train = train
         self.settings = settings
         self.missing = missing
-        self.about = f"{models.image.resolve().name} and {models.text.resolve().name}, {_views(settings.views)}"
+        both = f"{models.image.resolve().name} and {models.text.resolve().name}"
+        self.about = f"{both}, {_views(settings.views)}"
         self.image = pretrained.ImageModel(models.image, models.device)
         self.text = pretrained.TextModel(models.text, settings.text_tokens, models.device)
 
@@ -185,25 +234,20 @@ class _Extraction:
         }
         if views > 1:
             arrays[store.VIEWS] = (np.float16, (views - 1, self.train, *self.image.shape))
+        kept = "; all others are done and kept, also when these are mended"
         with PartialStore(place_of(final), arrays, sources, self.missing) as part:
             self._fill(part)
-            _refuse(
-                part.bad,
-                self.settings,
-                count,
-                "; all others are done and kept, also when these are mended",
-            )
+            _refuse(part.bad, self.settings, count, kept)
             part.finish(final, store.meta(sources.ids, self.train, views, part.bad, self.about))
 
     def _fill(self, part: PartialStore) -> None:
         """All stages from where an earlier call was: texts, plain views of all images, other views
         of train's.
         """
+        others = self.settings.views - 1
         sizes = {"texts": len(self.samples), "images": len(self.samples)}
-        sizes |= {
-            f"view {k} of {self.settings.views - 1}": self.train
-            for k in range(1, self.settings.views)
-        }
+        for view in range(1, others + 1):
+            sizes[f"view {view} of {others}"] = self.train
         console = Console(stderr=True)
         columns = (
             TextColumn("{task.description}"),
@@ -211,36 +255,34 @@ class _Extraction:
             MofNCompleteColumn(),
             TimeRemainingColumn(),
         )
-        with (
-            ThreadPoolExecutor(DECODERS) as pool,
-            Progress(*columns, console=console, disable=not console.is_terminal) as progress,
-        ):
+        bars = Progress(*columns, console=console, disable=not console.is_terminal)
+        with ThreadPoolExecutor(DECODERS) as pool, bars:
             for stage, (title, size) in enumerate(sizes.items()):
                 left = part.left(stage, size, self.settings.batch)
-                task = progress.add_task(
-                    f"{self.name}: {title}",
-                    total=size,
-                    completed=size - sum(len(rows) for rows in left),
-                )
-                for rows in (
-                    self._texts(part, left) if stage == 0 else self._images(part, stage, left, pool)
-                ):
+                done = size - sum(len(rows) for rows in left)
+                bar = bars.add_task(f"{self.name}: {title}", total=size, completed=done)
+                if stage == 0:
+                    finished = self._texts(part, left)
+                else:
+                    finished = self._images(part, stage, left, pool)
+                for rows in finished:
                     part.commit(stage, rows)
-                    progress.advance(task, len(rows))
+                    bars.advance(bar, len(rows))
 
     def _texts(self, part: PartialStore, left: list[list[int]]) -> Iterator[list[int]]:
         """Yields the rows of each batch when their values have been written."""
         for rows in left:
-            texts = [self._tokens(part, self.samples[row]) for row in rows]
+            samples = [self.samples[row] for row in rows]
+            texts = [self._tokens(part, sample) for sample in samples]
+            digests = [store.text_digest(sample) for sample in samples]
             values, mask = self.text.features(*self.text.tokens(texts))
             part.put(store.TEXT, rows, values)
             part.put(store.MASK, rows, mask)
-            said = [store.text_digest(self.samples[row]) for row in rows]
-            part.put(store.TEXTS, rows, np.array(said, dtype=np.uint64))
+            part.put(store.TEXTS, rows, np.array(digests, dtype=np.uint64))
             yield rows
 
     def _tokens(self, part: PartialStore, sample: Sample) -> str | NDArray[np.int64]:
-        """The text, or its token numbers [n]; "" where they cannot be read, which is written down.
+        """The text, or its token numbers [n]; "" where they cannot be read, which is noted.
 
         JSON can hold half characters (a lone surrogate, "\\ud83d"), which no tokenizer takes: they
         become "?".
@@ -264,31 +306,41 @@ class _Extraction:
     ) -> Iterator[list[int]]:
         """View `view` - 1 of the images; the next batch is decoded while the model has this one."""
 
-        def decoded(rows: list[int]) -> list[Future[NDArray[np.float32] | str]]:
+        def decoded(number: int) -> list[Future[NDArray[np.float32] | str]]:
+            rows = left[number] if number < len(left) else []
             found = []
             for row in rows:
                 found.append(pool.submit(self._pixels, self.samples[row], view - 1))
             return found
 
-        coming = decoded(left[0]) if left else []
+        file = store.VISUAL
+        offset = 0
+        if view > 1:
+            file = store.VIEWS
+            offset = (view - 2) * self.train
+        coming = decoded(0)
         for number, rows in enumerate(left):
             found = [future.result() for future in coming]
-            if number + 1 < len(left):
-                coming = decoded(left[number + 1])
-            else:
-                coming = []
-            good = [place for place, own in enumerate(found) if not isinstance(own, str)]
-            values = np.zeros((len(rows), *self.image.shape), np.float16)
-            if good:
-                values[good] = self.image.features(
-                    np.stack([own for own in found if not isinstance(own, str)])
-                )
-            for row, own in zip(rows, found, strict=True):
-                if isinstance(own, str):
-                    part.bad.setdefault(self.samples[row].id, own)
-            file, place = (store.VISUAL, 0) if view == 1 else (store.VIEWS, (view - 2) * self.train)
-            part.put(file, [place + row for row in rows], values)
+            coming = decoded(number + 1)
+            part.put(file, [offset + row for row in rows], self._features(part, rows, found))
             yield rows
+
+    def _features(
+        self, part: PartialStore, rows: list[int], found: list[NDArray[np.float32] | str]
+    ) -> NDArray[np.float16]:
+        """[B, T, D] of the images of a batch; zeros, and a note, for those that cannot be read."""
+        values = np.zeros((len(rows), *self.image.shape), np.float16)
+        good: list[int] = []
+        pixels: list[NDArray[np.float32]] = []
+        for place, own in enumerate(found):
+            if isinstance(own, str):
+                part.bad.setdefault(self.samples[rows[place]].id, own)
+            else:
+                good.append(place)
+                pixels.append(own)
+        if good:
+            values[good] = self.image.features(np.stack(pixels))
+        return values
 
     def _pixels(self, sample: Sample, view: int) -> NDArray[np.float32] | str:
         """[3, H, W] of view `view` of an image, or why it cannot be read."""
@@ -310,5 +362,6 @@ def _views(count: int) -> str:
 
 def stream(seed: int, view: int, sample: str) -> torch.Generator:
     """The random stream of a view of an image."""
-    digest = hashlib.blake2b(json.dumps([seed, view, sample]).encode(), digest_size=8).digest()
+    text = json.dumps([seed, view, sample])
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)

@@ -93,13 +93,8 @@ def _require_distinct(samples: list[Sample], path: Path) -> None:
 
 def _sample(place: Path, image: str, label: str, said: str | Path, where: str) -> Sample:
     below = PurePosixPath(image)
-    if (
-        not image
-        or below.is_absolute()
-        or ".." in below.parts
-        or "\0" in image
-        or not is_utf8(image)
-    ):
+    outside = below.is_absolute() or ".." in below.parts
+    if not image or outside or "\0" in image or not is_utf8(image):
         raise DataError(f"{where}: an image must be a path below {place}, got {image!r}")
     return Sample(str(below), known(label, CLASSES, where), place / below, said)
 
@@ -109,14 +104,13 @@ def _field(entry: Any, key: str, where: str, kind: type = str) -> Any:
     if not isinstance(entry, Mapping):
         raise DataError(f"{where}: must be an object with fields, got {type(entry).__name__}")
     if key not in entry:
-        raise DataError(
-            f"{where}: no field '{key}'{nearest(key, map(str, entry))}; it has {', '.join(map(str, entry))}"
-        )
-    if not isinstance(entry[key], kind):
-        raise DataError(
-            f"{where}: '{key}' must be {kind.__name__}, got {type(entry[key]).__name__}"
-        )
-    return entry[key]
+        has = [str(name) for name in entry]
+        raise DataError(f"{where}: no field '{key}'{nearest(key, has)}; it has {', '.join(has)}")
+    value = entry[key]
+    if not isinstance(value, kind):
+        got = type(value).__name__
+        raise DataError(f"{where}: '{key}' must be {kind.__name__}, got {got}")
+    return value
 
 
 def _json(content: str, where: str) -> Any:
@@ -135,13 +129,9 @@ def _cggm(path: Path, split: str, place: Path) -> Iterator[Sample]:
         words = _field(entry, "text_tokens", where, list)
         if not all(isinstance(word, str) for word in words):
             raise DataError(f"{where}: 'text_tokens' must be a list of words")
-        yield _sample(
-            place,
-            _field(entry, "img_path", where),
-            _field(entry, "label", where),
-            " ".join(words),
-            where,
-        )
+        image = _field(entry, "img_path", where)
+        label = _field(entry, "label", where)
+        yield _sample(place, image, label, " ".join(words), where)
 
 
 def _mmbt(path: Path, split: str, place: Path) -> Iterator[Sample]:
@@ -151,18 +141,17 @@ def _mmbt(path: Path, split: str, place: Path) -> Iterator[Sample]:
         where = f"{path} line {number}"
         entry = _json(line, where)
         said = _field(entry, "text", where)
-        yield _sample(
-            place, _field(entry, "img", where), _field(entry, "label", where), said, where
-        )
+        image = _field(entry, "img", where)
+        label = _field(entry, "label", where)
+        yield _sample(place, image, label, said, where)
 
 
 def _balancemm(path: Path, split: str, place: Path) -> Iterator[Sample]:
     content = text(path)
     first = content.partition(",")[0].strip().strip('"')
+    columns = None
     if first.lower().endswith(IMAGES):
         columns = COLUMNS
-    else:
-        columns = None
     reader = csv.DictReader(io.StringIO(content, newline=""), columns, strict=True)
     try:
         for row in reader:

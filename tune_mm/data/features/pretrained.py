@@ -60,7 +60,10 @@ def digest(folder: Path, option: str) -> str:
         raise DataError(
             f"{option}: must be a folder with config.json and model.safetensors, got {folder}"
         )
-    files = sorted({path for pattern in FILES for path in folder.glob(pattern)})
+    found: set[Path] = set()
+    for pattern in FILES:
+        found.update(folder.glob(pattern))
+    files = sorted(found)
     if not any(path.suffix == ".safetensors" for path in files):
         raise DataError(
             f"{option}: no weights *.safetensors in {folder}; pickled weights (.bin) are not read"
@@ -69,7 +72,8 @@ def digest(folder: Path, option: str) -> str:
     try:
         for path in files:
             with path.open("rb") as file:
-                total.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+                content = hashlib.file_digest(file, "sha256")
+            total.update(path.name.encode() + content.digest())
     except OSError as error:
         raise DataError(f"{option}: {path} cannot be read: {error.strerror or error}") from error
     return total.hexdigest()
@@ -81,9 +85,7 @@ def _load(kind: str, folder: Path, option: str, **settings: Any) -> Any:
         return getattr(transformers(), kind).from_pretrained(folder, **LOCAL, **settings)
     except DataError:
         raise
-    except (
-        Exception
-    ) as error:  # whatever the library raises for files that are not what it looks for
+    except Exception as error:  # whatever the library raises for files that it does not look for
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise DataError(f"{option}: {folder}: {kind} cannot load it: {reason}") from error
 
@@ -96,11 +98,12 @@ def _model(folder: Path, option: str, device: torch.device) -> Any:
         "AutoModel", folder, option, use_safetensors=True, output_loading_info=True
     )
     # The pooler is made for the first token's use as a sentence; last hidden states do not pass it.
-    missing = sorted(name for name in found["missing_keys"] if not name.startswith("pooler"))
-    if missing or found["mismatched_keys"]:
-        first = (missing or [str(sorted(found["mismatched_keys"])[0])])[0]
+    wrong = sorted(name for name in found["missing_keys"] if not name.startswith("pooler"))
+    wrong += [str(key) for key in sorted(found["mismatched_keys"])]
+    if wrong:
         raise DataError(
-            f"{option}: {folder}: the weights are not those of config.json, the first missing: {first}"
+            f"{option}: {folder}: the weights are not those of config.json, "
+            f"the first missing: {wrong[0]}"
         )
     return model.eval().requires_grad_(False).to(device)
 
@@ -151,9 +154,8 @@ class ImageModel:
         """
         sizes = torch.tensor([[image.height, image.width]])
         top, left, height, width = augment.crop_boxes(sizes, SCALE_MIN, generator)[0].tolist()
-        resample = Image.Resampling(
-            getattr(self.processor, "resample", None) or Image.Resampling.BILINEAR
-        )
+        named = getattr(self.processor, "resample", None)
+        resample = Image.Resampling(named or Image.Resampling.BILINEAR)
         box = (left, top, left + width, top + height)
         cut = image.resize((self.size[1], self.size[0]), resample, box)
         if bool(augment.flips(1, generator)[0]):
@@ -161,9 +163,8 @@ class ImageModel:
         return self._processed(cut, do_resize=False, do_center_crop=False)
 
     def _processed(self, image: Image.Image, **settings: Any) -> Pixels:
-        pixels: Pixels = self.processor(images=[image], return_tensors="np", **settings)[
-            "pixel_values"
-        ][0]
+        processed = self.processor(images=[image], return_tensors="np", **settings)
+        pixels: Pixels = processed["pixel_values"][0]
         return pixels
 
     def features(self, pixels: Pixels) -> Half:
@@ -186,14 +187,14 @@ class TextModel:
         self.model = _model(folder, self.option, device)
         longest = getattr(self.model.config, "max_position_embeddings", length)
         if length > longest:
-            raise DataError(
-                f"--text-tokens: must be at most the {longest} of the model in {folder}, got {length}"
-            )
-        if None in (
+            most = f"at most the {longest} of the model in {folder}"
+            raise DataError(f"--text-tokens: must be {most}, got {length}")
+        self.special = (
             self.tokenizer.cls_token_id,
             self.tokenizer.sep_token_id,
             self.tokenizer.pad_token_id,
-        ):
+        )
+        if None in self.special:
             raise DataError(
                 f"{self.option}: its tokenizer must have [CLS], [SEP] and [PAD], as BERT's: {folder}"
             )
@@ -205,24 +206,32 @@ class TextModel:
 
         What is longer than L is cut. Raises ValueError for numbers that the model does not know.
         """
-        cls, sep, pad = (
-            getattr(self.tokenizer, f"{name}_token_id") for name in ("cls", "sep", "pad")
-        )
-        ids = np.full((len(texts), self.length), pad, dtype=np.int64)
-        mask = np.zeros((len(texts), self.length), bool)
+        size = (len(texts), self.length)
+        _cls, _sep, pad = self.special
+        ids = np.full(size, pad, dtype=np.int64)
+        mask = np.zeros(size, bool)
+        largest = self.model.config.vocab_size - 1
         for row, text in enumerate(texts):
-            if isinstance(text, str):
-                own = self.tokenizer(text, truncation=True, max_length=self.length)["input_ids"]
-            else:
-                numbers = [n for n in text.tolist() if n not in (cls, sep, pad)][: self.length - 2]
-                own = [cls, *numbers, sep]
-            if not 0 <= min(own) <= max(own) < self.model.config.vocab_size:
-                largest = self.model.config.vocab_size - 1
-                raise ValueError(
-                    f"token numbers must be between 0 and {largest}, got {min(own)} to {max(own)}"
-                )
-            ids[row, : len(own)], mask[row, : len(own)] = own, True
+            own = self._numbers(text)
+            if min(own) < 0 or max(own) > largest:
+                got = f"{min(own)} to {max(own)}"
+                raise ValueError(f"token numbers must be between 0 and {largest}, got {got}")
+            ids[row, : len(own)] = own
+            mask[row, : len(own)] = True
         return ids, mask
+
+    def _numbers(self, text: str | Ids) -> list[int]:
+        """At most L token numbers, special ones included."""
+        if isinstance(text, str):
+            cut = self.tokenizer(text, truncation=True, max_length=self.length)
+            tokens: list[int] = cut["input_ids"]
+            return tokens
+        cls, sep, _pad = self.special
+        words = []
+        for number in text.tolist():
+            if number not in self.special:
+                words.append(number)
+        return [cls, *words[: self.length - 2], sep]
 
     def features(self, ids: Ids, mask: NDArray[np.bool_]) -> tuple[Half, NDArray[np.bool_]]:
         """[B, L, D], 0 where the mask [B, L], which is given back, is False."""

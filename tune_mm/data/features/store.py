@@ -1,7 +1,7 @@
 """A store of frozen features: what pretrained models made of images and texts, once, as
 memory-mapped fp16 arrays.
 
-A store is a folder named by its key, a digest of all that decides the values (see `_extract`):
+A store is a folder named by its key, a digest of all that decides the values (see `extract`):
 
     meta.json     ids in the order of the rows (those of train first), number of train's, views, what could not be read
     visual.npy    fp16 [N, T, D]: the plain view of every image
@@ -40,9 +40,11 @@ from tune_mm.data.store.rows import ClipStore, StoredRows
 
 # Raise it when stores of an earlier layout must not be read any more.
 FORMAT = 1
-VISUAL, VIEWS, TEXT, MASK, TEXTS = (
-    f"{name}.npy" for name in ("visual", "views", "text", "mask", "texts")
-)
+VISUAL = "visual.npy"
+VIEWS = "views.npy"
+TEXT = "text.npy"
+MASK = "mask.npy"
+TEXTS = "texts.npy"
 KEY = re.compile(r"[0-9a-f]{16}")
 
 Half = NDArray[np.float16]
@@ -50,13 +52,14 @@ Half = NDArray[np.float16]
 
 @dataclass(frozen=True)
 class Sample:
-    """An image and a text. id: a name of its own; text: what is said, or the file of its token
-    numbers [1, n].
-    """
+    """An image and a text."""
 
+    # A name of its own.
     id: str
+    # The name of its class.
     label: str
     image: Path
+    # What is said, or the file of its token numbers [1, n].
     text: str | Path
 
 
@@ -82,13 +85,14 @@ class FeaturePlugin(DataPlugin):
 
 @dataclass(frozen=True)
 class FeatureStore(ClipStore):
-    """An opened store. train: the rows 0 .. train - 1 have all views; about: what the features were
-    made with.
-    """
+    """An opened store."""
 
     mapped = ("visual", "views", "text", "mask", "texts")
+    # The rows 0 .. train - 1 have all views.
     train: int
+    # K, the plain view included.
     view_count: int
+    # What the features were made with.
     about: str
 
     @cached_property
@@ -99,9 +103,8 @@ class FeatureStore(ClipStore):
     @cached_property
     def views(self) -> Half:
         """[K - 1, train, T, D]; asked for where there are views only."""
-        return self._read(
-            VIEWS, np.float16, (self.view_count - 1, self.train, *self.visual.shape[1:])
-        )
+        shape = (self.view_count - 1, self.train, *self.visual.shape[1:])
+        return self._read(VIEWS, np.float16, shape)
 
     @cached_property
     def text(self) -> Half:
@@ -123,7 +126,9 @@ class FeatureStore(ClipStore):
         """Of one sample by modality. Raises DataError when a file is damaged."""
         if self.view_count > 1:
             _ = self.views  # a damaged store is told of now, not by the first batch
-        return {"visual": self.visual.shape[1:], "text": self.mask.shape[1:] + self.text.shape[2:]}
+        length = self.mask.shape[1]
+        width = self.text.shape[2]
+        return {"visual": self.visual.shape[1:], "text": (length, width)}
 
     def stored(self, ids: Sequence[str]) -> Stored:
         """The plain view of the images `ids`. Raises KeyError for an unknown id."""
@@ -133,8 +138,9 @@ class FeatureStore(ClipStore):
         """The images `ids`, of which a training batch draws a view each if `drawn`. Raises
         KeyError.
         """
+        shape = self.shapes["visual"]
         drawn = drawn and self.view_count > 1
-        return _Images(self.shapes["visual"], self, self.rows(ids), torch.device("cpu"), drawn)
+        return _Images(shape, self, self.rows(ids), torch.device("cpu"), drawn)
 
     def said(self, ids: Sequence[str]) -> Stored:
         """The texts `ids`. Raises KeyError for an unknown id."""
@@ -145,12 +151,20 @@ class FeatureStore(ClipStore):
         another.
         """
         found = read_array(self.opened.folder, file)
-        fits = len(found.shape) == len(shape) and all(
-            n == own or (own is None and n > 0) for n, own in zip(found.shape, shape, strict=True)
-        )
-        if found.dtype != np.dtype(dtype) or not fits:
+        if found.dtype != np.dtype(dtype) or not _fits(found.shape, shape):
             raise damaged(self.opened.folder, file)
         return found
+
+
+def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
+    if len(shape) != len(wanted):
+        return False
+    for size, own in zip(shape, wanted, strict=True):
+        if own is None and size == 0:
+            return False
+        if own is not None and size != own:
+            return False
+    return True
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,7 +177,8 @@ class _Images(StoredRows[FeatureStore]):
         rows = self.rows[index.cpu().numpy()]
         values = self.store.visual[rows]
         if generator is not None and self.drawn:
-            view = torch.randint(self.store.view_count, (len(rows),), generator=generator).numpy()
+            drawn = torch.randint(self.store.view_count, (len(rows),), generator=generator)
+            view = drawn.numpy()
             chosen = (view > 0) & (rows < self.store.train)
             values[chosen] = self.store.views[view[chosen] - 1, rows[chosen]]
         return Padded(_float(values, self.device))
@@ -209,7 +224,8 @@ def open_features(folder: Path) -> FeatureStore:
     """The whole store in `folder`. Raises DataError when it is damaged."""
     try:
         raw = json.loads((folder / META).read_bytes())
-        opened = OpenedStore(folder, {name: row for row, name in enumerate(raw["ids"])}, raw["bad"])
+        rows = {name: row for row, name in enumerate(raw["ids"])}
+        opened = OpenedStore(folder, rows, raw["bad"])
         store = FeatureStore(opened, int(raw["train"]), int(raw["views"]), str(raw["about"]))
         if raw["format"] != FORMAT:
             raise ValueError(raw["format"])
@@ -221,13 +237,14 @@ def open_features(folder: Path) -> FeatureStore:
 def find_store(
     folders: Iterable[Path], samples: Sequence[Sample], wanted: str, command: str
 ) -> FeatureStore:
-    """The store of all `samples` in the first of the folders that has one; later folders are
-    not looked at then.      wanted: the start of its key, "" for any; command: what makes it.
-    Raises DataError when there is none, naming the     command and why others do not fit, and
-    when several in one folder fit.
+    """The store of all `samples` in the first of the folders that has one; later folders are not
+    looked at then.
+
+    wanted: the start of its key, "" for any; command: what makes it. Raises DataError when there is
+    none, naming the command and why others do not fit, and when several in one folder fit.
     """
     looked = list(folders)
-    others = list[str]()
+    others: list[str] = []
     for folder in looked:
         fitting, misfits = _fitting(folder, samples, wanted)
         others += misfits
@@ -238,17 +255,16 @@ def find_store(
             raise DataError(
                 f"{folder}: several stores of features fit, choose with data.store=KEY: {several}"
             )
+    for folder in looked:
+        unfinished = sorted(path.name for path in folder.glob(".*.part"))
+        for name in unfinished:
+            others.append(f"{name} is unfinished: the same command resumes")
+    what = f"of these {len(samples)} samples"
     if wanted:
-        asked = f" whose key starts with '{wanted}'"
-    else:
-        asked = ""
-    for f in looked:
-        for p in sorted(f.glob(".*.part")):
-            others.append(f"{p.name} is unfinished: the same command goes on")
-    reason = f" ({'; '.join(others)})" if others else ""
-    raise DataError(
-        f"{looked[0]}: no features{asked} of these {len(samples)} samples{reason}; make them once: {command}"
-    )
+        what = f"whose key starts with '{wanted}' {what}"
+    if others:
+        what += f" ({'; '.join(others)})"
+    raise DataError(f"{looked[0]}: no features {what}; make them once: {command}")
 
 
 def _fitting(
@@ -257,29 +273,32 @@ def _fitting(
     """The stores of `samples` in a folder, by key, and why each other whose key starts with
     `wanted` is none.
     """
-    fitting = list[FeatureStore]()
-    misfits = list[str]()
-    if folder.is_dir():
-        keys = sorted(p for p in folder.iterdir() if KEY.fullmatch(p.name) and p.is_dir())
-    else:
-        keys = []
-    for path in keys:
-        if path.name.startswith(wanted):
-            store = open_features(path)
-            why = _misfit(store, samples)
-            misfits += [f"{path.name} is {why}"] if why else []
-            fitting += [] if why else [store]
+    fitting: list[FeatureStore] = []
+    misfits: list[str] = []
+    if not folder.is_dir():
+        return fitting, misfits
+    for path in sorted(folder.iterdir()):
+        is_store = KEY.fullmatch(path.name) and path.is_dir()
+        if not is_store or not path.name.startswith(wanted):
+            continue
+        store = open_features(path)
+        why = _misfit(store, samples)
+        if why:
+            misfits.append(f"{path.name} is {why}")
+        else:
+            fitting.append(store)
     return fitting, misfits
 
 
 def _misfit(store: FeatureStore, samples: Sequence[Sample]) -> str:
     """Why the store is not of these samples; "" when it is."""
     rows = store.opened.rows
-    missing = [s.id for s in samples if s.id not in rows]
+    ids = [sample.id for sample in samples]
+    missing = [name for name in ids if name not in rows]
     if missing:
         return f"without {len(missing)} of them, the first '{missing[0]}'"
-    listed = np.array([text_digest(s) for s in samples], dtype=np.uint64)
-    other = np.flatnonzero(store.texts[store.rows([s.id for s in samples])] != listed)
+    listed = np.array([text_digest(sample) for sample in samples], dtype=np.uint64)
+    other = np.flatnonzero(store.texts[store.rows(ids)] != listed)
     if len(other):
-        return f"made of other texts, the first that of '{samples[other[0]].id}'"
+        return f"made of other texts, the first that of '{ids[other[0]]}'"
     return ""

@@ -1,9 +1,9 @@
 """Synthetic dishes: small pictures and texts in each of the four layouts, and a store of features
 that belongs to them.
 
-The features are those of `_synthetic`, as fp16, with a second view of train's images that has noise
+The features are those of `synthetic.vectors`, as fp16, with a second view of train's images that has noise
 of its own; no pretrained model takes part. Pictures and texts show codes of the same classes, clear
-enough to extract features from: a picture as in `_synthetic_clips`, a text of the words of its
+enough to extract features from: a picture as in `synthetic.clips`, a text of the words of its
 largest values.
 
 Shapes: N samples, T and L steps, D channels.
@@ -14,6 +14,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,69 +23,72 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tune_mm.data.arrays.checks import DataError
-from tune_mm.data.features.food_lists import CLASSES, LISTS, PUBLISHED, Layout, read
+from tune_mm.data.features.food_lists import CLASSES, COLUMNS, LISTS, PUBLISHED, Layout, read
 from tune_mm.data.features.store import MASK, TEXT, TEXTS, VIEWS, VISUAL, Sample, meta, text_digest
 from tune_mm.data.store.cache import META
 from tune_mm.data.synthetic.clips import frame, names
 from tune_mm.data.synthetic.vectors import VERSION, Array, SyntheticOptions, generate
 
 WORDS = ("pan", "oven", "salt", "sweet", "fresh", "spicy", "crisp", "smoked")
-FIRST_WORD = 1996  # the token number of WORDS[0] in the layout that has token numbers: an ordinary word of BERT's
-TOKENS = 256  # of which what a text does not fill is 0
+# The token number of WORDS[0] in the layout that has token numbers: an ordinary word of BERT's.
+FIRST_WORD = 1996
+# Of which those that a text does not fill are 0.
+TOKENS = 256
+
+
+@dataclass(frozen=True)
+class _Dish:
+    """One sample as its list names it."""
+
+    # Path of the image below the data's folder, and its name without the ending.
+    image: str
+    name: str
+    label: str
+    text: str
 
 
 def write(layout: Layout, place: Path, folder: Path, options: SyntheticOptions) -> None:
     """Lists, pictures and texts below `place`, and their features below `folder`. Raises DataError."""
-    if set(options.shapes) != {"visual", "text"} or any(
-        len(shape) != 2 for shape in options.shapes.values()
-    ):
-        raise DataError(
-            f"shapes must be visual=TxD and text=LxE for features, got {dict(options.shapes)}"
-        )
+    lengths = {}
+    for modality, shape in options.shapes.items():
+        lengths[modality] = len(shape)
+    if lengths != {"visual": 2, "text": 2}:
+        got = dict(options.shapes)
+        raise DataError(f"shapes must be visual=TxD and text=LxE for features, got {got}")
     labels = names(CLASSES, options)
-    seen = generate(
-        options.changed(shapes={m: (len(WORDS),) for m in options.shapes}, noise=options.noise / 2)
-    )
+    codes = dict.fromkeys(options.shapes, (len(WORDS),))
+    seen = generate(options.changed(shapes=codes, noise=options.noise / 2))
     for split, part in options.bounds().items():
-        entries: list[dict[str, str]] = []
+        published = PUBLISHED[split]
+        dishes: list[_Dish] = []
         for number in range(part.start, part.stop):
             label = labels[int(seen.target[number])]
-            values = {m: x.values[number] for m, x in seen.modalities.items()}
+            chosen = np.argsort(-seen.modalities["text"].values[number])[:3]
+            name = f"{label}_{number:05d}"
+            image = _image_path(layout, published, label, name)
             rng = np.random.default_rng([VERSION, options.seed, number])
-            chosen = np.argsort(-values["text"])[:3]
-            image, name = _image_path(layout, PUBLISHED[split], label, number)
             (place / image).parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(frame(values["visual"], rng)).save(place / image, quality=90)
+            pixels = frame(seen.modalities["visual"].values[number], rng)
+            Image.fromarray(pixels).save(place / image, quality=90)
             if layout == "mla":
-                _write_tokens(
-                    place / "text_token" / f"{PUBLISHED[split]}_token" / f"{name}_token.npy", chosen
-                )
-            entries.append(
-                {
-                    "image": image,
-                    "label": label,
-                    "text": " ".join(WORDS[k] for k in chosen),
-                    "name": name,
-                }
-            )
-        path = place / LISTS[layout].format(PUBLISHED[split])
+                tokens = place / "text_token" / f"{published}_token" / f"{name}_token.npy"
+                _write_tokens(tokens, chosen)
+            text = " ".join(WORDS[k] for k in chosen)
+            dishes.append(_Dish(image, name, label, text))
+        path = place / LISTS[layout].format(published)
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_list(layout, path, entries)
-    samples = []
+        _write_list(layout, path, dishes)
+    samples: list[Sample] = []
     for own in read(layout, place).values():
-        for sample in own:
-            samples.append(sample)
+        samples += own
     _write_features(folder, samples, options)
 
 
-def _image_path(layout: Layout, split: str, label: str, number: int) -> tuple[str, str]:
-    """Where an image lies below the data's folder, and its name without the ending."""
-    name = f"{label}_{number:05d}"
-    return (
-        f"visual/{split}_imgs/{name}.jpg"
-        if layout == "mla"
-        else f"images/{split}/{label}/{name}.jpg"
-    ), name
+def _image_path(layout: Layout, split: str, label: str, name: str) -> str:
+    """Where an image lies below the data's folder."""
+    if layout == "mla":
+        return f"visual/{split}_imgs/{name}.jpg"
+    return f"images/{split}/{label}/{name}.jpg"
 
 
 def _write_tokens(path: Path, words: NDArray[Any]) -> None:
@@ -94,62 +98,60 @@ def _write_tokens(path: Path, words: NDArray[Any]) -> None:
     np.save(path, numbers)
 
 
-def _write_list(layout: Layout, path: Path, entries: list[dict[str, str]]) -> None:
+def _write_list(layout: Layout, path: Path, dishes: list[_Dish]) -> None:
     if layout == "cggm":
-        keys = []
-        for e in entries:
-            keys.append(
-                {
-                    "id": e["name"],
-                    "text_tokens": e["text"].split(),
-                    "img_path": e["image"],
-                    "label": e["label"],
-                }
-            )
-        path.write_text(json.dumps(keys, indent=0) + "\n")
-    elif layout == "mmbt":
-        lines = (
-            {"id": e["name"], "label": e["label"], "text": e["text"], "img": e["image"]}
-            for e in entries
-        )
-        path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-    elif layout == "balancemm":
+        entries = []
+        for dish in dishes:
+            words = dish.text.split()
+            entry = {"id": dish.name, "text_tokens": words}
+            entries.append({**entry, "img_path": dish.image, "label": dish.label})
+        path.write_text(json.dumps(entries, indent=0) + "\n")
+        return
+    if layout == "balancemm":
         with path.open("w", newline="") as file:
             out = csv.writer(file)
-            out.writerow(("Image_path", "text", "label"))
-            out.writerows((f"{e['name']}.jpg", e["text"], e["label"]) for e in entries)
-    else:
-        path.write_text("".join(f"{e['name']}.jpg {e['label']}\n" for e in entries))
+            out.writerow(COLUMNS)
+            out.writerows((f"{dish.name}.jpg", dish.text, dish.label) for dish in dishes)
+        return
+    lines = []
+    for dish in dishes:
+        line = f"{dish.name}.jpg {dish.label}"
+        if layout == "mmbt":
+            fields = {"id": dish.name, "label": dish.label, "text": dish.text, "img": dish.image}
+            line = json.dumps(fields)
+        lines.append(f"{line}\n")
+    path.write_text("".join(lines))
 
 
 def _write_features(folder: Path, samples: list[Sample], options: SyntheticOptions) -> None:
-    """A store of two views, in the format of `_features`."""
+    """A store of two views, in the format of `store`."""
     data = generate(options)
+    visual = data.modalities["visual"]
+    text = data.modalities["text"]
     train = options.train
-    visual, text = (data.modalities[m] for m in ("visual", "text"))
     rng = np.random.default_rng([VERSION, options.seed])
     # Images have no padding: the steps that sequences lack hold noise.
-    steps = np.arange(visual.values.shape[1])[None] >= visual.lengths[:, None]
-    plain: Array = visual.values + np.float32(steps[..., None]) * _noise(
-        rng, visual.values.shape, options.noise
-    )
+    missing = np.arange(visual.values.shape[1])[None] >= visual.lengths[:, None]
+    noise = _noise(rng, visual.values.shape, options.noise)
+    plain: Array = visual.values + np.float32(missing[..., None]) * noise
+    views = plain[None, :train] + _noise(rng, (1, *plain[:train].shape), 0.3)
     arrays: dict[str, NDArray[Any]] = {
         VISUAL: plain.astype(np.float16),
-        VIEWS: (plain[None, :train] + _noise(rng, (1, *plain[:train].shape), 0.3)).astype(
-            np.float16
-        ),
+        VIEWS: views.astype(np.float16),
         TEXT: text.values.astype(np.float16),
         MASK: np.arange(text.values.shape[1])[None] < text.lengths[:, None],
-        TEXTS: np.array([text_digest(s) for s in samples], dtype=np.uint64),
+        TEXTS: np.array([text_digest(sample) for sample in samples], dtype=np.uint64),
     }
-    key = hashlib.blake2b(json.dumps([s.id for s in samples]).encode(), digest_size=8)
+    ids = [sample.id for sample in samples]
+    key = hashlib.blake2b(json.dumps(ids).encode(), digest_size=8)
     for name, values in arrays.items():
-        key.update(name.encode() + np.ascontiguousarray(values).tobytes())
+        key.update(name.encode())
+        key.update(np.ascontiguousarray(values).tobytes())
     store = folder / key.hexdigest()
     store.mkdir(parents=True)
     for name, values in arrays.items():
         np.save(store / name, values)
-    about = meta([s.id for s in samples], train, 2, {}, "made up, not extracted, 2 views")
+    about = meta(ids, train, 2, {}, "made up, not extracted, 2 views")
     (store / META).write_text(json.dumps(about))
 
 
