@@ -14,6 +14,7 @@ setup(
     package_data={
         "tune_mm": ["py.typed"],
         "tune_mm.scaffold": ["templates/*/*.txt"],
+        "tune_mm.reports.pages": ["templates/*"],
         **{name: ["*.yaml", "*/*.yaml"] for name in SHIPPED},
     },
 )

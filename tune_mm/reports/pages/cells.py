@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tune_mm import stats
-from tune_mm.reports.pages.html import Html, PageCell, tag
+from tune_mm.reports.pages.blocks import PageCell
 
 
 def words(settings: Mapping[str, Any]) -> str:
@@ -55,7 +55,7 @@ def figure(value: float | None) -> PageCell:
     return PageCell(f"{value:.4f}", value)
 
 
-def spread(values: Iterable[float]) -> PageCell:
+def spread_cell(values: Iterable[float]) -> PageCell:
     """Mean ± sample standard deviation of the finite ones, and how many were left out."""
     given = list(values)
     kept = finite(given)
@@ -84,8 +84,3 @@ def duration(seconds: float) -> str:
     if not shown:
         return "0 s"
     return " ".join(shown)
-
-
-def soft(text: str) -> Html:
-    """A remark."""
-    return tag("p", text, class_="soft")

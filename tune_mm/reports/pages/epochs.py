@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
-from tune_mm.reports.pages.html import label
+from tune_mm.reports.pages.blocks import label
 from tune_mm.reports.pages.plots import (
     BLACK,
     BLUE,

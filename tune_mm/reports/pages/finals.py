@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tune_mm.reports.pages import search as searches
-from tune_mm.reports.pages.cells import finite, soft, spread, words
-from tune_mm.reports.pages.html import Grid, Html, PageCell, plot, section, tag
+from tune_mm.reports.pages.blocks import Block, Chart, Grid, PageCell, PageSection, Text
+from tune_mm.reports.pages.cells import finite, spread_cell, words
 from tune_mm.reports.pages.points import points
 from tune_mm.reports.pages.search import Search
 from tune_mm.reports.pages.surface import heat
@@ -21,12 +21,16 @@ from tune_mm.reports.runs.stored_run import StoredRun
 
 @dataclass(frozen=True)
 class FinalGroup:
-    """The final runs of one setting. val, test: the objective's by seed."""
+    """The final runs of one setting."""
 
+    # Where the setting comes from: search/7, baseline/2, grid/0.
     source: str
+    # tuned, baseline or grid.
     role: str
     settings: Mapping[str, Any]
+    # The objective by seed.
     val: Mapping[int, float]
+    # All test metrics by seed.
     test: Mapping[int, Mapping[str, float]]
 
     @property
@@ -74,127 +78,147 @@ def _from_runs(search: Search) -> list[FinalGroup]:
 
 
 def winner(search: Search, groups: Sequence[FinalGroup]) -> FinalGroup | None:
-    """The best by mean validation objective, the baseline aside: how the search itself chooses.
+    """The best by mean validation objective, the baseline aside, as the search itself chooses.
+
     Never by test.
     """
     sign = -1 if search.mode == "min" else 1
-    own = []
-    for g in groups:
-        if g.role != "baseline":
-            own.append((g, finite(g.val.values())))
-    return max(
-        ((g, v) for g, v in own if v),
-        key=lambda p: sign * statistics.fmean(p[1]),
-        default=(None, []),
-    )[0]
+    best: FinalGroup | None = None
+    best_score = -math.inf
+    for group in groups:
+        values = finite(group.val.values())
+        if group.role == "baseline" or not values:
+            continue
+        score = sign * statistics.fmean(values)
+        if best is None or score > best_score:
+            best = group
+            best_score = score
+    return best
 
 
-def finals(search: Search, groups: Sequence[FinalGroup]) -> Html:
+def finals(search: Search, groups: Sequence[FinalGroup]) -> PageSection:
     """The part of the page: gain, and the table of groups."""
     title = "Final runs"
     if not groups:
+        why = "No final runs."
         if search.open:
             why = "The search has not come to its final runs."
-        else:
-            why = "No final runs."
-        return section(title, tag("p", why))
-    names = sorted(
-        {
-            k
-            for g in groups
-            for found in g.test.values()
-            for k in found
-            if k.startswith(f"{search.test}/")
-        }
-    )
-    shown = (search.test, *names)
-    modalities = [n.rpartition("/")[2] for n in names]
-    heads = ["from", "role", "settings", "runs", search.objective, search.test, *modalities]
+        return PageSection(title, [Text(why)])
+    metrics = (search.test, *_of_modalities(search, groups))
     best = winner(search, groups)
+    blocks: list[Block] = [
+        Text(_gain(search)),
+        _table(search, groups, metrics, best),
+        Text(_reading(search, metrics), "soft"),
+        *_charts(search, groups, metrics, best),
+    ]
+    return PageSection(title, blocks)
+
+
+def _of_modalities(search: Search, groups: Sequence[FinalGroup]) -> list[str]:
+    """The test metrics of modalities alone, sorted."""
+    found: set[str] = set()
+    for group in groups:
+        for values in group.test.values():
+            found |= {name for name in values if name.startswith(f"{search.test}/")}
+    return sorted(found)
+
+
+def _modality(metric: str) -> str:
+    return metric.rpartition("/")[2]
+
+
+def _by_seed(group: FinalGroup, metric: str) -> list[float]:
+    """NaN where a seed lacks the metric."""
+    return [values.get(metric, math.nan) for values in group.test.values()]
+
+
+def _table(
+    search: Search, groups: Sequence[FinalGroup], metrics: Sequence[str], best: FinalGroup | None
+) -> Grid:
+    modalities = map(_modality, metrics[1:])
+    heads = ["from", "role", "settings", "runs", search.objective, search.test, *modalities]
     rows = []
     for group in groups:
-        test = [spread(found.get(n, math.nan) for found in group.test.values()) for n in shown]
-        text = [
+        row = [
             PageCell(group.source.replace("/", " ")),
             PageCell(group.role),
             PageCell(words(group.settings), wide=True),
+            PageCell(str(len(group.val)), len(group.val)),
+            spread_cell(group.val.values()),
         ]
-        rows.append(
-            [
-                *text,
-                PageCell(str(len(group.val)), len(group.val)),
-                spread(group.val.values()),
-                *test,
-            ]
-        )
-    marked = frozenset(i for i, g in enumerate(groups) if g is best)
-    told = "Mean ± standard deviation over seeds; marked: best by validation, which is how settings are chosen. "
-    unfinished = [r for r in search.finals if r.status != "completed"]
-    if unfinished:
-        few = len(unfinished) == 1
-        told += (
-            f"{len(unfinished)} final run{' is' if few else 's are'} not completed and left out. "
-        )
-    table = Grid(heads, rows, marked, sortable=True).html()
+        for metric in metrics:
+            row.append(spread_cell(_by_seed(group, metric)))
+        rows.append(row)
+    marked = [number for number, group in enumerate(groups) if group is best]
+    return Grid(heads, rows, frozenset(marked), sortable=True)
+
+
+def _reading(search: Search, metrics: Sequence[str]) -> str:
+    """How to read the table."""
+    parts = [
+        "Mean ± standard deviation over seeds; marked: best by validation, "
+        "which is how settings are chosen."
+    ]
+    unfinished = sum(run.status != "completed" for run in search.finals)
+    if unfinished == 1:
+        parts.append("1 final run is not completed and left out.")
+    elif unfinished:
+        parts.append(f"{unfinished} final runs are not completed and left out.")
+    modalities = ", ".join(map(_modality, metrics[1:]))
     if modalities:
-        told += f"Columns {', '.join(modalities)}: {search.test} of a modality alone through the fusion. "
-    return section(
-        title, tag("p", _gain(search)), table, soft(told), *_drawn(search, groups, shown, best)
-    )
+        parts.append(f"Columns {modalities}: {search.test} of a modality alone through the fusion.")
+    return " ".join(parts)
 
 
-def _drawn(
-    search: Search, groups: Sequence[FinalGroup], shown: Sequence[str], best: FinalGroup | None
-) -> list[Html]:
+def _charts(
+    search: Search, groups: Sequence[FinalGroup], metrics: Sequence[str], best: FinalGroup | None
+) -> list[Chart]:
     """Means by setting, and over a grid of two settings as a heat map."""
     if len(groups) < 3:
         return []
-    settings = [g.settings for g in groups]
-    lines = {}
-    for n in shown:
-        lines[n] = [[found.get(n, math.nan) for found in g.test.values()] for g in groups]
-    names = ("all together", *(n.rpartition("/")[2] for n in shown[1:]))
-    over = points(settings, dict(zip(names, lines.values(), strict=True)), search.test)
+    settings = [group.settings for group in groups]
+    lines: dict[str, list[list[float]]] = {}
+    for metric in metrics:
+        name = "all together" if metric == search.test else _modality(metric)
+        lines[name] = [_by_seed(group, metric) for group in groups]
+    over = points(settings, lines, search.test)
     told = f"Mean and standard deviation of {search.test} over seeds. Data: {search.data}."
-    parts = [plot(over, told, least=600)]
-    at = next((i for i, g in enumerate(groups) if g is best), None)
-    if search.exhaustive:
-        cells = heat(settings, lines[search.test], search.test, search.mode == "min", at)
-    else:
-        cells = None
+    charts = [Chart(over, told, least=600)]
+    if not search.exhaustive:
+        return charts
+    at = None if best is None else groups.index(best)
+    minimized = search.mode == "min"
+    cells = heat(settings, lines["all together"], search.test, minimized, at)
     if cells is not None:
         framed = (
             f"Mean ± standard deviation of {search.test} over n seeds; framed: best by validation."
         )
-        parts.append(plot(cells, f"{framed} Data: {search.data}.", least=600))
-    return parts
+        charts.append(Chart(cells, f"{framed} Data: {search.data}.", least=600))
+    return charts
 
 
 def _gain(search: Search) -> str:
-    stated = search.summary.get("finals")
-    if isinstance(stated, dict):
-        gain = stated.get("gain")
-    else:
-        gain = None
     if search.exhaustive:
+        ran = "Every point of the grid was run"
         if search.open:
             ran = "The points of the grid are still being run"
-        else:
-            ran = "Every point of the grid was run"
         return f"{ran}; nothing was tuned, so there is no gain to state."
+    stated = search.summary.get("finals")
+    gain = stated.get("gain") if isinstance(stated, dict) else None
     if not isinstance(gain, dict) or not isinstance(gain.get("mean"), (int, float)):
-        return "No gain over a tuned baseline is stated" + (
-            ": the search has not ended." if search.open else "."
-        )
-    interval = gain.get("interval95")
-    inside = isinstance(interval, list) and len(interval) == 2 and interval[0] <= 0 <= interval[1]
-    if inside:
-        sure = "; zero lies within: no difference is shown"
-    else:
-        sure = ""
-    if isinstance(interval, list):
-        ends = f"95 % interval {interval[0]:+.4f} to {interval[1]:+.4f}{sure}"
-    else:
-        ends = "no interval"
+        why = ": the search has not ended." if search.open else "."
+        return f"No gain over a tuned baseline is stated{why}"
     size = f"{gain['mean']:+.4f} ± {gain.get('std', 0.0):.4f} {gain.get('metric', search.test)}"
+    ends = _interval(gain.get("interval95"))
     return f"Gain over the tuned baseline: {size}, {gain.get('n')} paired seeds, {ends}."
+
+
+def _interval(interval: object) -> str:
+    if not isinstance(interval, list) or len(interval) != 2:
+        return "no interval"
+    low, high = interval
+    text = f"95 % interval {low:+.4f} to {high:+.4f}"
+    if low <= 0 <= high:
+        text += "; zero lies within: no difference is shown"
+    return text

@@ -6,17 +6,68 @@ The page needs no server and no network; figures are SVG.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from markupsafe import Markup
+
 from tune_mm.errors import ConfigError, nearest
 from tune_mm.reports.figures.canvas import Figure, styled
-from tune_mm.reports.pages.html import Html, drawing, join, page, tag
+from tune_mm.reports.pages.render import drawing, page
 from tune_mm.reports.spec.wording import PAPERS
-from tune_mm.reports.tables.cells import Table, TableCell
+from tune_mm.reports.tables.cells import Table, TableCell, TableLine
 from tune_mm.reports.tables.layout import Head
 from tune_mm.reports.tables.render import compared, number, published
+
+
+@dataclass(frozen=True)
+class ShownCell:
+    """A cell as it is shown."""
+
+    text: str
+    # best, second, missing or "".
+    mark: str = ""
+    # Why it is missing.
+    why: str = ""
+    # The paper's value, in brackets.
+    published: str = ""
+
+
+@dataclass(frozen=True)
+class ShownTable:
+    """A table as it is shown."""
+
+    table: Table
+    rows: Sequence[tuple[str, Sequence[ShownCell]]]
+    # To the reference, by row; () where nothing is compared.
+    differences: Sequence[tuple[str, Sequence[ShownCell]]]
+    # What is missing, why, and the commands that make it.
+    absent: Sequence[tuple[str, str, Sequence[str]]]
+
+    @property
+    def name(self) -> str:
+        """Of its file, and of the place on the page."""
+        return self.table.name
+
+    @property
+    def title(self) -> str:
+        """The report's."""
+        return self.table.title
+
+
+@dataclass(frozen=True)
+class ShownFigure:
+    """A figure as it is shown."""
+
+    name: str
+    title: str
+    caption: str
+    # SVG; None where there are no runs to draw.
+    drawing: Markup | None
+    # The commands that make what is missing.
+    missing: Sequence[str]
 
 
 def paper_page(
@@ -31,127 +82,71 @@ def paper_page(
         raise ConfigError(
             f"paper: no '{paper}'{nearest(paper, PAPERS)}; available: {', '.join(PAPERS)}"
         )
-    parts = [(t.name, t.title, _table(t)) for t in tables] + [
-        (f.name, _title(f), _figure(f)) for f in figures
-    ]
-    made = f"Made {datetime.now(UTC):%Y-%m-%d %H:%M} UTC" + (f" from {store}" if store else "")
-    listed = [
-        tag("li", tag("a", title, href=f"#{name}"), Html(" "), tag("code", name))
-        for name, title, _ in parts
-    ]
-    if listed:
-        contents = tag("ul", *listed)
-    else:
-        contents = tag("p", "No tables and no figures.")
-    sections = []
-    for name, title, body in parts:
-        sections.append(tag("section", tag("h2", title), body, id=name))
+    made = f"Made {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+    if store:
+        made += f" from {store}"
     heading = f"{PAPERS[paper]}: tables and figures from runs"
-    return page(heading, tag("h1", heading), tag("p", made, class_="soft"), contents, *sections)
+    return page(
+        heading,
+        "paper.html.j2",
+        heading=heading,
+        made=made,
+        tables=[_shown_table(table) for table in tables],
+        figures=[_shown_figure(figure) for figure in figures],
+    )
 
 
 # ---- tables
 
 
-def _table(table: Table) -> Html:
-    several = len(table.counts) > 1
-    rows = [
-        tag(
-            "tr",
-            tag("td", line.label),
-            *(_cell(c, h, several) for c, h in zip(line.cells, table.columns, strict=True)),
-        )
-        for line in table.rows
-    ]
-    parts = [_grid(table, rows), tag("p", table.caption, class_="soft")]
-    if table.compared:
-        others = [line for line in table.rows if line.label != table.reference]
-        rows = []
-        for line in others:
-            rows.append(
-                tag(
-                    "tr",
-                    tag("td", line.label),
-                    *(
-                        tag("td", compared(c.comparison, h), class_="number")
-                        for c, h in zip(line.cells, table.columns, strict=True)
-                    ),
-                )
-            )
-        parts.append(_folded(f"Differences to {table.reference}", [_grid(table, rows)]))
-    absent = [
-        tag("div", tag("p", f"{what}: {why}"), _commands(fill))
-        for what, why, fill in table.absent()
-    ]
-    if absent:
-        parts.append(_folded("What is missing, and what makes it", absent))
-    return join(*parts)
+def _shown_table(table: Table) -> ShownTable:
+    several_counts = len(table.counts) > 1
+    rows = []
+    differences = []
+    for line in table.rows:
+        cells = []
+        for cell, head in zip(line.cells, table.columns, strict=True):
+            cells.append(_shown_cell(cell, head, several_counts))
+        rows.append((line.label, cells))
+        if table.compared and line.label != table.reference:
+            differences.append((line.label, _differences(line, table.columns)))
+    return ShownTable(table, rows, differences, list(table.absent()))
 
 
-def _grid(table: Table, rows: Iterable[Html]) -> Html:
-    """A table with its headings; neighbouring columns of one group share one above theirs."""
-    heads = []
-    if any(name for name, _ in table.groups):
-        spans = []
-        for name, width in table.groups:
-            spans.append(tag("th", name, colspan=str(width), class_="group"))
-        heads.append(tag("tr", tag("th"), *spans))
-    heads.append(
-        tag("tr", tag("th"), *(tag("th", head.label, class_="number") for head in table.columns))
-    )
-    return tag("div", tag("table", tag("thead", *heads), tag("tbody", *rows)), class_="scroll")
-
-
-def _cell(cell: TableCell, head: Head, several: bool) -> Html:
-    """Ours, marked, and the paper's value in brackets."""
-    text: str = number(cell, head, several)
+def _shown_cell(cell: TableCell, head: Head, several_counts: bool) -> ShownCell:
+    mark = ""
     if cell.ours is None:
-        text = tag("span", text, class_="soft", title=cell.why or None)
-    elif cell.best or cell.second:
-        text = tag("strong" if cell.best else "u", text)
-    beside = published(cell, head)
-    if beside:
-        rest = [Html(" "), tag("span", beside, class_="soft")]
-    else:
-        rest = []
-    return tag("td", text, *rest, class_="number")
+        mark = "missing"
+    elif cell.best:
+        mark = "best"
+    elif cell.second:
+        mark = "second"
+    text = number(cell, head, several_counts)
+    return ShownCell(text, mark, cell.why or "", published(cell, head))
+
+
+def _differences(line: TableLine, heads: Sequence[Head]) -> list[ShownCell]:
+    cells = []
+    for cell, head in zip(line.cells, heads, strict=True):
+        cells.append(ShownCell(compared(cell.comparison, head)))
+    return cells
 
 
 # ---- figures
 
 
-def _figure(figure: Figure) -> Html:
-    if figure.missing:
-        missing = [_folded("What is missing, and what makes it", [_commands(figure.missing)])]
-    else:
-        missing = []
-    if not any(map(_has_data, figure.figure.axes)):
-        return join(tag("p", "No runs to draw."), tag("p", figure.caption, class_="soft"), *missing)
-    with styled():
-        drawn = tag("div", drawing(figure.figure), class_="scroll")
-    return join(tag("figure", drawn, tag("figcaption", figure.caption, class_="beyond")), *missing)
+def _shown_figure(figure: Figure) -> ShownFigure:
+    drawn = None
+    if any(map(_has_data, figure.figure.axes)):
+        with styled():
+            drawn = drawing(figure.figure)
+    # The first sentence of its caption is the report's title.
+    title = figure.caption.partition(". ")[0]
+    return ShownFigure(figure.name, title, figure.caption, drawn, figure.missing)
 
 
 def _has_data(axes: Any) -> bool:
     """Whether runs are drawn in it; a line across the axes at a level is none."""
-    return bool(axes.collections) or any(
-        line.get_transform() is axes.transData for line in axes.lines
-    )
-
-
-def _title(figure: Figure) -> str:
-    """The first sentence of its caption, which is the report's title."""
-    return figure.caption.partition(". ")[0]
-
-
-# ---- both
-
-
-def _folded(title: str, body: Iterable[str]) -> Html:
-    return tag("details", tag("summary", title), *body)
-
-
-def _commands(lines: Sequence[str]) -> Html:
-    if lines:
-        return tag("pre", "\n".join(lines))
-    return Html("")
+    if axes.collections:
+        return True
+    return any(line.get_transform() is axes.transData for line in axes.lines)

@@ -19,7 +19,7 @@ from optuna.trial import TrialState
 from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
-from tune_mm.reports.pages.html import label
+from tune_mm.reports.pages.blocks import label
 from tune_mm.reports.pages.search import Search, Trial
 from tune_mm.reports.pages.study import study
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from tune_mm.reports.pages.blocks import label
 from tune_mm.reports.pages.cells import finite, words
 from tune_mm.reports.pages.epochs import MODALITY
-from tune_mm.reports.pages.html import label
 from tune_mm.reports.pages.plots import BLACK, LEGEND, dressed
 from tune_mm.stats import spread
 

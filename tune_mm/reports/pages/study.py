@@ -16,7 +16,7 @@ from optuna.distributions import (
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from tune_mm.reports.pages.html import label
+from tune_mm.reports.pages.blocks import label
 from tune_mm.reports.pages.search import Scalar, Search, SearchedDomain, Trial
 
 STATES = {

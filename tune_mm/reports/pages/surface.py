@@ -18,8 +18,8 @@ import plotly.graph_objects as go
 from matplotlib.tri import LinearTriInterpolator, Triangulation
 from optuna.study import Study
 
+from tune_mm.reports.pages.blocks import label
 from tune_mm.reports.pages.cells import finite
-from tune_mm.reports.pages.html import label
 from tune_mm.reports.pages.plots import (
     BLACK,
     FEW,
