@@ -16,7 +16,7 @@ from tests.survival.processes import Process, Started, runs, summary, tracked, w
 from tests.survival.traced import GO, GO_AGAIN, HELD, HELD_AGAIN, trace
 from tune_mm.errors import UserError
 from tune_mm.track import Store
-from tune_mm.track.reach import Away, ask
+from tune_mm.track.availability import Away, ask
 from tune_mm.tune.plan import plan
 from tune_mm.tune.plan.plan import Options
 from tune_mm.tune.tracking import Tracker

@@ -14,14 +14,14 @@ import pytest
 from tests.track.stores import NEVER, break_store, content, disconnect, mend_store, warnings
 from tune_mm.errors import UserError
 from tune_mm.track import RunHandle, Store, Writer
-from tune_mm.track.reach import Away, ask
-from tune_mm.track.retry import Retry
+from tune_mm.track.availability import Away, ask
+from tune_mm.track.backoff import Backoff
 from tune_mm.track.store import Unreachable
 
 AWAY = "http://127.0.0.1:9/"  # the discard port: nothing listens there
 
 
-def writer_of(store: Store, retry: Retry | None = None) -> Writer:
+def writer_of(store: Store, retry: Backoff | None = None) -> Writer:
     return Writer(store, "space", search="first", interval=NEVER, retry=retry)
 
 
@@ -111,7 +111,7 @@ def test_a_store_that_failed_is_not_tried_before_its_pause_is_over(
     store: Store, tmp_path: Path
 ) -> None:
     now = 0.0
-    writer = writer_of(store, Retry(lambda: now))
+    writer = writer_of(store, Backoff(lambda: now))
     break_store(store, tmp_path)
     parent, _ = a_search(writer)
     writer._beat()  # 1 s until the next attempt

@@ -13,7 +13,7 @@ from tests.track.stores import NEVER, break_store, content, mend_store
 from tune_mm.errors import UserError
 from tune_mm.track import Store, Writer
 from tune_mm.track.__main__ import main
-from tune_mm.track.queue import Queue
+from tune_mm.track.outbox.queue import Queue
 from tune_mm.track.replay import replay
 
 REPOSITORY = Path(__file__).resolve().parents[2]

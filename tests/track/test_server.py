@@ -17,7 +17,7 @@ import pytest
 from tests.track.stores import NEVER, content, warnings
 from tune_mm.track import RunHandle, Store, Writer
 from tune_mm.track.__main__ import main
-from tune_mm.track.reach import Away, ask
+from tune_mm.track.availability import Away, ask
 
 pytestmark = pytest.mark.slow
 Server = Callable[[], "subprocess.Popen[bytes]"]

@@ -17,8 +17,9 @@ from pathlib import Path
 
 from tune_mm.cli import Parser, run_cli
 from tune_mm.errors import UserError, nearest
-from tune_mm.track import about, replay
-from tune_mm.track.messages import shown
+from tune_mm.track import replay
+from tune_mm.track.outbox import queue_file
+from tune_mm.track.wording import shown
 
 COMMANDS = ("replay",)
 
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("no queued records below mlruns")
         return 0
     if given.tracking_uri is not None and len(queues) > 1:
-        stores = sorted({str(about.read(queue)["uri"]) for queue in queues})
+        stores = sorted({str(queue_file.read(queue)["uri"]) for queue in queues})
         if len(stores) > 1:
             raise UserError(
                 f"--tracking-uri: there are queues of {', '.join(stores)}: name one of them by --queue"

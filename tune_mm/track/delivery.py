@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import logging
 
-from tune_mm.track.queue import DAMAGED, REFUSED, Queue
-from tune_mm.track.record import Damaged, Runs, decode, encode
+from tune_mm.track.outbox.queue import DAMAGED, REFUSED, Queue
+from tune_mm.track.outbox.segment import Segment
+from tune_mm.track.record_lines import Damaged, Runs, decode, encode
 from tune_mm.track.run import Buffer, RunHandle
-from tune_mm.track.segment import Segment
 from tune_mm.track.sink import ArtifactError, Refused, Sink
 from tune_mm.track.store import reason
 

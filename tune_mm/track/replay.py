@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from tune_mm.errors import UserError, nearest
-from tune_mm.track import about, lease, quiet
+from tune_mm.track import quiet
+from tune_mm.track.availability import ask
 from tune_mm.track.delivery import Delivery
-from tune_mm.track.messages import left, shown
-from tune_mm.track.queue import Queue
-from tune_mm.track.reach import ask
-from tune_mm.track.record import Runs
+from tune_mm.track.outbox import folder_lock, queue_file
+from tune_mm.track.outbox.queue import Queue
+from tune_mm.track.record_lines import Runs
 from tune_mm.track.sink import Sink
 from tune_mm.track.store import HIDDEN, Store, reason, redacted
+from tune_mm.track.wording import left, shown
 
 # Below the working directory: a writer's own place, and the one below a search's folder.
 PATTERNS = ("mlruns/queue/*/*", "mlruns/search/*/queue")
@@ -52,7 +53,7 @@ def find(queue: Path | None, root: Path) -> list[Path]:
 
 
 def _queues(paths: Iterable[Path]) -> list[Path]:
-    return [path for path in paths if (path / about.FILE).is_file()]
+    return [path for path in paths if (path / queue_file.FILE).is_file()]
 
 
 def replay(folder: Path, uri: str | None = None) -> Outcome:
@@ -62,7 +63,7 @@ def replay(folder: Path, uri: str | None = None) -> Outcome:
     quiet.loggers()
     try:
         queue = Queue(folder)
-    except lease.Busy:
+    except folder_lock.FolderTaken:
         return Outcome(
             (f"{shown(folder)}: in use by a running search, which writes it itself",), False
         )

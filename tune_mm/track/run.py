@@ -117,8 +117,6 @@ class Buffer:
         if later.start is not None:
             if self.start is None:
                 self.start = later.start
-            else:
-                self.start = self.start
             self.status = self.ended = None
             self.tags.pop(REASON, None)
         for key, value in later.params.items():

@@ -16,7 +16,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from tune_mm.track import limits
-from tune_mm.track.reach import is_server, permanent, present
+from tune_mm.track.availability import is_server, permanent, present
 from tune_mm.track.run import (
     MLFLOW_STATUS,
     REASON,

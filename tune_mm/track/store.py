@@ -23,8 +23,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from tune_mm.errors import UserError
 from tune_mm.track import limits, quiet
+from tune_mm.track.availability import ask, away, present, sqlite_file
 from tune_mm.track.mlflow_internals import create_database
-from tune_mm.track.reach import ask, away, present, sqlite_file
 
 FAILURES = (
     MlflowException,

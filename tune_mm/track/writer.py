@@ -31,15 +31,15 @@ from typing import Any, Self
 
 from tune_mm.errors import UserError
 from tune_mm.track import limits
+from tune_mm.track.availability import ask
+from tune_mm.track.backoff import Backoff
 from tune_mm.track.delivery import Delivery
-from tune_mm.track.messages import left, shown, way
-from tune_mm.track.queue import Queue
-from tune_mm.track.reach import ask
-from tune_mm.track.record import Runs, encode
-from tune_mm.track.retry import Retry
+from tune_mm.track.outbox.queue import Queue
+from tune_mm.track.record_lines import Runs, encode
 from tune_mm.track.run import REASON, Artifact, Buffer, MetricPoint, RunHandle, Status
 from tune_mm.track.sink import Sink
 from tune_mm.track.store import FAILURES, Store, Unreachable, reason
+from tune_mm.track.wording import left, shown, way
 
 log = logging.getLogger("tune_mm.track")
 
@@ -68,7 +68,7 @@ class Writer:
         interval: float = INTERVAL,
         *,
         queue: Path | None = None,
-        retry: Retry | None = None,
+        retry: Backoff | None = None,
     ) -> None:
         self.store = store
         self.experiment = experiment
@@ -85,7 +85,7 @@ class Writer:
         )
         self._runs: Runs = {}
         self._delivery = Delivery(self._queue, self._sink, self._runs)
-        self._retry = retry or Retry()
+        self._retry = retry or Backoff()
         self._interval = interval
         self._open: dict[RunHandle, None] = {}
         # `_lock` guards what callers change and is held for microseconds; `_writing` is held during

@@ -12,7 +12,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from tune_mm.config import Config, dump_config, flatten
-from tune_mm.track import RunHandle, Store, Writer, note, views
+from tune_mm.track import RunHandle, Store, Writer, description, views
 from tune_mm.track.run import Status
 from tune_mm.track.tags import Stage, environment, tags_for
 from tune_mm.tune.plan.plan import Plan
@@ -26,10 +26,10 @@ STATUS: dict[TrialState, Status] = {
 
 
 def searched(plan: Plan) -> dict[str, Any]:
-    """space.json: what was searched and how, for readers of the store who have no search.json at
-    hand.
-    """
-    spaces = {"search": plan.space, **({"baseline": plan.baseline} if plan.baseline else {})}
+    """space.json: what was searched and how, for readers of the store without search.json."""
+    domains = {"search": _domains(plan.space)}
+    if plan.baseline is not None:
+        domains["baseline"] = _domains(plan.baseline)
     return {
         "format": 1,
         "objective": plan.space.spec.objective,
@@ -39,19 +39,16 @@ def searched(plan: Plan) -> dict[str, Any]:
         "exhaustive": plan.space.exhaustive,
         "trials": plan.trials,
         "epochs": plan.epochs,
-        "domains": {stage: _domains(space) for stage, space in spaces.items()},
+        "domains": domains,
     }
 
 
 def _domains(space: Space) -> dict[str, dict[str, Any]]:
     """Kind, arguments and conditions by key."""
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for key, domain in space.domains.items():
-        found[key] = {
-            "kind": domain.kind,
-            "args": list(domain.args),
-            "when": {k: list(v) for k, v in domain.when.items()},
-        }
+        conditions = {other: list(allowed) for other, allowed in domain.when.items()}
+        found[key] = {"kind": domain.kind, "args": list(domain.args), "when": conditions}
     return found
 
 
@@ -65,38 +62,40 @@ class Tracker:
     def __init__(self, plan: Plan, data_kind: str, about: Mapping[str, Any]) -> None:
         self._kind = data_kind
         self._name = plan.name
+        self._origin = environment()
         suite = plan.record.get("suite")
-        self._origin = {**environment(), **({"suite": str(suite)} if suite else {})}
+        if suite:
+            self._origin["suite"] = str(suite)
         self.store = Store.open(plan.options.tracking_uri, plan.options.root, required=False)
         self._writer = Writer(self.store, plan.space.name, search=plan.uid)
         base = plan.config(plan.space, plan.epochs)
-        spec = plan.space.spec
         tags = {
             **tags_for(base, stage="search", data_kind=data_kind),
             **self._origin,
-            "objective": spec.objective,
+            "objective": plan.space.spec.objective,
+            "search": plan.name,
+            "space": plan.space.name,
+            "searcher": plan.space.spec.searcher.name,
         }
-        tags |= {"search": plan.name, "space": plan.space.name, "searcher": spec.searcher.name}
         params = {
             "trials": plan.trials,
             "epochs": plan.epochs,
-            "scheduler": spec.scheduler.name,
+            "scheduler": plan.space.spec.scheduler.name,
             "method": base.method.name,
         }
-        self._heading = note.heading(plan.name, {**tags, **params, "mode": plan.space.mode})
-        tags[note.TAG] = note.text(self._heading)
+        facts = {**tags, **params, "mode": plan.space.mode}
+        self._heading = description.heading(plan.name, facts)
+        tags[description.TAG] = description.text(self._heading)
         self._parent = self._writer.start(plan.name, params, tags, key="search")
         self._writer.artifact(self._parent, dump_config(base), "config.yaml")
-        self._writer.artifact(
-            self._parent, json.dumps(searched(plan), indent=1) + "\n", "space.json"
-        )
+        self._writer.artifact(self._parent, _as_json(searched(plan)), "space.json")
         if about:
-            self._writer.artifact(self._parent, json.dumps(about, indent=1) + "\n", "data.json")
-        keys = dict.fromkeys(
-            [*plan.space.domains, *(plan.baseline.domains if plan.baseline else ())]
-        )
-        shown = views.columns(spec.objective, about.get("shapes", ()), keys)
-        self._views = views.views(shown, plan.space.mode)
+            self._writer.artifact(self._parent, _as_json(about), "data.json")
+        keys = dict.fromkeys(plan.space.domains)
+        if plan.baseline is not None:
+            keys |= dict.fromkeys(plan.baseline.domains)
+        columns = views.columns(plan.space.spec.objective, about.get("shapes", ()), keys)
+        self._views = views.views(columns, plan.space.mode)
         self._save_views()
         self._runs: dict[tuple[Stage, int], RunHandle] = {}
 
@@ -107,11 +106,14 @@ class Tracker:
             **self._origin,
             "search": self._name,
             **facts,
+            "trial": number,
         }
-        name = f"{stage} {number}"
-        key = f"{stage}/{number}"
         run = self._writer.start(
-            name, flatten(config), {**tags, "trial": number}, parent=self._parent, key=key
+            f"{stage} {number}",
+            flatten(config),
+            tags,
+            parent=self._parent,
+            key=f"{stage}/{number}",
         )
         self._runs[stage, number] = run
         self._writer.artifact(run, dump_config(config), "config.yaml")
@@ -132,10 +134,9 @@ class Tracker:
         """A trial ended as the ledger says."""
         run = self._runs[stage, trial.number]
         facts = trial.user_attrs
-        ended = {**facts.get("best_metrics", {}), **facts.get("test", {})}
-        summary = {}
-        for k, v in ended.items():
-            summary[k if k.startswith("test/") else f"best/{k}"] = v
+        summary: dict[str, float] = dict(facts.get("test", {}))
+        for key, value in facts.get("best_metrics", {}).items():
+            summary[f"best/{key}"] = value
         self._writer.log(run, summary, int(facts.get("epochs", 0)))
         if facts.get("diverged"):
             self._writer.tags(run, {"diverged": "true"})
@@ -154,15 +155,13 @@ class Tracker:
         self._writer.log(self._parent, metrics, 0)
         if self._writer.flush():
             self._save_views()
-        run = self._parent.run_id  # the links need it: a store that has been away has given none
-        if run:
-            where = note.links(self._name, self._writer.experiment_id, run)
-        else:
-            where = ""
-        self._writer.tags(
-            self._parent,
-            {note.TAG: note.text(self._heading, note.outcome(json.loads(text)), where)},
-        )
+        links = ""
+        run = self._parent.run_id
+        if run:  # a store that has been away has given none
+            links = description.links(self._name, self._writer.experiment_id, run)
+        told = description.outcome(json.loads(text))
+        described = description.text(self._heading, told, links)
+        self._writer.tags(self._parent, {description.TAG: described})
         self._writer.finish(self._parent, status, reason)
 
     def flush(self) -> None:
@@ -178,3 +177,7 @@ class Tracker:
         if self._views and self._writer.experiment_id:
             views.save(self.store, self._writer.experiment_id, self._views)
             self._views = {}
+
+
+def _as_json(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, indent=1) + "\n"

@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tune_mm.errors import UserError
-from tune_mm.track import lease
-from tune_mm.track.queue import REFUSED, Queue
-from tune_mm.track.record import Damaged, Runs, decode, encode
-from tune_mm.track.retry import Retry
+from tune_mm.track.backoff import Backoff
+from tune_mm.track.outbox import folder_lock
+from tune_mm.track.outbox.queue import REFUSED, Queue
+from tune_mm.track.record_lines import Damaged, Runs, decode, encode
 from tune_mm.track.run import MLFLOW_STATUS, Artifact, Buffer, MetricPoint, RunHandle
 
 ABOUT = {"uri": "sqlite:////x.db", "experiment": "space", "artifacts": None, "known": True}
@@ -84,7 +84,7 @@ def test_two_at_once_have_a_folder_each_and_a_replay_is_refused(folder: Path) ->
     first.add(b"a\n")
     second.add(b"b\n")
     assert (first.folder, second.folder) == (folder, folder.with_name("search.2"))
-    with pytest.raises(lease.Busy):
+    with pytest.raises(folder_lock.FolderTaken):
         Queue(folder)
     assert (first.close().waiting, second.close().waiting) == (1, 1)
     assert lines(Queue(folder)) == [b"a\n"]
@@ -234,7 +234,7 @@ def test_a_file_of_an_artifact_has_to_be_there_whole_and_inside_the_queue(tmp_pa
 
 def test_pauses_double_up_to_a_minute_and_begin_anew() -> None:
     now = 100.0
-    retry = Retry(lambda: now)
+    retry = Backoff(lambda: now)
     assert retry.wait == 0
     pauses = []
     for _ in range(2000):  # more than a power of two has room for
@@ -257,7 +257,7 @@ def test_the_lock_is_the_systems(folder: Path) -> None:
     queue = Queue(folder, ABOUT)
     queue.add(b"a\n")
     assert os.path.exists(folder / "lock")
-    with pytest.raises(lease.Busy):
-        lease.take(folder, exact=True)
+    with pytest.raises(folder_lock.FolderTaken):
+        folder_lock.take(folder, exact=True)
     queue.close()
-    assert lease.take(folder, exact=True)[0] == folder
+    assert folder_lock.take(folder, exact=True)[0] == folder

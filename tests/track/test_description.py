@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tune_mm.track import limits, note
+from tune_mm.track import description, limits
 
 FACTS = {
     "method": "cggm",
@@ -43,21 +43,21 @@ def summary(low: float = 0.01, high: float = 0.03, gain: bool = True) -> dict[st
 
 
 def test_the_heading_says_what_is_searched_and_which_way_is_better() -> None:
-    assert note.heading("first", FACTS) == (
+    assert description.heading("first", FACTS) == (
         "Search **first**: cggm on iemocap, real data.\n"
         "Objective val/loss (lower is better); 20 trials of up to 5 epochs; searcher tpe, scheduler asha."
     )
-    assert "higher is better" in note.heading("first", {**FACTS, "mode": "max"})
+    assert "higher is better" in description.heading("first", {**FACTS, "mode": "max"})
 
 
 def test_synthetic_data_are_said_to_prove_nothing() -> None:
     said = "synthetic data: the numbers say nothing about the real data set."
-    assert said in note.heading("first", {**FACTS, "data_kind": "synthetic"})
-    assert "nothing" not in note.heading("first", FACTS)
+    assert said in description.heading("first", {**FACTS, "data_kind": "synthetic"})
+    assert "nothing" not in description.heading("first", FACTS)
 
 
 def test_the_outcome_has_gain_status_finals_and_best_trial() -> None:
-    assert note.outcome(summary()).split("\n\n") == [
+    assert description.outcome(summary()).split("\n\n") == [
         "Gain over the tuned baseline: **+0.0200** test/loss, 3 paired seeds, 95 % interval +0.0100 to +0.0300.",
         "Status: completed (search: 12 complete, 8 pruned).",
         "Finals, mean ± standard deviation over seeds:",
@@ -73,29 +73,29 @@ def test_the_outcome_has_gain_status_finals_and_best_trial() -> None:
 def test_an_interval_that_contains_zero_shows_no_difference(
     low: float, high: float, shown: bool
 ) -> None:
-    assert ("no difference is shown" not in note.outcome(summary(low, high))) == shown
+    assert ("no difference is shown" not in description.outcome(summary(low, high))) == shown
 
 
 def test_a_search_that_was_stopped_early_says_what_it_has() -> None:
     early = {**summary(), "status": "interrupted", "stages": {}, "best": {}, "finals": None}
-    assert note.outcome(early) == "Status: interrupted."
-    assert "Gain" not in note.outcome(summary(gain=False))
+    assert description.outcome(early) == "Status: interrupted."
+    assert "Gain" not in description.outcome(summary(gain=False))
 
 
 def test_one_seed_has_no_interval() -> None:
     found = summary()
     found["finals"]["gain"] |= {"n": 1, "interval95": None}
-    assert note.outcome(found).startswith(
+    assert description.outcome(found).startswith(
         "Gain over the tuned baseline: **+0.0200** test/loss, one seed, no interval."
     )
 
 
 def test_links_lead_to_the_artifacts_of_the_run() -> None:
-    said = note.links("first", "4", "abc")
+    said = description.links("first", "4", "abc")
     assert "(#/experiments/4/runs/abc/artifacts/summary.json)" in said
     assert "`python -m tune_mm.report search first`" in said
 
 
 def test_a_long_description_is_cut_to_what_a_tag_holds() -> None:
-    assert note.text("one", "", "two") == "one\n\ntwo"
-    assert len(note.text("x" * 2 * limits.TAG)) == limits.TAG
+    assert description.text("one", "", "two") == "one\n\ntwo"
+    assert len(description.text("x" * 2 * limits.TAG)) == limits.TAG

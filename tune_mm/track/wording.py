@@ -6,8 +6,8 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from tune_mm.track.queue import REFUSED
-from tune_mm.track.segment import Rest
+from tune_mm.track.outbox.queue import REFUSED
+from tune_mm.track.outbox.segment import Rest
 
 
 def shown(path: Path) -> Path:

@@ -9,7 +9,7 @@ LONGEST = 60.0  # seconds
 DOUBLINGS = 6  # after which a pause is the longest
 
 
-class Retry:
+class Backoff:
     """Pauses that grow with every failure in a row. clock: seconds, of any origin."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

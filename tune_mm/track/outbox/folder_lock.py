@@ -14,7 +14,7 @@ FILE = "lock"
 ATTEMPTS = 100  # at a folder that another process removes while it is being taken
 
 
-class Busy(Exception):
+class FolderTaken(Exception):
     """Another process has the folder."""
 
 
@@ -22,7 +22,7 @@ def take(folder: Path, *, exact: bool) -> tuple[Path, int]:
     """The folder that was taken, made if missing, and the descriptor that holds it until it is
     closed.
 
-    exact: raises Busy where another process has it; else one beside it is taken, `<folder>.2`.
+    exact: raises FolderTaken where another process has it; else one beside it is taken, `<folder>.2`.
     Raises OSError.
     """
     for number in itertools.count(1):
@@ -35,7 +35,7 @@ def take(folder: Path, *, exact: bool) -> tuple[Path, int]:
             return candidate, held
         if exact:
             break
-    raise Busy(str(folder))
+    raise FolderTaken(str(folder))
 
 
 def remove(folder: Path) -> None:

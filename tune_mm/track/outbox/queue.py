@@ -27,9 +27,8 @@ from typing import Any
 
 from tune_mm.errors import UserError
 from tune_mm.filesystem import fsync
-from tune_mm.track import about as queue_file
-from tune_mm.track import lease
-from tune_mm.track.segment import Rest, Segment, count
+from tune_mm.track.outbox import folder_lock, queue_file
+from tune_mm.track.outbox.segment import Rest, Segment, count
 
 log = logging.getLogger("tune_mm.track")
 
@@ -49,7 +48,7 @@ class Queue:
 
     about: content of queue.json. A folder is made with the first record; where another process has
     it, the next one beside it is. Without `about` the folder has to be a queue: UserError when it
-    is none, lease.Busy when it is taken.
+    is none, folder_lock.FolderTaken when it is taken.
     """
 
     def __init__(self, folder: Path, about: Mapping[str, Any] | None = None) -> None:
@@ -239,7 +238,7 @@ class Queue:
             rest = Rest(waiting, {name: n for name, n in aside.items() if n}, self._lost)
             if self._held is not None:
                 if not rest.waiting and not rest.aside:
-                    lease.remove(self.folder)
+                    folder_lock.remove(self.folder)
                 os.close(self._held)
                 self._held = None
             if self._spool is not None:
@@ -254,11 +253,11 @@ class Queue:
                 os.close(descriptor)
 
     def _take(self) -> None:
-        """Take the folder, once; what is in it waits from now on. Raises OSError, lease.Busy."""
+        """Take the folder, once; what is in it waits from now on. Raises OSError, folder_lock.FolderTaken."""
         if self._told:
             return
         if self._held is None:
-            self.folder, self._held = lease.take(self.folder, exact=self._exact)
+            self.folder, self._held = folder_lock.take(self.folder, exact=self._exact)
             numbers = sorted(int(p.stem) for p in self.folder.glob("*.jsonl") if p.stem.isdigit())
             self._sealed = [*map(Segment, numbers), *self._sealed]
             self._next = max([self._next, *(n + 1 for n in numbers)])

@@ -1,0 +1,1 @@
+"""Records on disk that the store has not got yet."""
