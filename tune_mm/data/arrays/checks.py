@@ -19,6 +19,7 @@ from tune_mm.errors import UserError, nearest
 SPLITS = ("train", "val", "test")
 Float = NDArray[np.float32]
 Mask = NDArray[np.bool_]
+Index = NDArray[np.int64]
 
 
 class DataError(UserError):

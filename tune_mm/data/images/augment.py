@@ -2,7 +2,8 @@
 
 Frames are resized one by one with torchvision's v2 `resize` (bilinear, antialias) on the device of
 the batch: on the CPU by its integer kernel, each frame then normalised while it is in the
-processor's cache; a GPU gets the cropped pixels of the whole batch in one copy.
+processor's cache; a GPU gets the cropped pixels of the whole batch in one copy. Rows of pixels keep
+their channels side by side, as frames are stored: another order costs more than the resize.
 
 Shape legend: n frames of a batch (all samples' frames in order), C channels, H x W a stored frame,
 S output side.
@@ -37,42 +38,60 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def crop_boxes(sizes: Tensor, scale_min: float, generator: torch.Generator) -> Tensor:
-    """Boxes of a random resized crop: int64 [n, 4] as top, left, height, width, for frames of
-    `sizes` [n, 2] (H, W).
+    """Boxes of a random resized crop, int64 [n, 4], for frames of `sizes` [n, 2] (H, W).
 
-    The distribution is that of torchvision's RandomResizedCrop: area H W u with u ~ U(scale_min,
-    1), width / height log-uniform in [3/4, 4/3], the first of 10 such boxes that fits, placed
-    uniformly; if none fits, the largest central box of the nearest allowed ratio. generator: on the
-    CPU.
+    A box is its top, left, height and width. The distribution is that of torchvision's
+    RandomResizedCrop: area H W u with u ~ U(scale_min, 1), width / height log-uniform in [3/4,
+    4/3], the first of 10 such boxes that fits, placed uniformly; if none fits, the largest central
+    box of the nearest allowed ratio. generator: on the CPU.
     """
     height, width = sizes.double().unbind(1)
     draws = torch.rand(2, len(sizes), TRIES, generator=generator, dtype=torch.float64)
-    place = torch.rand(2, len(sizes), generator=generator, dtype=torch.float64)
-    area = (height * width)[:, None] * (scale_min + (1 - scale_min) * draws[0])
-    low, high = (math.log(r) for r in RATIO)
-    ratio = torch.exp(low + (high - low) * draws[1])
-    w = (area * ratio).sqrt().round()
-    h = (area / ratio).sqrt().round()
-    fits = (w > 0) & (w <= width[:, None]) & (h > 0) & (h <= height[:, None])
-    first = fits.int().argmax(1, keepdim=True)
+    places = torch.rand(2, len(sizes), generator=generator, dtype=torch.float64)
+    area_draw, ratio_draw = draws
+    top_draw, left_draw = places
+
+    share = scale_min + (1 - scale_min) * area_draw
+    area = (height * width)[:, None] * share
+    narrowest = math.log(RATIO[0])
+    widest = math.log(RATIO[1])
+    ratio = torch.exp(narrowest + (widest - narrowest) * ratio_draw)
+    box_width = (area * ratio).sqrt().round()
+    box_height = (area / ratio).sqrt().round()
+
+    fits_in_width = (box_width > 0) & (box_width <= width[:, None])
+    fits_in_height = (box_height > 0) & (box_height <= height[:, None])
+    fits = fits_in_width & fits_in_height
     found = fits.any(1)
-    central_h, central_w = _central(height, width)
-    h = torch.where(found, h.gather(1, first)[:, 0], central_h)
-    w = torch.where(found, w.gather(1, first)[:, 0], central_w)
-    top = torch.where(
-        found, torch.floor(place[0] * (height - h + 1)), torch.floor((height - h) / 2)
-    )
-    left = torch.where(found, torch.floor(place[1] * (width - w + 1)), torch.floor((width - w) / 2))
-    return torch.stack((top, left, h, w), 1).long()
+    first = fits.int().argmax(1, keepdim=True)
+    first_height = box_height.gather(1, first)[:, 0]
+    first_width = box_width.gather(1, first)[:, 0]
+
+    central_height, central_width = _central(height, width)
+    chosen_height = torch.where(found, first_height, central_height)
+    chosen_width = torch.where(found, first_width, central_width)
+    top = _placed(height - chosen_height, top_draw, found)
+    left = _placed(width - chosen_width, left_draw, found)
+    return torch.stack((top, left, chosen_height, chosen_width), 1).long()
 
 
 def _central(height: Tensor, width: Tensor) -> tuple[Tensor, Tensor]:
     """Height and width [n] of the largest box whose ratio is allowed."""
+    narrowest, widest = RATIO
     ratio = width / height
+    reduced_height = (width / narrowest).round()
+    reduced_width = (height * widest).round()
+    box_height = torch.where(ratio < narrowest, reduced_height, height)
+    box_width = torch.where(ratio > widest, reduced_width, width)
     # A frame of one row or column would round to a box without pixels.
-    h = torch.where(ratio < RATIO[0], (width / RATIO[0]).round(), height).clamp(min=1)
-    w = torch.where(ratio > RATIO[1], (height * RATIO[1]).round(), width).clamp(min=1)
-    return h, w
+    return box_height.clamp(min=1), box_width.clamp(min=1)
+
+
+def _placed(slack: Tensor, draw: Tensor, at_random: Tensor) -> Tensor:
+    """Where boxes begin that leave `slack` pixels: anywhere, or in the middle. All [n]."""
+    anywhere = torch.floor(draw * (slack + 1))
+    middle = torch.floor(slack / 2)
+    return torch.where(at_random, anywhere, middle)
 
 
 def flips(count: int, generator: torch.Generator) -> Tensor:
@@ -93,42 +112,74 @@ def batch(
     normalize: Normalize,
     device: torch.device,
 ) -> Tensor:
-    """float32 [n, C, S, S] (channels last in memory) on `device` of frames H x W x C of any sizes,
-    perhaps read-only.
+    """float32 [n, C, S, S] (channels last in memory) on `device`, of frames H x W x C of any sizes.
 
-    The aspect is not kept; a frame of S x S keeps its pixels. flip: bool [n], frames to mirror left
-    to right; normalize: (x / 255 - mean) / std.
+    Frames may be read-only. The aspect is not kept; a frame of S x S keeps its pixels. flip: bool
+    [n], frames to mirror left to right; normalize: (x / 255 - mean) / std.
     """
-    n = len(frames)
+    count = len(frames)
     channels = frames[0].shape[2]
-    scale, shift = (t.repeat(size).to(device) for t in _affine(normalize, channels))
-    on_cpu = device.type == "cpu"
-    # Channels last, as frames are stored and the integer kernel leaves them: another order costs
-    # more than the resize.
-    shape = (n, size, size * channels)
-    if on_cpu:
-        out = torch.from_numpy(_memory(math.prod(shape)).reshape(shape))
+    mirrored = [False] * count
+    if flip is not None:
+        mirrored = flip.tolist()
+    scale, shift = _affine(normalize, channels)
+    # Of a row of pixels, whose channels lie side by side.
+    row_scale = scale.repeat(size).to(device)
+    row_shift = shift.repeat(size).to(device)
+    if device.type == "cpu":
+        out = _batch_on_cpu(frames, size, mirrored, row_scale, row_shift)
     else:
-        out = torch.empty(shape, device=device)
-    mirrored = [False] * n if flip is None else flip.tolist()
-    resized = _functional().resize_image
-    pixels = torch.empty(size, size, channels)  # of one frame, which stays in the processor's cache
-    for target, image, mirror in zip(
-        out, _copies(frames) if on_cpu else _moved(frames, device), mirrored, strict=True
-    ):
-        small = resized(image, [size, size], antialias=True)
-        small = (small.flip(-1) if mirror else small).permute(1, 2, 0)
-        if on_cpu:
-            torch.addcmul(shift, pixels.copy_(small).view(size, -1), scale, out=target)
-        else:
-            target.view(size, size, channels).copy_(small)
-    if not on_cpu:
-        torch.addcmul(shift, out, scale, out=out)
-    return out.view(n, size, size, channels).permute(0, 3, 1, 2)
+        out = _batch_on_gpu(frames, size, mirrored, row_scale, row_shift)
+    return out.view(count, size, size, channels).permute(0, 3, 1, 2)
+
+
+def _batch_on_cpu(
+    frames: Sequence[NDArray[np.uint8]],
+    size: int,
+    mirrored: Sequence[bool],
+    scale: Tensor,
+    shift: Tensor,
+) -> Tensor:
+    """[n, S, S C]; each frame is normalised on its own. scale, shift: [S C]."""
+    channels = frames[0].shape[2]
+    shape = (len(frames), size, size * channels)
+    memory = _memory(math.prod(shape))
+    out = torch.from_numpy(memory.reshape(shape))
+    # Of one frame, which stays in the processor's cache.
+    pixels = torch.empty(size, size, channels)
+    for target, frame, mirror in zip(out, _copies(frames), mirrored, strict=True):
+        pixels.copy_(_resized(frame, size, mirror))
+        torch.addcmul(shift, pixels.view(size, -1), scale, out=target)
+    return out
+
+
+def _batch_on_gpu(
+    frames: Sequence[NDArray[np.uint8]],
+    size: int,
+    mirrored: Sequence[bool],
+    scale: Tensor,
+    shift: Tensor,
+) -> Tensor:
+    """[n, S, S C]; all frames are normalised at once. scale, shift: [S C], on the GPU."""
+    channels = frames[0].shape[2]
+    out = torch.empty((len(frames), size, size * channels), device=scale.device)
+    moved = _moved(frames, scale.device)
+    for target, frame, mirror in zip(out, moved, mirrored, strict=True):
+        pixels = target.view(size, size, channels)
+        pixels.copy_(_resized(frame, size, mirror))
+    return torch.addcmul(shift, out, scale, out=out)
+
+
+def _resized(frame: Tensor, size: int, mirror: bool) -> Tensor:
+    """[S, S, C] of a frame [C, H, W]."""
+    resized: Tensor = _functional().resize_image(frame, [size, size], antialias=True)
+    if mirror:
+        resized = resized.flip(-1)
+    return resized.permute(1, 2, 0)
 
 
 def _memory(size: int) -> NDArray[np.float32]:
-    """[size] floats: the memory of an earlier batch that nobody holds any more, where there is one.
+    """[size] floats: the memory of an earlier batch that nobody holds any more, if there is one.
 
     The system hands out new memory page by page and zeroed, which takes a quarter of the time of a
     batch.
@@ -148,7 +199,8 @@ def _references(arrays: list[NDArray[np.float32]]) -> list[int]:
 
 
 _kept: list[NDArray[np.float32]] = []
-MOST_KEPT = 2  # a loop holds one batch while the next is made
+# A loop holds one batch while the next is made.
+MOST_KEPT = 2
 # References to an array that only a list holds, as counted here: Python versions differ in what the
 # counting adds.
 UNUSED = _references([np.empty(0, dtype=np.float32)])[0]
@@ -158,7 +210,8 @@ def _copies(frames: Sequence[NDArray[np.uint8]]) -> Iterator[Tensor]:
     """Each frame as [C, H, W], good until the next is asked for."""
     # One buffer for all frames stays in the processor's cache; a copy is needed, as torch takes no
     # read-only arrays.
-    buffer = np.empty(max(frame.size for frame in frames), dtype=np.uint8)
+    largest = max(frame.size for frame in frames)
+    buffer = np.empty(largest, dtype=np.uint8)
     for frame in frames:
         copy = buffer[: frame.size].reshape(frame.shape)
         np.copyto(copy, frame)
@@ -168,10 +221,10 @@ def _copies(frames: Sequence[NDArray[np.uint8]]) -> Iterator[Tensor]:
 
 def _moved(frames: Sequence[NDArray[np.uint8]], device: torch.device) -> Iterator[Tensor]:
     """Each frame as [C, H, W] on `device`, all of them in one copy."""
-    flat = torch.from_numpy(np.concatenate([frame.reshape(-1) for frame in frames])).to(device)
-    for part, frame in zip(
-        torch.split(flat, [frame.size for frame in frames]), frames, strict=True
-    ):
+    joined = np.concatenate([frame.reshape(-1) for frame in frames])
+    sizes = [frame.size for frame in frames]
+    parts = torch.from_numpy(joined).to(device).split(sizes)
+    for part, frame in zip(parts, frames, strict=True):
         yield part.view(frame.shape).permute(2, 0, 1)
 
 
@@ -183,15 +236,20 @@ def constants(normalize: Normalize, channels: int) -> tuple[tuple[float, ...], t
     """
     if normalize == "imagenet" and channels == 3:
         return IMAGENET_MEAN, IMAGENET_STD
-    mean, std = {
+    grey = {
         "imagenet": (sum(IMAGENET_MEAN) / 3, sum(IMAGENET_STD) / 3),
         "half": (0.5, 0.5),
         "none": (0.0, 1.0),
-    }[normalize]
+    }
+    mean, std = grey[normalize]
     return (mean,) * channels, (std,) * channels
 
 
 def _affine(normalize: Normalize, channels: int) -> tuple[Tensor, Tensor]:
     """[C] each: (x / 255 - mean) / std = x * scale + shift, for pixels x in 0..255."""
-    mean, std = (torch.tensor(c, dtype=torch.float64) for c in constants(normalize, channels))
-    return (1 / (255 * std)).float(), (-mean / std).float()
+    means, deviations = constants(normalize, channels)
+    mean = torch.tensor(means, dtype=torch.float64)
+    std = torch.tensor(deviations, dtype=torch.float64)
+    scale = 1 / (255 * std)
+    shift = -mean / std
+    return scale.float(), shift.float()

@@ -34,44 +34,38 @@ from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
 from tune_mm.core.types import Padded, Stored
+from tune_mm.data.arrays.checks import Index
 from tune_mm.data.store import failures
-from tune_mm.data.store.cache import (
-    StoreRecipe,
-    StoreWriter,
-    damaged,
-    open_store,
-    read_array,
-    unread,
-)
+from tune_mm.data.store.cache import Recipe, Writer, damaged, open_store, read_array, unread
 from tune_mm.data.store.threads import each
 
 # Raise it when the same files would give other values.
 VERSION = 1
 CLASSES = 4
-# the most that is read; a scan of BraTS has 240 x 240 x 155 = 9 million voxels
+# The most that is read; a scan of BraTS has 240 x 240 x 155 = 9 million voxels.
 SIDE = 1024
 VOXELS = 2**26
-PART = 64  # slices that are in memory at once while labels are copied
+# Slices that are in memory at once while labels are copied.
+PART = 64
 IMAGES = "images.npy"
 LABELS = "labels.npy"
 PLACES = "places.npy"
 
-Index = NDArray[np.int64]
-
 
 @dataclass(frozen=True, eq=False)
-class Case:
-    """An opened store. size: H x W of the slices; places: int64 [S, 2], in memory; starts: where
-    the values begin in the files of images and labels, in bytes.
-    """
+class ScanCase:
+    """An opened store."""
 
     folder: Path
+    # H x W of the slices.
     size: tuple[int, int]
+    # int64 [S, 2], in memory.
     places: Index
+    # Where the values begin in the files of images and labels, in bytes.
     starts: Mapping[str, int]
 
     def read(self, file: str, number: int, out: NDArray[Any]) -> None:
-        """Fills `out` [H, W] with a plane of a file, counted over its first axes. Raises DataError."""
+        """Fills `out` [H, W] with a plane of a file, by its number there. Raises DataError."""
         try:
             with (self.folder / file).open("rb") as opened:
                 opened.seek(self.starts[file] + number * out.nbytes)
@@ -87,13 +81,13 @@ class Cases:
     reason; modalities: how many.
     """
 
-    def __init__(self, opened: Mapping[str, Case], bad: Mapping[str, str], modalities: int) -> None:
-        self.opened = list(opened.values())
-        self.bad = bad
-        self.modalities = modalities
+    def __init__(
+        self, opened: Mapping[str, ScanCase], bad: Mapping[str, str], modalities: int
+    ) -> None:
+        self.opened, self.bad, self.modalities = list(opened.values()), bad, modalities
         self.number = {case: i for i, case in enumerate(opened)}
 
-    def __getitem__(self, case: str) -> Case:
+    def __getitem__(self, case: str) -> ScanCase:
         return self.opened[self.number[case]]
 
     def places(self, case: str) -> list[int]:
@@ -105,7 +99,7 @@ class Cases:
         return int(self[case].places[:, 1].argmax())
 
     def samples(self, chosen: Sequence[tuple[str, int]], channel: int | None) -> Slices:
-        """A modality (None: the labels) of samples, each a case and its slice that evaluation sees."""
+        """A modality (None: the labels) of samples: a case and the slice that evaluation sees."""
         cases = np.array([self.number[case] for case, _ in chosen], np.int64)
         counts = np.array([len(self.opened[i].places) for i in cases], np.int64)
         size = self[chosen[0][0]].size
@@ -158,10 +152,7 @@ class Slices(Stored):
         file, dtype = (LABELS, np.uint8) if self.channel is None else (IMAGES, np.float16)
         out = np.empty((len(rows), *self.shape[-2:]), dtype)
         for plane, case, row in zip(out, cases.tolist(), rows.tolist(), strict=True):
-            if self.channel is None:
-                number = row
-            else:
-                number = row * self.cases.modalities + self.channel
+            number = row if self.channel is None else row * self.cases.modalities + self.channel
             self.cases.opened[case].read(file, number, plane)
         return out
 
@@ -176,9 +167,9 @@ def open_cases(name: str, files: Mapping[str, Path], modalities: tuple[str, ...]
     ids = sorted(files)
     settings = {"version": VERSION, "modalities": list(modalities)}
 
-    def opened(i: int) -> tuple[Case | None, Mapping[str, str]]:
+    def opened(i: int) -> tuple[ScanCase | None, Mapping[str, str]]:
         case = ids[i]
-        recipe = StoreRecipe(name, "slices", settings, {case: (files[case],)}, quiet=True)
+        recipe = Recipe(name, "slices", settings, {case: (files[case],)}, quiet=True)
         found = open_store(recipe, partial(_build, files[case], len(modalities)))
         return None if found.bad else _opened(found.folder, len(modalities)), found.bad
 
@@ -200,7 +191,7 @@ def open_labels(name: str, cases: Cases, chosen: Sequence[tuple[str, int]]) -> N
     shape = (len(labels), *labels.shape)
 
     def build(folder: Path, ids: list[str]) -> dict[str, str]:
-        with StoreWriter(folder / LABELS, np.uint8, shape) as out:
+        with Writer(folder / LABELS, np.uint8, shape) as out:
             for start in range(0, len(labels), PART):
                 part = torch.arange(start, min(start + PART, len(labels)))
                 out.put(start * math.prod(shape[1:]), labels.take(part).value.numpy())
@@ -209,8 +200,7 @@ def open_labels(name: str, cases: Cases, chosen: Sequence[tuple[str, int]]) -> N
     total = hashlib.blake2b(json.dumps(chosen).encode(), digest_size=16).hexdigest()
     sources = {case: (cases[case].folder / LABELS,) for case, _ in chosen}
     folder = open_store(
-        StoreRecipe(name, "labels", {"version": VERSION, "samples": total}, sources, quiet=True),
-        build,
+        Recipe(name, "labels", {"version": VERSION, "samples": total}, sources, quiet=True), build
     ).folder
     found = read_array(folder, LABELS, "c")
     if found.shape != shape or found.dtype != np.uint8:
@@ -218,28 +208,25 @@ def open_labels(name: str, cases: Cases, chosen: Sequence[tuple[str, int]]) -> N
     return found
 
 
-def _opened(folder: Path, modalities: int) -> Case:
+def _opened(folder: Path, modalities: int) -> ScanCase:
     """Raises DataError when the store is damaged."""
     arrays = {file: read_array(folder, file) for file in (IMAGES, LABELS, PLACES)}
-    count = len(arrays[LABELS])
-    size = arrays[LABELS].shape[1:]
+    count, size = len(arrays[LABELS]), arrays[LABELS].shape[1:]
     expected: dict[str, tuple[DTypeLike, tuple[int, ...]]] = {
-        IMAGES: (np.float16, (count, modalities, *size)), LABELS: (np.uint8, (count, *size)),
+        IMAGES: (np.float16, (count, modalities, *size)),
+        LABELS: (np.uint8, (count, *size)),
         PLACES: (np.int64, (count, 2)),
-    }  # fmt: skip
+    }
+    plausible = count > 0 and len(size) == 2
     for file, (dtype, shape) in expected.items():
-        if (
-            arrays[file].dtype != dtype
-            or arrays[file].shape != shape
-            or not count
-            or len(size) != 2
-        ):
+        found = arrays[file]
+        if not plausible or found.dtype != dtype or found.shape != shape:
             raise damaged(folder, file)
-    # A store's files end where their values do (see `StoreWriter`).
+    # A store's files end where their values do (see `Writer`).
     starts = {
         file: (folder / file).stat().st_size - arrays[file].nbytes for file in (IMAGES, LABELS)
     }
-    return Case(folder, (size[0], size[1]), np.array(arrays[PLACES]), starts)
+    return ScanCase(folder, (size[0], size[1]), np.array(arrays[PLACES]), starts)
 
 
 def _build(path: Path, modalities: int, folder: Path, ids: list[str]) -> dict[str, str]:
@@ -251,17 +238,12 @@ def _build(path: Path, modalities: int, folder: Path, ids: list[str]) -> dict[st
         images, labels, places = read_case(path, modalities)
     except (ValueError, OSError, RuntimeError, LookupError, MemoryError) as error:
         failures.refuse(path, error)
-        if str(error):
-            reason = str(error).splitlines()[0]
-        else:
-            reason = type(error).__name__
-        return {
-            ids[
-                0
-            ]: f"{path}: {reason if isinstance(error, ValueError) else f'cannot be read: {reason}'}"
-        }
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if not isinstance(error, ValueError):
+            reason = f"cannot be read: {reason}"
+        return {ids[0]: f"{path}: {reason}"}
     for file, values in ((IMAGES, images), (LABELS, labels), (PLACES, places)):
-        with StoreWriter(folder / file, values.dtype, values.shape) as out:
+        with Writer(folder / file, values.dtype, values.shape) as out:
             out.put(0, values)
     return {}
 
@@ -273,7 +255,8 @@ def read_case(path: Path, modalities: int) -> tuple[NDArray[np.float16], NDArray
     that is damaged.
     """
     with h5py.File(path, "r") as file:
-        image, label = (_array(file, key) for key in ("image", "label"))
+        image = _array(file, "image")
+        label = _array(file, "label")
         _check_shapes(image, label, modalities)
         classes = _classes(label[()])
         places = np.flatnonzero(classes.any((0, 1)))
@@ -282,11 +265,11 @@ def read_case(path: Path, modalities: int) -> tuple[NDArray[np.float16], NDArray
         values = image[:, :, :, places[0] : places[-1] + 1][..., places - places[0]]
     if not np.isfinite(values).all():
         raise ValueError("'image' must be finite, got NaN or infinity")
-    largest = float(np.abs(values).max())
-    most = float(np.finfo(np.float16).max)
+    largest, most = float(np.abs(values).max()), float(np.finfo(np.float16).max)
     if largest > most:
         raise ValueError(
-            f"'image' must be within -{most:g} to {most:g} (z-scored over the brain), got {largest:g}"
+            f"'image' must be within -{most:g} to {most:g} (z-scored over the brain), "
+            f"got {largest:g}"
         )
     slices = np.ascontiguousarray(values.transpose(3, 0, 1, 2), np.float16)
     labels = np.ascontiguousarray(classes[:, :, places].transpose(2, 0, 1))
@@ -294,18 +277,14 @@ def read_case(path: Path, modalities: int) -> tuple[NDArray[np.float16], NDArray
 
 
 def _array(file: Any, key: str) -> Any:
-    """A data set that lies in the file itself: links to others are not followed. Raises ValueError."""
-    links = file.id.links
-    name = key.encode()
+    """A data set that lies in the file itself, not behind a link. Raises ValueError."""
+    links, name = file.id.links, key.encode()
     if not links.exists(name):
         known = (
             ", ".join(repr(k.decode("utf-8", "replace")) for k in list(file.id)[:8]) or "nothing"
         )
         raise ValueError(f"no '{key}'; the file holds {known}")
-    if links.get_info(name).type == h5py.h5l.TYPE_HARD:
-        found = file[key]
-    else:
-        found = None
+    found = file[key] if links.get_info(name).type == h5py.h5l.TYPE_HARD else None
     if found is None or getattr(found, "is_virtual", False) or getattr(found, "external", ()):
         raise ValueError(f"'{key}' must lie in the file itself, got a link")
     if not isinstance(found, h5py.Dataset) or found.dtype.kind not in "fiu":
@@ -324,18 +303,19 @@ def _check_shapes(image: Any, label: Any, modalities: int) -> None:
         or np.prod(shape, dtype=np.int64) > VOXELS
     ):
         raise ValueError(
-            f"'label' must be [H, W, D], each at most {SIDE} and {VOXELS} voxels in all, got {list(shape)}"
+            f"'label' must be [H, W, D], each at most {SIDE} and {VOXELS} voxels in all, "
+            f"got {list(shape)}"
         )
     if tuple(image.shape) != (modalities, *shape):
         raise ValueError(
-            f"'image' must be {[modalities, *shape]} as 'label' is {list(shape)}, got {list(image.shape)}"
+            f"'image' must be {[modalities, *shape]} as 'label' is {list(shape)}, "
+            f"got {list(image.shape)}"
         )
 
 
 def _classes(label: NDArray[Any]) -> NDArray[np.uint8]:
     """Classes 0..3. Raises ValueError."""
-    low = float(label.min())
-    high = float(label.max())
+    low, high = float(label.min()), float(label.max())
     if not 0 <= low <= high <= CLASSES:
         raise ValueError(
             f"'label' must hold classes 0 to 3 (or 4 in place of 3), got {low:g} to {high:g}"

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Index = NDArray[np.int64]
+from tune_mm.data.arrays.checks import Index
 
 
 def carve(

@@ -1,5 +1,4 @@
-"""Synthetic clips: the vectors of `_synthetic` as short sounds and pictures, written as real wav
-and jpeg files.
+"""Synthetic clips: `synthetic.vectors` as short sounds and pictures, in real wav and jpeg files.
 
 audio [K]: a sum of K tones between 250 and 3400 Hz, tone k with amplitude exp(x_k / 2), plus noise,
 at 8 kHz for 0.4 to 1 s, the peak at 0.9: differences of the x are differences of log amplitudes, in
@@ -7,8 +6,8 @@ any spectrogram. visual [K]: pixel = 128 + 110 tanh(x @ patterns / 3) plus noise
 cosine of order k // 3 from top to bottom in color channel k % 3: mirrored frames are the same, and
 crops keep the first three whole.
 
-Imbalance and noise are those of `_synthetic`; what is added here is small. Shapes: K values, n
-samples, H x W x 3.
+Imbalance and noise are those of `synthetic.vectors`; what is added here is small. Shapes: K values,
+n samples, H x W x 3.
 """
 
 from __future__ import annotations

@@ -35,25 +35,25 @@ Array = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class SyntheticOptions:
-    """What `python -m tune_mm.data make` can be asked for.
+    """What `python -m tune_mm.data make` can be asked for. Raises ValueError."""
 
-    train, val, test: samples. classes: number of classes (data sets of scores ignore it). shapes:
-    longest (T, D) per modality, (D,) for a vector, or (C, H, W) for an image. dominant: the
-    strongest modality. imbalance: 0 (all alike) to 1. noise: standard deviation of the noise (1: a
-    linear model on the dominant modality gets about 0.7). seed: the same options and seed give the
-    same files. per_class: fewest samples of a class in a split (0: a sample may have all classes in
-    it). Raises ValueError.
-    """
-
+    # Longest (T, D) per modality, (D,) for a vector, or (C, H, W) for an image.
     shapes: Mapping[str, tuple[int, ...]]
+    # The strongest modality.
     dominant: str
+    # Samples of each split.
     train: int = 320
     val: int = 96
     test: int = 96
+    # Number of classes; data sets of scores ignore it.
     classes: int = 4
+    # 0 (all alike) to 1.
     imbalance: float = 0.6
+    # Standard deviation; at 1 a linear model on the dominant modality gets about 0.7.
     noise: float = 1.0
+    # The same options and seed give the same files.
     seed: int = 0
+    # Fewest samples of a class in a split; 0: a sample may have all classes in it.
     per_class: int = 2
 
     def __post_init__(self) -> None:

@@ -39,17 +39,17 @@ from tune_mm.data.video.frames import FramesConfig, FrameStore, open_frames
 
 
 class AudioVisualConfig(Section):
-    """What every data set of clips can be asked for.
+    """What every data set of clips can be asked for."""
 
-    audio: a front-end; visual: which frames, and what a batch makes of them; min_frames: a clip
-    with fewer is left out; skip_bad: leave out clips whose files cannot be read; val_fraction,
-    split_seed, val_by: see the module.
-    """
-
+    # A front-end.
     audio: AudioFrontend
+    # Which frames, and what a batch makes of them.
     visual: FramesConfig = FramesConfig()
+    # A clip with fewer is left out.
     min_frames: int = Field(1, ge=1)
+    # Leave out clips whose files cannot be read.
     skip_bad: bool = False
+    # The share of train to validate on, drawn how: see the module.
     val_fraction: float = Field(0.1, gt=0, lt=1)
     split_seed: int = Field(0, ge=0)
     val_by: Literal["auto", "label", "speaker"] = "auto"
@@ -57,28 +57,29 @@ class AudioVisualConfig(Section):
 
 @dataclass(frozen=True)
 class Clip:
-    """One sample. audio: its wav; frames: the folder of its images; speaker: who it is from. None:
-    there is none.
-    """
+    """One sample; what it lacks is None."""
 
     id: str
     label: str
+    # Its wav.
     audio: Path | None
+    # The folder of its images.
     frames: Path | None
+    # Who it is from.
     speaker: str | None = None
 
 
 @dataclass(frozen=True)
 class Listing:
-    """What a data set's lists say.
+    """What a data set's lists say."""
 
-    clips: by published split (train and test, perhaps val); class_names: in the order of the
-    labels; dropped: rows that are not used, with the reason; notes: what else a user should know.
-    """
-
+    # By published split: train and test, perhaps val.
     clips: Mapping[str, Sequence[Clip]]
+    # In the order of the labels.
     class_names: tuple[str, ...]
+    # Rows that are not used, with the reason.
     dropped: Mapping[str, str] = field(default_factory=dict)
+    # What else a user should know.
     notes: tuple[str, ...] = ()
 
 

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from tune_mm.config import Section
 from tune_mm.core.types import Padded, Stored
+from tune_mm.data.arrays.checks import Index
 from tune_mm.data.images import augment
 from tune_mm.data.store import failures
 from tune_mm.data.store.cache import (
@@ -46,29 +47,30 @@ PIXELS = "frames.npy"
 INDEX = "index.npy"
 
 Pixels = NDArray[np.uint8]
-Index = NDArray[np.int64]
 # The black frame that stands for a clip that cannot be read.
 NOTHING = (1, 1, 1)
 
 
 class FramesConfig(Section):
-    """Which frames are stored and what a batch makes of them.
+    """Which frames are stored and what a batch makes of them."""
 
-    Batches: frames: T per sample; size: S, the side of the output; crop: a random resized crop in
-    training, of at least `scale_min` of the area; flip: half of the frames are mirrored in
-    training; normalize: see `_augment.constants`. Stored: stored_size: larger frames are reduced to
-    this shorter side (null: as on disk); keep: at most so many evenly spaced frames of a clip
-    (null: all); color.
-    """
-
+    # T, frames per sample.
     frames: int = Field(1, ge=1)
+    # S, the side of the output.
     size: int = Field(224, ge=1)
+    # Larger frames are stored reduced to this shorter side (null: as on disk).
     stored_size: int | None = Field(256, ge=1)
+    # At most so many evenly spaced frames of a clip are stored (null: all).
     keep: int | None = Field(None, ge=1)
+    # What is stored of a frame.
     color: Literal["rgb", "grey"] = "rgb"
+    # A random resized crop in training.
     crop: bool = True
+    # The least share of a frame's area that a crop holds.
     scale_min: float = Field(0.08, gt=0, le=1)
+    # Half of the frames are mirrored in training.
     flip: bool = True
+    # See `augment.constants`.
     normalize: augment.Normalize = "imagenet"
 
     @model_validator(mode="after")

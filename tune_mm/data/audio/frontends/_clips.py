@@ -17,21 +17,21 @@ FLOOR = 1e-6
 
 
 class ClipConfig(Section):
-    """Settings for one's own data.
+    """Settings for one's own data."""
 
-    rate: in Hz, to which files are resampled; n_fft: window and FFT, in samples; hop: samples
-    between columns. seconds: the length that every clip is brought to: the central part of a longer
-    clip; a shorter one is repeated (fill: tile) or followed by zeros (fill: zero). crop_seconds:
-    what a batch holds of it, drawn at random in training and central in evaluation (null: all).
-    standardize: clip: (x - mean) / std over each clip.
-    """
-
+    # In Hz; files are resampled to it.
     rate: int = Field(16_000, ge=1_000, le=192_000)
+    # Window and FFT, in samples.
     n_fft: int = Field(512, ge=8, le=65_536)
+    # Samples between columns.
     hop: int = Field(160, ge=1)
+    # The length that every clip is brought to; of a longer clip the central part is used.
     seconds: float = Field(3.0, gt=0, le=3600)
+    # What a batch holds of it, at random in training and central in evaluation (null: all).
     crop_seconds: float | None = Field(None, gt=0)
+    # A shorter clip is repeated (tile) or followed by zeros (zero).
     fill: _waves.Fill = "zero"
+    # clip: (x - mean) / std over each clip.
     standardize: Literal["none", "clip"] = "none"
 
     @model_validator(mode="after")
