@@ -44,7 +44,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn import functional
 
 from tune_mm.config import Section
 from tune_mm.core.features import pooled
@@ -101,7 +101,7 @@ def means(features: Tensor, target: Tensor, classes: int) -> tuple[Tensor, Tenso
     """Class means [C, W] of features [N, W], 0 for a class without samples; and which have some
     (bool [C]).
     """
-    chosen = F.one_hot(target, classes).to(features.dtype)
+    chosen = functional.one_hot(target, classes).to(features.dtype)
     count = chosen.sum(0)
     return (chosen.transpose(0, 1) @ features) / count.clamp(min=1)[:, None], count > 0
 

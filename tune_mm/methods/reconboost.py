@@ -41,9 +41,9 @@ from itertools import pairwise
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn import functional
 
 from tune_mm.config import Section
 from tune_mm.core import grads as gradients
@@ -217,7 +217,7 @@ class ReconBoost(Method):
         """Logits [B, C] of the learners that a stage leaves as they are."""
         with net.evaluating():
             return {
-                m: F.linear(
+                m: functional.linear(
                     _late.own_vector(net, m, batch.inputs[m]),
                     state["head.weight"],
                     state["head.bias"],

@@ -38,9 +38,9 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
+from torch.nn import functional
 
 from tune_mm.config import Section
 from tune_mm.core.features import pooled
@@ -83,7 +83,9 @@ def logit_distance(student: Tensor, teacher: Tensor, temperature: Tensor) -> Ten
     [B, C].
     """
     own, theirs = (torch.log_softmax(z / temperature, -1) for z in (student, teacher))
-    return temperature.square() * F.kl_div(own, theirs, reduction="batchmean", log_target=True)
+    return temperature.square() * functional.kl_div(
+        own, theirs, reduction="batchmean", log_target=True
+    )
 
 
 class UMT(Method):
@@ -146,7 +148,9 @@ class UMT(Method):
             return {m: feature_distance(f, theirs[m]) for m, f in own.items()}
         alone = net.unimodal(features, self.unimodal_path)
         scores = {
-            m: F.linear(pooled(theirs[m]), state[f"head.{m}.weight"], state[f"head.{m}.bias"])
+            m: functional.linear(
+                pooled(theirs[m]), state[f"head.{m}.weight"], state[f"head.{m}.bias"]
+            )
             for m in alone
         }
         if net.task.kind == "regression":

@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from tune_mm.core.types import DataSpec, Features, Padded, UnimodalPath
 
@@ -119,7 +119,11 @@ class DenseHead(nn.Conv2d):
         # The softmax over classes wants them apart; before the interpolation that is a smaller
         # copy.
         out = super().forward(hidden).contiguous()
-        return out if out.shape[2:] == self.size else F.interpolate(out, self.size, mode="bilinear")
+        return (
+            out
+            if out.shape[2:] == self.size
+            else functional.interpolate(out, self.size, mode="bilinear")
+        )
 
 
 class Fusion(nn.Module, ABC):

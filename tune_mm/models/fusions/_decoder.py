@@ -10,7 +10,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from tune_mm.models.encoders.esanet import NonBottleneck1D, start
 
@@ -47,7 +47,9 @@ class PyramidPooling(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         size = x.shape[-2:]
         found = [
-            F.interpolate(_each(branch, F.adaptive_avg_pool2d(x, k)), size, mode="nearest")
+            functional.interpolate(
+                _each(branch, functional.adaptive_avg_pool2d(x, k)), size, mode="nearest"
+            )
             for k, branch in zip(self.bins, self.branches, strict=True)
         ]
         out: Tensor = self.join(torch.cat([x, *found], 1))
@@ -60,7 +62,7 @@ def _each(layers: nn.Module, x: Tensor) -> Tensor:
     """
     for layer in cast("nn.Sequential", layers):
         if isinstance(layer, nn.BatchNorm2d) and x.numel() == x.shape[1]:
-            x = F.batch_norm(
+            x = functional.batch_norm(
                 x, layer.running_mean, layer.running_var, layer.weight, layer.bias, eps=layer.eps
             )
         else:
@@ -82,7 +84,7 @@ class Upsampling(nn.Module):
             self.conv.weight.copy_((torch.tensor(BILINEAR) / 16).expand_as(self.conv.weight))
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        out: Tensor = self.conv(functional.interpolate(x, scale_factor=2.0, mode="nearest"))
         return out
 
 

@@ -9,8 +9,8 @@ from itertools import accumulate
 from typing import Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 from tune_mm.config import Section
 from tune_mm.core.features import pooled
@@ -57,7 +57,7 @@ class ConcatFusion(LateFusion):
         """See `LateFusion.unimodal`: zeros outside the modality's block, on either path."""
         total = self.head.in_features
         return {
-            m: F.pad(pooled(features[m], self.pool), (block.start, total - block.stop))
+            m: functional.pad(pooled(features[m], self.pool), (block.start, total - block.stop))
             for m, block in self.blocks.items()
         }
 

@@ -16,7 +16,7 @@ from typing import Any, Literal, cast
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from tune_mm.config import Section
 from tune_mm.core.types import DataSpec, Features
@@ -112,7 +112,7 @@ def _skipping(
     own = cast("nn.Conv2d", conv)
     parts = own.weight.split([*channels.values(), own.in_channels - sum(channels.values())], 1)
     present = [w for m, w in zip([*channels, ""], parts, strict=True) if m not in absent]
-    out = F.conv2d(x, torch.cat(present, 1) if absent else own.weight, padding=own.padding)
+    out = functional.conv2d(x, torch.cat(present, 1) if absent else own.weight, padding=own.padding)
     for layer in rest:
         out = layer(out)
     return out

@@ -44,9 +44,9 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
+from torch.nn import functional
 
 from tune_mm.config import Section
 from tune_mm.core.types import DataSpec, Features, Padded, UnimodalPath
@@ -94,10 +94,14 @@ class Mix(nn.Module):
 
     def forward(self, x: Tensor, only: slice = slice(None)) -> Tensor:
         """only: the places along the axis that x has, out of all that the layers know."""
-        inner = F.gelu(
-            F.linear(self.norm(x).movedim(self.axis, -1), self.up.weight[:, only], self.up.bias)
+        inner = functional.gelu(
+            functional.linear(
+                self.norm(x).movedim(self.axis, -1), self.up.weight[:, only], self.up.bias
+            )
         )
-        mixed = F.linear(inner, self.down.weight[only], self.down.bias[only]).movedim(-1, self.axis)
+        mixed = functional.linear(inner, self.down.weight[only], self.down.bias[only]).movedim(
+            -1, self.axis
+        )
         return add_dropped(x, mixed, self.dropout if self.training else 0.0)
 
 
@@ -185,7 +189,7 @@ class MixerFusion(LateFusion):
         if self.readout == "mean":
             return x.mean((TIME, MODALITY))
         if only is not None:
-            x = F.pad(x, (0, 0, only, len(self.modalities) - only - 1))
+            x = functional.pad(x, (0, 0, only, len(self.modalities) - only - 1))
         return (x.mean(TIME) if self.readout == "concat" else x).flatten(1)
 
 

@@ -35,9 +35,9 @@ from itertools import accumulate, pairwise
 from typing import Annotated, Any, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
+from torch.nn import functional
 
 from tune_mm.config import Section
 from tune_mm.core.types import DataSpec, Features, Padded
@@ -90,7 +90,7 @@ class Exchange(nn.Module):
             average(maps[m]) if m in maps else like.new_zeros(like.shape[0], c)
             for m, c in self.channels.items()
         ]
-        excited = F.relu(self.squeeze(torch.cat(squeezed, 1)))
+        excited = functional.relu(self.squeeze(torch.cat(squeezed, 1)))
         out = {}
         for m, x in maps.items():
             gate = self.scale * self.gates[m](excited).sigmoid()
