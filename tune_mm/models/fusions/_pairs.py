@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 from abc import abstractmethod
 from collections.abc import Mapping
-from itertools import accumulate
 from typing import Literal
 
 import torch
@@ -29,7 +28,8 @@ class VectorFusion(LateFusion):
 
     def __init__(self, widths: Mapping[str, int], pool: Pool) -> None:
         super().__init__()
-        self.widths, self.pool = dict(widths), pool
+        self.widths = dict(widths)
+        self.pool = pool
 
     @abstractmethod
     def combine(self, vectors: Tensors) -> Tensor:
@@ -59,8 +59,8 @@ class VectorFusion(LateFusion):
         for m, width in self.widths.items():
             if width != self.widths[modality]:
                 raise ValueError(
-                    f"unimodal_path: with self, '{modality}' takes the place of '{m}', which needs equal widths, "
-                    f"got {self.widths[modality]} and {width}; use zero"
+                    f"unimodal_path: with self, '{modality}' takes the place of '{m}', "
+                    f"which needs equal widths, got {self.widths[modality]} and {width}; use zero"
                 )
         return dict.fromkeys(vectors, own)
 
@@ -74,14 +74,21 @@ class ModulatedFusion(VectorFusion):
     """
 
     def __init__(
-        self, widths: Mapping[str, int], sources: Mapping[str, tuple[str, ...]], sizes: Mapping[str, int], outputs: int,
+        self,
+        widths: Mapping[str, int],
+        sources: Mapping[str, tuple[str, ...]],
+        sizes: Mapping[str, int],
+        outputs: int,
         pool: Pool,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(widths, pool)
         self.sources = dict(sources)
-        ends = list(accumulate(sizes[m] for m in sources))
-        self.blocks = {m: slice(end - sizes[m], end) for m, end in zip(sources, ends, strict=True)}
-        self.head = nn.Linear(ends[-1], outputs)
+        self.blocks = {}
+        total = 0
+        for m in sources:
+            self.blocks[m] = slice(total, total + sizes[m])
+            total += sizes[m]
+        self.head = nn.Linear(total, outputs)
 
     @abstractmethod
     def modulate(self, target: str, source: Tensor, value: Tensor) -> Tensor:
@@ -89,19 +96,19 @@ class ModulatedFusion(VectorFusion):
 
     def block(self, modality: str) -> slice:
         """Where the modality is the one modulated, if each one is (`symmetric`); else all columns."""
-        return (
-            self.blocks[modality]
-            if self.sources.keys() == self.widths.keys()
-            else super().block(modality)
-        )
+        if self.sources.keys() == self.widths.keys():
+            return self.blocks[modality]
+        return super().block(modality)
 
     def combine(self, vectors: Tensors) -> Tensor:
-        return torch.cat([self._part(m, names, vectors) for m, names in self.sources.items()], 1)
+        parts = [self._part(m, names, vectors) for m, names in self.sources.items()]
+        return torch.cat(parts, 1)
 
     def _part(self, target: str, names: tuple[str, ...], vectors: Tensors) -> Tensor:
         if not names:
             return vectors[target]
-        return self.modulate(target, torch.cat([vectors[m] for m in names], 1), vectors[target])
+        source = torch.cat([vectors[m] for m in names], 1)
+        return self.modulate(target, source, vectors[target])
 
 
 def sources_of(
@@ -114,15 +121,17 @@ def sources_of(
     modality.
     """
     names = tuple(widths)
-    if (
-        len(names) == 1
-    ):  # one modality of a data set (the method `unimodal`): the chosen one may be another
+    if len(names) == 1:
+        # One modality of a data set (the method `unimodal`): the chosen one may be another.
         return {names[0]: ()}
     if chosen is not None and chosen not in names:
         near = difflib.get_close_matches(chosen, names, n=1)
         hint = f"; nearest '{near[0]}'" if near else ""
         raise ValueError(f"{field}: no modality '{chosen}'{hint}; available: {', '.join(names)}")
     if symmetric:
-        return {m: tuple(k for k in names if k != m) for m in names}
+        others = {}
+        for m in names:
+            others[m] = tuple(k for k in names if k != m)
+        return others
     source = names[0] if chosen is None else chosen
     return {m: (source,) for m in names if m != source}

@@ -5,7 +5,6 @@ late fusion).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import accumulate
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -36,11 +35,12 @@ class ConcatFusion(LateFusion):
     ) -> None:
         super().__init__()
         self.pool = pool
-        ends = list(accumulate(widths.values()))
-        self.blocks = {
-            m: slice(end - w, end) for (m, w), end in zip(widths.items(), ends, strict=True)
-        }
-        self.head = nn.Linear(sum(widths.values()), outputs)
+        self.blocks = {}
+        total = 0
+        for m, width in widths.items():
+            self.blocks[m] = slice(total, total + width)
+            total += width
+        self.head = nn.Linear(total, outputs)
 
     @classmethod
     def build(cls, config: Any, spec: DataSpec, widths: Mapping[str, int]) -> ConcatFusion:
@@ -56,10 +56,11 @@ class ConcatFusion(LateFusion):
     def unimodal(self, features: Features, path: UnimodalPath) -> dict[str, Tensor]:
         """See `LateFusion.unimodal`: zeros outside the modality's block, on either path."""
         total = self.head.in_features
-        return {
-            m: functional.pad(pooled(features[m], self.pool), (block.start, total - block.stop))
-            for m, block in self.blocks.items()
-        }
+        out = {}
+        for m, block in self.blocks.items():
+            vector = pooled(features[m], self.pool)
+            out[m] = functional.pad(vector, (block.start, total - block.stop))
+        return out
 
 
 plugin = ConcatFusion

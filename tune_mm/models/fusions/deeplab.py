@@ -26,16 +26,18 @@ from tune_mm.models.encoders.unet import upsampled
 
 
 class DeepLabFusionConfig(Section):
-    """low: channels of the reduced low-level maps. width: of the maps that the head reads; null:
-    the encoders' width, so that the head's gradient can be compared with that of a classifier on
-    one modality's features (CGGM). dropout, dropout_last: behind the first and the second
-    convolution.
+    """Sizes of the decoder. The encoders' width for the head's maps makes its gradient comparable
+    with that of a classifier on one modality's features (CGGM).
     """
 
     name: Literal["deeplab"] = "deeplab"
+    # Channels of the reduced low-level maps.
     low: int = Field(48, ge=1)
+    # Channels of the maps that the head reads (null: the encoders' width).
     width: int | None = Field(None, ge=1)
+    # Probability behind the first convolution.
     dropout: float = Field(0.5, ge=0, lt=1)
+    # Probability behind the second convolution.
     dropout_last: float = Field(0.1, ge=0, lt=1)
 
 
@@ -56,7 +58,8 @@ class DeepLabFusion(DenseFusion):
     ) -> None:
         """maps, levels: channels of each modality's maps and low-level maps."""
         super().__init__()
-        self.maps, self.levels = dict(maps), dict(levels)
+        self.maps = dict(maps)
+        self.levels = dict(levels)
         self.low = unit(sum(levels.values()), low, 1)
         first, last = (nn.Dropout(p) for p in dropouts)
         self.mix = nn.Sequential(
@@ -75,7 +78,8 @@ class DeepLabFusion(DenseFusion):
         height, across = next(iter(spec.shapes.values()))[1:]
         maps = {m: e.width for m, e in encoders.items()}
         levels = {m: e.channels[0] for m, e in encoders.items()}
-        width, dropouts = config.width or max(maps.values()), (config.dropout, config.dropout_last)
+        width = config.width or max(maps.values())
+        dropouts = (config.dropout, config.dropout_last)
         return cls(maps, levels, config.low, width, dropouts, spec.task.outputs, (height, across))
 
     def hidden(self, features: Features) -> Tensor:
@@ -87,10 +91,10 @@ class DeepLabFusion(DenseFusion):
         return self._decoded({m: f for m, f in features.items() if m not in absent}, absent)
 
     def _decoded(self, features: Features, absent: Collection[str]) -> Tensor:
-        low = _skipping(
-            self.low, self.levels, absent, torch.cat([f.levels[0] for f in features.values()], 1)
-        )
-        maps = upsampled(torch.cat([f.value for f in features.values()], 1), low)
+        levels = torch.cat([f.levels[0] for f in features.values()], 1)
+        low = _skipping(self.low, self.levels, absent, levels)
+        coarse = torch.cat([f.value for f in features.values()], 1)
+        maps = upsampled(coarse, low)
         first, *rest = self.mix
         out = _skipping(first, self.maps, absent, torch.cat([maps, low], 1))
         for layer in rest:

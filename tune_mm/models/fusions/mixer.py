@@ -58,22 +58,22 @@ TIME, MODALITY, CHANNEL = 1, 2, 3
 
 
 class MixerConfig(Section):
-    """blocks: of three MLPs each. factor: hidden units of an MLP per unit of its axis; hidden:
-    their numbers along time, modalities and channels, instead (null: by `factor`).
-
-    length: L (null: that of the shortest sequence, 1 where all are vectors). width: D (null: the
-    features' width; the widest where they differ); features of another width pass a linear map
-    without bias. dropout: after each MLP. readout: the mean over steps and modalities, the mean
-    over steps with modalities side by side, or all of the tensor.
-    """
+    """Defaults: CubeMLP's on MOSI, where they carry over (see Deviations)."""
 
     name: Literal["mixer"] = "mixer"
+    # Blocks of three MLPs each.
     blocks: int = Field(2, ge=1)
+    # Hidden units of an MLP per unit of its axis.
     factor: float = Field(1.0, gt=0)
+    # Hidden units along time, modalities and channels instead (null: by `factor`).
     hidden: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(None, min_length=3, max_length=3)
+    # L (null: that of the shortest sequence, 1 where all are vectors).
     length: int | None = Field(None, ge=1)
+    # D (null: the widest features' width); other widths pass a linear map without bias.
     width: int | None = Field(None, ge=1)
+    # Probability after each MLP.
     dropout: float = Field(0.1, ge=0, lt=1)
+    # Mean over steps and modalities, over steps only (`concat`), or all of it (`flatten`).
     readout: Readout = "mean"
 
     @model_validator(mode="after")
@@ -88,21 +88,21 @@ class Mix(nn.Module):
 
     def __init__(self, axis: int, size: int, hidden: int, width: int, dropout: float) -> None:
         super().__init__()
-        self.axis, self.dropout = axis, dropout
+        self.axis = axis
+        self.dropout = dropout
         self.norm = nn.LayerNorm(width)
-        self.up, self.down = nn.Linear(size, hidden), nn.Linear(hidden, size)
+        self.up = nn.Linear(size, hidden)
+        self.down = nn.Linear(hidden, size)
 
     def forward(self, x: Tensor, only: slice = slice(None)) -> Tensor:
         """only: the places along the axis that x has, out of all that the layers know."""
-        inner = functional.gelu(
-            functional.linear(
-                self.norm(x).movedim(self.axis, -1), self.up.weight[:, only], self.up.bias
-            )
+        along = self.norm(x).movedim(self.axis, -1)
+        inner = functional.linear(along, self.up.weight[:, only], self.up.bias)
+        mixed = functional.linear(
+            functional.gelu(inner), self.down.weight[only], self.down.bias[only]
         )
-        mixed = functional.linear(inner, self.down.weight[only], self.down.bias[only]).movedim(
-            -1, self.axis
-        )
-        return add_dropped(x, mixed, self.dropout if self.training else 0.0)
+        branch = mixed.movedim(-1, self.axis)
+        return add_dropped(x, branch, self.dropout if self.training else 0.0)
 
 
 class MixerFusion(LateFusion):
@@ -118,16 +118,19 @@ class MixerFusion(LateFusion):
     ) -> None:
         super().__init__()
         width = max(widths.values()) if config.width is None else config.width
-        self.modalities, self.length, self.readout = tuple(widths), length, config.readout
-        self.project = nn.ModuleDict(
-            {m: nn.Linear(w, width, bias=False) for m, w in widths.items() if w != width}
-        )
+        self.modalities = tuple(widths)
+        self.length = length
+        self.readout = config.readout
+        self.project = nn.ModuleDict()
+        for m, own in widths.items():
+            if own != width:
+                self.project[m] = nn.Linear(own, width, bias=False)
         sizes = (length, len(widths), width)
         hidden = config.hidden or tuple(max(1, round(config.factor * size)) for size in sizes)
-        axes = tuple(zip((TIME, MODALITY, CHANNEL), sizes, hidden, strict=True))
-        self.mixes = nn.ModuleList(
-            Mix(*axis, width, config.dropout) for _ in range(config.blocks) for axis in axes
-        )
+        self.mixes = nn.ModuleList()
+        for _ in range(config.blocks):
+            for axis, size, units in zip((TIME, MODALITY, CHANNEL), sizes, hidden, strict=True):
+                self.mixes.append(Mix(axis, size, units, width, config.dropout))
         columns = {
             "mean": width,
             "concat": len(widths) * width,
@@ -153,21 +156,17 @@ class MixerFusion(LateFusion):
         """See the module docstring. With `zero` all modalities run as one batch."""
         x = self._tensor(features)
         if path == "mask":
-            return {
-                m: self._read(self._mixed(x[:, :, k : k + 1], k), k)
-                for k, m in enumerate(self.modalities)
-            }
-        own = torch.eye(len(self.modalities), dtype=torch.bool, device=x.device)[
-            :, None, None, :, None
-        ]
+            out = {}
+            for place, m in enumerate(self.modalities):
+                mixed = self._mixed(x[:, :, place : place + 1], place)
+                out[m] = self._read(mixed, place)
+            return out
+
+        count = len(self.modalities)
+        own = torch.eye(count, dtype=torch.bool, device=x.device)[:, None, None, :, None]
         alone = torch.where(own, x, torch.zeros_like(x)).flatten(0, 1)
-        return dict(
-            zip(
-                self.modalities,
-                self._read(self._mixed(alone)).chunk(len(self.modalities)),
-                strict=True,
-            )
-        )
+        hidden = self._read(self._mixed(alone)).chunk(count)
+        return dict(zip(self.modalities, hidden, strict=True))
 
     def _tensor(self, features: Features) -> Tensor:
         """[B, L, M, D]."""
@@ -212,8 +211,11 @@ def binned(x: Padded, length: int) -> Tensor:
 
 def _bins(steps: int, length: int, device: torch.device) -> Tensor:
     """bool [length, steps]: whether a step lies in a bin."""
-    bins, step = torch.arange(length, device=device)[:, None], torch.arange(steps, device=device)
-    return (step >= bins * steps // length) & (step < -(-(bins + 1) * steps // length))
+    bins = torch.arange(length, device=device)[:, None]
+    step = torch.arange(steps, device=device)
+    first = bins * steps // length
+    end = -(-(bins + 1) * steps // length)  # rounded up
+    return (step >= first) & (step < end)
 
 
 plugin = MixerFusion

@@ -26,7 +26,7 @@ MOST_PADDING = 1.5
 
 
 class TransformerFusionConfig(Section):
-    """Defaults: those of CGGM's public code, but for the padding mask."""
+    """Sizes of the transformer and its dropout probabilities."""
 
     name: Literal["transformer"] = "transformer"
     # Attention heads; they divide the features' width.
