@@ -37,7 +37,6 @@ Shapes
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import pairwise
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -58,27 +57,35 @@ from tune_mm.methods._teacher import Teacher
 
 
 class ReconBoostConfig(Section):
-    """w1: weight of the learner's own loss (published 5 on CREMA-D, 4 on AVE); w2: of what the
-    others do well; alpha: of the agreement; stages: in a run; teacher: training of the encoders to
-    begin with (`start: unimodal`).
-    """
+    """Weights of the losses, and the stages of a run."""
 
     name: Literal["reconboost"] = "reconboost"
+    # Weight of the learner's own loss (published 5 on CREMA-D, 4 on AVE).
     w1: float = Field(5.0, gt=0)
+    # Weight of what the others do well.
     w2: float = Field(1.0, ge=0)
+    # Weight of the agreement with the learner before.
     alpha: float = Field(0.5, ge=0)
+    # Stages in a run.
     stages: int = Field(12, ge=1)
+    # Whether the agreement passes a gradient.
     agreement: Literal["gradient", "detached"] = "gradient"
+    # What encoders begin with.
     start: Literal["scratch", "unimodal"] = "scratch"
+    # Training of the encoders to begin with (`start: unimodal`).
     teacher: Teacher = Teacher()
 
 
 class Stage(NamedTuple):
-    """number, and its epochs (from 0): phase 1 is [first, rectify), phase 2 [rectify, end)."""
+    """A stage; epochs count from 0."""
 
+    # From 0.
     number: int
+    # The first epoch of phase 1, which trains one learner.
     first: int
+    # The first epoch of phase 2, which trains the ensemble.
     rectify: int
+    # The epoch after its last.
     end: int
 
 
@@ -87,8 +94,13 @@ def stages_of(stages: int, epochs: int) -> list[Stage]:
     where there are so.
     """
     count = max(1, min(stages, epochs // 2))
-    ends = [k * epochs // count for k in range(count + 1)]
-    return [Stage(k, a, a + (b - a + 1) // 2, b) for k, (a, b) in enumerate(pairwise(ends))]
+    out = []
+    for number in range(count):
+        first = number * epochs // count
+        end = (number + 1) * epochs // count
+        half = (end - first + 1) // 2
+        out.append(Stage(number, first, first + half, end))
+    return out
 
 
 def boosting(
@@ -98,13 +110,15 @@ def boosting(
     (constants) do.
     """
     trust = torch.exp(-losses.per_sample(task, others.detach(), target))
-    return ((w1 - w2 * trust) * losses.per_sample(task, own, target)).mean() / task.outputs
+    weights = w1 - w2 * trust
+    return (weights * losses.per_sample(task, own, target)).mean() / task.outputs
 
 
 def agreement(task: Task, own: Tensor, previous: Tensor) -> Tensor:
     """Mean squared difference (scalar) of two learners' probabilities, or scores; logits [B, C]."""
     if task.kind == "classification":
-        own, previous = torch.softmax(own, -1), torch.softmax(previous, -1)
+        own = torch.softmax(own, -1)
+        previous = torch.softmax(previous, -1)
     return (own - previous).square().mean()
 
 
@@ -175,12 +189,11 @@ class ReconBoost(Method):
         else:
 
             def objective(bound: Net) -> tuple[Tensor, Tensors]:
-                logits = {
-                    m: bound.head(_late.own_vector(bound, m, batch.inputs[m])) for m in members
-                }
-                return bound.loss(
-                    _ensemble(bound, logits, bound.params["aux.rate.value"]), batch.target
-                ), {}
+                logits: Tensors = {}
+                for m in members:
+                    logits[m] = bound.head(_late.own_vector(bound, m, batch.inputs[m]))
+                joint = _ensemble(bound, logits, bound.params["aux.rate.value"])
+                return bound.loss(joint, batch.target), {}
 
             prefixes = (*(f"encoders.{m}" for m in members), "fusion", "aux")
         found, loss, logs = gradients.gradient(objective, net, prefixes)
@@ -198,12 +211,11 @@ class ReconBoost(Method):
 
     def predict(self, net: Net, inputs: Inputs, state: Tensors) -> Tensors:
         alone = net.unimodal(net.encode(inputs), self.unimodal_path)
-        members = (
-            state["members"]
-            if net.task.kind == "classification"
-            else state["members"] / state["members"].sum()
-        )
-        return {"joint": net.params["aux.rate.value"] * _late.weighted(alone, members), **alone}
+        members = state["members"]
+        if net.task.kind != "classification":
+            members = members / members.sum()
+        joint = net.params["aux.rate.value"] * _late.weighted(alone, members)
+        return {"joint": joint, **alone}
 
     def _stage(self, clock: Clock) -> Stage:
         return next(s for s in stages_of(self.config.stages, clock.epochs) if clock.epoch < s.end)
@@ -215,15 +227,12 @@ class ReconBoost(Method):
     @torch.no_grad()
     def _fixed(self, net: Net, batch: Batch, state: Tensors, others: list[str]) -> Tensors:
         """Logits [B, C] of the learners that a stage leaves as they are."""
+        out: Tensors = {}
         with net.evaluating():
-            return {
-                m: functional.linear(
-                    _late.own_vector(net, m, batch.inputs[m]),
-                    state["head.weight"],
-                    state["head.bias"],
-                )
-                for m in others
-            }
+            for m in others:
+                vector = _late.own_vector(net, m, batch.inputs[m])
+                out[m] = functional.linear(vector, state["head.weight"], state["head.bias"])
+        return out
 
     def _boost(
         self, net: Net, batch: Batch, hp: Tensors, modality: str, fixed: Tensors, before: str | None

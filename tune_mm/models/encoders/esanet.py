@@ -99,7 +99,9 @@ class EsanetEncoder(StagedEncoder):
         checkpoint: bool = False,
     ) -> None:
         super().__init__()
-        self.channels, self.width, self.checkpoint = channels, channels[-1], checkpoint
+        self.channels = channels
+        self.width = channels[-1]
+        self.checkpoint = checkpoint
         self.conv1 = nn.Conv2d(inputs, channels[0], 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(channels[0])
         self.maxpool = nn.MaxPool2d(3, 2, 1)
@@ -128,9 +130,9 @@ class EsanetEncoder(StagedEncoder):
         if number == 1:
             return each_frame(self._stem, as_frames(x))
         layer = (self.layer1, self.layer2, self.layer3, self.layer4)[number - 2]
-        return each_frame(
-            partial(self._blocks, layer), each_frame(self.maxpool, x) if number == 2 else x
-        )
+        if number == 2:
+            x = each_frame(self.maxpool, x)
+        return each_frame(partial(self._blocks, layer), x)
 
     def pool(self, x: Padded) -> Padded:
         """See `StagedEncoder.pool`."""
@@ -147,10 +149,10 @@ class EsanetEncoder(StagedEncoder):
 
 
 def _group(inputs: int, outputs: int, blocks: int, stride: int, dropout: float) -> nn.Sequential:
-    first = NonBottleneck1D(inputs, outputs, stride, dropout)
-    return nn.Sequential(
-        first, *(NonBottleneck1D(outputs, outputs, 1, dropout) for _ in range(blocks - 1))
-    )
+    group = [NonBottleneck1D(inputs, outputs, stride, dropout)]
+    for _ in range(blocks - 1):
+        group.append(NonBottleneck1D(outputs, outputs, 1, dropout))
+    return nn.Sequential(*group)
 
 
 def start(module: nn.Module) -> None:

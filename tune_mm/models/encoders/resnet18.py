@@ -44,13 +44,14 @@ class ResNet18(StagedEncoder):
     def __init__(self, inputs: int) -> None:
         super().__init__()
         net = torchvision().models.resnet18(weights=None, num_classes=1)
-        self.conv1, self.bn1, self.relu, self.maxpool = net.conv1, net.bn1, net.relu, net.maxpool
-        self.layer1, self.layer2, self.layer3, self.layer4 = (
-            net.layer1,
-            net.layer2,
-            net.layer3,
-            net.layer4,
-        )
+        self.conv1 = net.conv1
+        self.bn1 = net.bn1
+        self.relu = net.relu
+        self.maxpool = net.maxpool
+        self.layer1 = net.layer1
+        self.layer2 = net.layer2
+        self.layer3 = net.layer3
+        self.layer4 = net.layer4
         if inputs != 3:
             self.conv1 = nn.Conv2d(inputs, 64, 7, stride=2, padding=3, bias=False)
             nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
@@ -69,7 +70,9 @@ class ResNet18(StagedEncoder):
     def stage(self, number: int, x: Padded) -> Padded:
         """See `StagedEncoder.stage`."""
         layer = (self.layer1, self.layer2, self.layer3, self.layer4)[number - 1]
-        return each_frame(layer, each_frame(self._stem, as_frames(x)) if number == 1 else x)
+        if number == 1:
+            x = each_frame(self._stem, as_frames(x))
+        return each_frame(layer, x)
 
     def pool(self, x: Padded) -> Padded:
         """See `StagedEncoder.pool`."""

@@ -21,9 +21,10 @@ from tune_mm.models.maps import channels_last
 
 
 class UNetConfig(Section):
-    """channels: of the maps after each stage, the finest first."""
+    """Sizes of the stages."""
 
     name: Literal["unet"] = "unet"
+    # Channels of the maps after each stage, the finest first.
     channels: tuple[Annotated[int, Field(ge=1)], ...] = Field((16, 32, 64), min_length=2)
 
 
@@ -36,7 +37,8 @@ class UNetEncoder(DenseEncoder):
 
     def __init__(self, inputs: int, channels: tuple[int, ...]) -> None:
         super().__init__()
-        self.channels, self.width = channels[:-1], channels[-1]
+        self.channels = channels[:-1]
+        self.width = channels[-1]
         before = (inputs, *channels[:-1])
         self.stages = nn.ModuleList(block(i, o) for i, o in zip(before, channels, strict=True))
         self.pool = nn.MaxPool2d(2)
@@ -57,7 +59,8 @@ class UNetEncoder(DenseEncoder):
         return cls(shape[0], config.channels)
 
     def forward(self, x: Padded) -> Padded:
-        maps, levels = x.value, []
+        maps = x.value
+        levels = []
         for number, stage in enumerate(self.stages):
             maps = stage(maps if number == 0 else self.pool(maps))
             levels.append(maps)
@@ -78,9 +81,9 @@ def block(inputs: int, outputs: int) -> nn.Sequential:
 def upsampled(maps: Tensor, like: Tensor) -> Tensor:
     """Maps [B, C, h, w] interpolated (bilinear) to the size of `like` [B, ., H, W]."""
     size = like.shape[-2:]
-    return (
-        maps if maps.shape[-2:] == size else nn.functional.interpolate(maps, size, mode="bilinear")
-    )
+    if maps.shape[-2:] == size:
+        return maps
+    return nn.functional.interpolate(maps, size, mode="bilinear")
 
 
 plugin = UNetEncoder
