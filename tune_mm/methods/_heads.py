@@ -19,7 +19,8 @@ class WithHeads(Method):
     """`config.heads` is `own` (a head per modality on its features, `aux.<modality>`) or `fusion`."""
 
     def trains(self, modalities: tuple[str, ...]) -> tuple[str, ...]:
-        return (*super().trains(modalities), *(("aux",) if self.config.heads == "own" else ()))
+        trained = super().trains(modalities)
+        return (*trained, "aux") if self.config.heads == "own" else trained
 
     def aux(self, spec: DataSpec, widths: Mapping[str, int]) -> nn.ModuleDict | None:
         if self.config.heads == "fusion":
@@ -31,14 +32,15 @@ class WithHeads(Method):
         features = net.encode(inputs)
         out = {"joint": net.fuse(features), **net.unimodal(features, self.unimodal_path)}
         if self.config.heads == "own":
-            out |= {f"classifier/{m}": z for m, z in self.alone(net, features).items()}
+            for m, z in self.alone(net, features).items():
+                out[f"classifier/{m}"] = z
         return out
 
     def alone(self, net: Net, features: Features) -> Tensors:
         """Unimodal logits per modality of `features`."""
         if self.config.heads == "fusion":
             return net.unimodal(features, self.unimodal_path)
-        found = {}
-        for m, f in features.items():
-            found[m] = net.apply(f"aux.{m}", lambda own, x: own(x), f)
-        return found
+        out: Tensors = {}
+        for m, feature in features.items():
+            out[m] = net.apply(f"aux.{m}", lambda own, x: own(x), feature)
+        return out

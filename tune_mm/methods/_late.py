@@ -26,26 +26,29 @@ def shares(
     """[M]: the weights in the order of the modalities, with a sum of 1, of the type and device of
     `like`.
     """
-    found = torch.stack([torch.as_tensor(weights.get(m, 1.0), dtype=like.dtype, device=like.device)
-                         for m in modalities])  # fmt: skip
-    return found / found.sum()
+    found = []
+    for m in modalities:
+        weight = weights.get(m, 1.0)
+        found.append(torch.as_tensor(weight, dtype=like.dtype, device=like.device))
+    stacked = torch.stack(found)
+    return stacked / stacked.sum()
 
 
 def given(hp: Tensors) -> Tensors:
     """The weights among a trial's hyperparameters, by modality."""
-    found = {}
+    out: Tensors = {}
     for name, value in hp.items():
         if name.startswith("weights."):
-            found[name.removeprefix("weights.")] = value
-    return found
+            out[name.removeprefix("weights.")] = value
+    return out
 
 
 def weighted(logits: Tensors, weights: Tensor) -> Tensor:
     """[B, C]: sum over m of weight times logits [B, C]. weights [M], or [M, B] of each sample."""
     stacked = torch.stack(list(logits.values()))
-    return (
-        weights.reshape(*weights.shape, *[1] * (3 - weights.ndim)).to(stacked.dtype) * stacked
-    ).sum(0)
+    missing = (1,) * (stacked.ndim - weights.ndim)
+    factors = weights.reshape(*weights.shape, *missing).to(stacked.dtype)
+    return (factors * stacked).sum(0)
 
 
 def own_vector(net: Net, modality: str, x: Padded) -> Tensor:

@@ -14,11 +14,14 @@ class Teacher(Section):
     """Settings of a training of their own, which a search leaves alone: trials that share them
     share the models.
 
-    epochs: null is as many as the run has. The learning rate stays constant; the best epoch counts.
+    The learning rate stays constant; the best epoch counts.
     """
 
+    # The optimizer and its settings.
     optim: OptimConfig = OptimConfig()
+    # Epochs of training (null: as many as the run has).
     epochs: int | None = Field(None, ge=1)
+    # Samples in a batch.
     batch_size: int = Field(64, ge=1)
 
     def changes(self, task: Task) -> dict[str, Any]:
@@ -27,11 +30,14 @@ class Teacher(Section):
         encoder stays, since features must be of one shape.
         """
         out: dict[str, Any] = {}
-        for k, v in to_dict(self.optim).items():
-            out[f"optim.{k}"] = v
-        out |= {f"schedule.{k}": v for k, v in to_dict(ScheduleConfig()).items()}
-        out |= {"train.batch_size": self.batch_size, "train.amp": "none"}
-        out |= {} if task.kind == "segmentation" else {"model.fusion": "concat"}
-        if self.epochs is None:
-            return out
-        return {**out, "train.epochs": self.epochs}
+        for field, value in to_dict(self.optim).items():
+            out[f"optim.{field}"] = value
+        for field, value in to_dict(ScheduleConfig()).items():
+            out[f"schedule.{field}"] = value
+        out["train.batch_size"] = self.batch_size
+        out["train.amp"] = "none"
+        if task.kind != "segmentation":
+            out["model.fusion"] = "concat"
+        if self.epochs is not None:
+            out["train.epochs"] = self.epochs
+        return out

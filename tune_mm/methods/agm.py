@@ -65,17 +65,20 @@ Coalition = frozenset[str]
 
 
 class AGMConfig(Section):
-    """alpha: strength (published 1.5 on CREMA-D, 2.5 on AV-MNIST, 4 on UR-Funny). cap: of tau - r.
-    head_clip: null is off. start, end: the window, as fractions of the epochs. unimodal_path: for
-    the metrics of one modality only.
-    """
+    """Defaults: the paper's on CREMA-D."""
 
     name: Literal["agm"] = "agm"
+    # Strength (published 1.5 on CREMA-D, 2.5 on AV-MNIST, 4 on UR-Funny).
     alpha: float = Field(1.5, ge=0)
+    # The largest tau - r (null: 10 for two modalities, 7 for more, as in the code).
     cap: float | None = Field(None, gt=0)
+    # Norm to which steep gradients are clipped (null: off).
     head_clip: float | None = Field(None, gt=0)
+    # Where the modulation begins, as a fraction of the epochs.
     start: float = Field(0.0, ge=0, le=1)
+    # Where it ends, as a fraction of the epochs; greater than `start`.
     end: float = Field(1.0, ge=0, le=1)
+    # For the metrics of one modality only: what stands for the others.
     unimodal_path: PathChoice = "auto"
 
     @model_validator(mode="after")
@@ -87,11 +90,10 @@ class AGMConfig(Section):
 
 def coalitions(modalities: tuple[str, ...]) -> list[Coalition]:
     """All sets of modalities but the empty one, smallest first."""
-    found = []
+    out: list[Coalition] = []
     for size in range(1, len(modalities) + 1):
-        for s in combinations(modalities, size):
-            found.append(frozenset(s))
-    return found
+        out += map(frozenset, combinations(modalities, size))
+    return out
 
 
 def shapley(values: Mapping[Coalition, Tensor], modalities: tuple[str, ...]) -> Tensors:
@@ -103,10 +105,13 @@ def shapley(values: Mapping[Coalition, Tensor], modalities: tuple[str, ...]) -> 
     for m in modalities:
         terms = []
         for s, value in values.items():
-            if m in s:
-                rest = s - {m}
-                weight = factorial(len(rest)) * factorial(count - len(rest) - 1) / factorial(count)
-                terms.append(weight * (value - values[rest] if rest else value))
+            if m not in s:
+                continue
+            rest = s - {m}
+            orders = factorial(len(rest)) * factorial(count - len(rest) - 1)
+            weight = orders / factorial(count)
+            gain = value - values[rest] if rest else value
+            terms.append(weight * gain)
         out[m] = torch.stack(terms).sum(0)
     return out
 
@@ -124,12 +129,14 @@ def score(task: Task, logits: Tensor, target: Tensor) -> Tensor:
 def lead(scores: Tensor) -> Tensor:
     """r [M] (or tau) of the scores [M], M >= 2: above 1 for a modality that is ahead."""
     count = len(scores)
-    return (count / (count - 1) * (scores.mean() - scores)).exp()
+    ahead = scores.mean() - scores
+    return (count / (count - 1) * ahead).exp()
 
 
 def modulation(scores: Tensor, average: Tensor, alpha: Tensor, cap: Tensor) -> Tensor:
     """kappa [M] of the batch's scores and their running means [M]; 0-dim alpha and cap."""
-    return (alpha * torch.minimum(lead(average) - lead(scores), cap)).exp()
+    gap = lead(average) - lead(scores)  # tau - r
+    return (alpha * torch.minimum(gap, cap)).exp()
 
 
 def with_gradient(value: Tensor, factor: Tensor) -> Tensor:
@@ -162,13 +169,13 @@ class AGM(Method):
         scores = torch.stack([score(net.task, z.detach(), batch.target) for z in parts.values()])
         kappa = modulation(scores, self._average(scores, state), hp["alpha"], self._cap(hp, scores))
         kappa = torch.where(clock.within(hp["start"], hp["end"]), kappa, torch.ones_like(kappa))
-        logits = torch.stack(
-            [with_gradient(z, kappa[i]) for i, z in enumerate(parts.values())]
-        ).sum(0)
+        steered = [with_gradient(z, kappa[i]) for i, z in enumerate(parts.values())]
+        logits = torch.stack(steered).sum(0)
         logits = scales.beside(logits, scales.coarser(outputs[frozenset(net.modalities)]))
         logs: Tensors = {}
         for i, m in enumerate(net.modalities):
-            logs[f"balance/{m}"], logs[f"train/score/{m}"] = kappa[i], scores[i]
+            logs[f"balance/{m}"] = kappa[i]
+            logs[f"train/score/{m}"] = scores[i]
         return net.loss(logits, batch.target), logs
 
     def edit(
@@ -190,18 +197,17 @@ class AGM(Method):
         features = net.encode(batch.inputs)
         whole = net.fuse(features)
         with net.evaluating():
-            absent = {}
-            for m in net.modalities:
-                absent[m] = _encoded_zeros(net, m, batch.inputs[m])
+            absent = {m: _encoded_zeros(net, m, batch.inputs[m]) for m in net.modalities}
             partial = coalitions(net.modalities)[:-1]
             out = {s: net.fuse(_chosen(s, features, absent)) for s in partial}
-        return {**out, frozenset(net.modalities): whole}
+        out[frozenset(net.modalities)] = whole
+        return out
 
     def _average(self, scores: Tensor, state: Tensors) -> Tensor:
         """The running means [M] with this step's scores."""
-        return (state["average"] * state["count"] + scores.to(state["average"].dtype)) / (
-            state["count"] + 1
-        )
+        count = state["count"]
+        total = state["average"] * count + scores.to(state["average"].dtype)
+        return total / (count + 1)
 
     def _cap(self, hp: Tensors, like: Tensor) -> Tensor:
         if "cap" in hp:
@@ -225,10 +231,7 @@ def _encoded_zeros(net: Net, modality: str, x: Padded) -> Padded:
 
 
 def _chosen(present: Coalition, features: Features, absent: Features) -> Features:
-    found = {}
-    for m, f in features.items():
-        found[m] = f if m in present else absent[m]
-    return found
+    return {m: f if m in present else absent[m] for m, f in features.items()}
 
 
 plugin = AGM

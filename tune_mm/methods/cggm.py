@@ -67,29 +67,42 @@ TINY = 1e-6
 
 
 class CGGMConfig(Section):
-    """rho: scale of the balancing term; lam: weight (lambda) of the direction loss.
+    """A guard (`clamp`, `ema`, `floor`) left null takes the variant's value.
 
-    clamp: B_m is kept in [0, clamp * rho]; ema: decay of a running mean of the metrics before they
-    are compared; floor: smallest |sum of changes|. A guard left null takes the variant's value.
     Classifiers have an optimizer setting of their own, which the learning-rate schedule does not
     touch (as published).
     """
 
     name: Literal["cggm"] = "cggm"
+    # Which values guards have that are left null.
     variant: Literal["paper", "stable"] = "paper"
+    # Scale of the balancing term.
     rho: float = Field(1.3, ge=0)
+    # Weight (lambda) of the direction loss.
     lam: float = Field(0.2, ge=0)
+    # Whether the encoders' gradients are scaled by B_m.
     magnitude: bool = True
+    # What the direction loss compares of the heads (off: there is none).
     direction: Literal["gradient", "weight", "off"] = "gradient"
+    # Whether B_m enters the direction loss with rho (Eq. 12) or without (public code).
     rho_in_direction: bool = True
+    # What the classifiers are measured by (auto: accuracy, mae or dice, by task).
     metric: Literal["auto", "accuracy", "mae", "loss", "dice"] = "auto"
+    # B_m is kept in [0, clamp * rho].
     clamp: float | None = Field(None, gt=0)
+    # Decay of a running mean of the metrics before they are compared.
     ema: float | None = Field(None, ge=0, lt=1)
+    # Smallest |sum of changes|.
     floor: float | None = Field(None, ge=0)
+    # The classifiers' learning rate.
     classifier_lr: float = Field(5e-4, gt=0)
+    # The classifiers' weight decay.
     classifier_weight_decay: float = Field(0.0, ge=0)
+    # Self-attention layers of a classifier.
     classifier_layers: int = Field(2, ge=1, le=2)
+    # Attention heads of a classifier; they divide the features' width.
     classifier_heads: int = Field(5, ge=1)
+    # Probability of dropout in a classifier.
     classifier_dropout: float = Field(0.1, ge=0, lt=1)
 
 
@@ -102,9 +115,11 @@ def balance(change: Tensor, rho: Tensor, floor: Tensor, ceiling: Tensor | None =
     total = change.sum()
     sign = torch.where(total < 0, -torch.ones_like(total), torch.ones_like(total))
     total = sign * torch.maximum(total.abs(), floor)
-    even = total.abs() < TINY
-    out = rho * (total - change) / torch.where(even, torch.ones_like(total), total)
-    out = torch.where(even, (rho * (len(change) - 1) / len(change)).expand_as(out), out)
+    vanishes = total.abs() < TINY
+    divisor = torch.where(vanishes, torch.ones_like(total), total)
+    out = rho * (total - change) / divisor
+    even = rho * (len(change) - 1) / len(change)
+    out = torch.where(vanishes, even.expand_as(out), out)
     if ceiling is None:
         return out
     return torch.minimum(out.clamp(min=0), ceiling)
@@ -127,21 +142,18 @@ class CGGM(Method):
         return (*super().trains(modalities), "aux")
 
     def aux(self, spec: DataSpec, widths: Mapping[str, int]) -> nn.ModuleDict:
-        c = self.config
         if spec.task.kind == "segmentation":
             return nn.ModuleDict({m: decoder(spec, m, widths[m]) for m in spec.modalities})
-        return nn.ModuleDict(
-            {
-                m: Classifier(
-                    widths[m],
-                    spec.task.outputs,
-                    c.classifier_layers,
-                    c.classifier_heads,
-                    self.value("classifier_dropout"),
-                )
-                for m in spec.modalities
-            }
-        )
+        out = nn.ModuleDict()
+        for m in spec.modalities:
+            out[m] = Classifier(
+                widths[m],
+                spec.task.outputs,
+                self.config.classifier_layers,
+                self.config.classifier_heads,
+                self.value("classifier_dropout"),
+            )
+        return out
 
     def check(self, net: Net) -> None:
         """Dice is of pixels; the direction term needs, per modality, as many columns of the fused
@@ -152,14 +164,14 @@ class CGGM(Method):
                 f"metric: must be auto, accuracy, mae or loss for {net.task.kind}, got 'dice'"
             )
         for m in net.modalities if self.config.direction != "off" else ():
-            weight = net.params["fusion.head.weight"]
-            block = net.block(m)
+            columns = range(net.params["fusion.head.weight"].shape[1])
+            own = len(columns[net.block(m)])
             theirs = net.params[f"aux.{m}.head.weight"].shape[1]
-            own = len(range(weight.shape[1])[block])
             if theirs != own:
                 raise ValueError(
-                    f"direction: must be off with this fusion, got '{self.config.direction}': its head has {own} "
-                    f"columns for '{m}', the classifier's head {theirs}, and they cannot be compared"
+                    "direction: must be off with this fusion, "
+                    f"got '{self.config.direction}': its head has {own} columns for '{m}', "
+                    f"the classifier's head {theirs}, and they cannot be compared"
                 )
 
     def init(self, net: Net, start: Start) -> Tensors:
@@ -183,11 +195,9 @@ class CGGM(Method):
         b = self._balance(measured - state["metric"], hp)
         logs = {"train/loss_task": task}
         for i, m in enumerate(net.modalities):
-            logs[f"train/loss/{m}"], logs[f"balance/{m}"], logs[f"train/metric/{m}"] = (
-                own[m],
-                b[i],
-                measured[i],
-            )
+            logs[f"train/loss/{m}"] = own[m]
+            logs[f"balance/{m}"] = b[i]
+            logs[f"train/metric/{m}"] = measured[i]
             logs[f"balance_negative/{m}"] = (b[i] < 0).to(b.dtype)
         total = task + torch.stack(list(own.values())).sum()
         if self.config.direction != "off":
@@ -203,31 +213,27 @@ class CGGM(Method):
         measured = torch.stack([update.logs[f"train/metric/{m}"] for m in net.modalities])
         gradients = update.grads
         if self.config.magnitude:
-            gradients = grads.scale(
-                gradients, {f"encoders.{m}": update.logs[f"balance/{m}"] for m in net.modalities}
-            )
-        return Update(
-            gradients, update.loss, update.logs, {"metric": measured.to(state["metric"].dtype)}
-        )
+            factors = {f"encoders.{m}": update.logs[f"balance/{m}"] for m in net.modalities}
+            gradients = grads.scale(gradients, factors)
+        new = {"metric": measured.to(state["metric"].dtype)}
+        return Update(gradients, update.loss, update.logs, new)
 
     def predict(self, net: Net, inputs: Inputs, state: Tensors) -> Tensors:
         """As any method, and the classifiers' logits under `classifier/<modality>` (Table 5)."""
         features = net.encode(inputs)
         out = {"joint": net.fuse(features), **net.unimodal(features, self.unimodal_path)}
         for m, feature in features.items():
-            out[f"classifier/{m}"] = self._classifier_head(
-                net, m, self._classifier_hidden(net, m, feature)
-            )
+            hidden = self._classifier_hidden(net, m, feature)
+            out[f"classifier/{m}"] = self._classifier_head(net, m, hidden)
         return out
 
     def classifier_gradients(self, net: Net, features: Features, target: Tensor) -> Tensors:
-        hidden = {}
-        for m, f in features.items():
-            hidden[m] = self._classifier_hidden(net, m, f)
-        return {
-            m: losses.head_gradient(net.task, self._classifier_head(net, m, h), h, target)
-            for m, h in hidden.items()
-        }
+        out: Tensors = {}
+        for m, feature in features.items():
+            hidden = self._classifier_hidden(net, m, feature)
+            logits = self._classifier_head(net, m, hidden)
+            out[m] = losses.head_gradient(net.task, logits, hidden, target)
+        return out
 
     def _classifier_hidden(self, net: Net, modality: str, feature: Padded) -> Tensor:
         out: Tensor = net.apply(f"aux.{modality}", lambda classifier: classifier.hidden(feature))
@@ -242,9 +248,7 @@ class CGGM(Method):
         default = (STABLE if self.config.variant == "stable" else PAPER).get(name)
         if name in hp:
             return hp[name]
-        if default is None:
-            return None
-        return torch.full_like(like, default)
+        return None if default is None else torch.full_like(like, default)
 
     def _measure(
         self, net: Net, logits: Tensors, target: Tensor, hp: Tensors, state: Tensors
@@ -267,13 +271,12 @@ class CGGM(Method):
         clamp = self._guard("clamp", hp, change[0])
         floor = self._guard("floor", hp, change[0])
         assert floor is not None
-        return balance(change, hp["rho"], floor, None if clamp is None else clamp * hp["rho"])
+        ceiling = None if clamp is None else clamp * hp["rho"]
+        return balance(change, hp["rho"], floor, ceiling)
 
     def _weights(self, b: Tensor, hp: Tensors) -> Tensor:
         """B as it enters L_gm: with rho (Eq. 12) or without (public code)."""
-        if self.config.rho_in_direction:
-            return b
-        return b / hp["rho"].clamp(min=TINY)
+        return b if self.config.rho_in_direction else b / hp["rho"].clamp(min=TINY)
 
     def _cosines(
         self,
@@ -289,21 +292,18 @@ class CGGM(Method):
         """
         if self.config.direction == "weight":
             mine = net.params["fusion.head.weight"]
-            theirs = {}
-            for m in net.modalities:
-                theirs[m] = net.params[f"aux.{m}.head.weight"].detach()
+            theirs = {m: net.params[f"aux.{m}.head.weight"].detach() for m in net.modalities}
         else:
             mine = losses.head_gradient(net.task, fused, hidden, target)
-            theirs = {
-                m: losses.head_gradient(net.task, logits[m].detach(), inside[m].detach(), target)
-                for m in net.modalities
-            }
-        return torch.stack(
-            [
-                torch.cosine_similarity(mine[:, net.block(m)].flatten(), theirs[m].flatten(), 0)
-                for m in net.modalities
-            ]
-        )
+            theirs = {}
+            for m in net.modalities:
+                z = logits[m].detach()
+                theirs[m] = losses.head_gradient(net.task, z, inside[m].detach(), target)
+        cosines = []
+        for m in net.modalities:
+            block = mine[:, net.block(m)].flatten()
+            cosines.append(torch.cosine_similarity(block, theirs[m].flatten(), 0))
+        return torch.stack(cosines)
 
 
 plugin = CGGM

@@ -51,15 +51,16 @@ from tune_mm.core.types import Batch, Clock, Features, PathChoice, Tensors
 
 
 class DGLConfig(Section):
-    """alpha: weight of the unimodal losses (published 1..5, best 4 on CREMA-D).
-
-    unimodal_path: what stands for the other modalities (auto: the fusion's own default).
-    """
+    """Defaults: the paper's on CREMA-D."""
 
     name: Literal["dgl"] = "dgl"
+    # Weight of the unimodal losses (published 1 to 5, best 4 on CREMA-D).
     alpha: float = Field(4.0, ge=0)
+    # Whether the multimodal loss is kept from the encoders.
     truncate_multimodal: bool = True
+    # Whether the unimodal losses are kept from the fusion.
     truncate_unimodal: bool = True
+    # What stands for the other modalities (auto: the fusion's own default).
     unimodal_path: PathChoice = "zero"
 
 
@@ -80,11 +81,11 @@ class DGL(Method):
         self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock
     ) -> tuple[Tensor, Tensors]:
         features = net.encode(batch.inputs)
-        alone = (net.stop("fusion") if self.config.truncate_unimodal else net).unimodal(
-            features, self.unimodal_path
-        )
-        losses = {m: net.loss(z, batch.target) for m, z in alone.items()}
-        return total(net.loss(self._fused(net, features), batch.target), losses, hp)
+        learning = net.stop("fusion") if self.config.truncate_unimodal else net
+        alone = learning.unimodal(features, self.unimodal_path)
+        losses = {m: net.loss(z, batch.target) for m, z in alone.items()}  # L_m
+        joint = net.loss(self._fused(net, features), batch.target)  # L_d
+        return total(joint, losses, hp)
 
     def _fused(self, net: Net, features: Features) -> Tensor:
         """Logits of L_d."""
@@ -102,14 +103,14 @@ class DGL(Method):
         zeros = net.path(self.unimodal_path) == "zero"
         if net.functional or net.task.kind != "segmentation" or not disentangled or not zeros:
             return super().gradient(net, batch, hp, state, clock)
+
         features = net.encode(batch.inputs)
         stopped = net.stop("fusion").apart()
-        found = dict[str, Tensor]()
-        losses = dict[str, Tensor]()
+        found: Tensors = {}
+        losses: Tensors = {}
         for m in net.modalities:
-            loss = net.loss(
-                stopped.head(stopped.hidden(features, features.keys() - {m})), batch.target
-            )
+            others = features.keys() - {m}
+            loss = net.loss(stopped.head(stopped.hidden(features, others)), batch.target)
             found |= grads.of(hp["alpha"] * loss, net.group(f"encoders.{m}"))
             features[m] = features[m].detach()
             losses[m] = loss.detach()
@@ -121,8 +122,11 @@ class DGL(Method):
 
 def total(joint: Tensor, alone: Tensors, hp: Tensors) -> tuple[Tensor, Tensors]:
     """L = L_d + alpha sum_m L_m (Eq. 9) of L_d and L_m by modality, and the logs."""
-    logs = {"train/loss_multi": joint, **{f"train/loss/{m}": loss for m, loss in alone.items()}}
-    return joint + hp["alpha"] * torch.stack(list(alone.values())).sum(), logs
+    logs = {"train/loss_multi": joint}
+    for m, loss in alone.items():
+        logs[f"train/loss/{m}"] = loss
+    unimodal = torch.stack(list(alone.values())).sum()
+    return joint + hp["alpha"] * unimodal, logs
 
 
 plugin = DGL

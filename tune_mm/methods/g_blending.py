@@ -56,30 +56,33 @@ from tune_mm.models.base import StagedFusion
 
 
 class GBlendingConfig(Section):
-    """alpha: weight of the unimodal losses in mode fixed (published 1..5). super_epoch, start:
-    fractions of the epochs. floor: smallest |O_k|, in the unit of the loss.
-    """
+    """How and when the losses' weights are estimated."""
 
     name: Literal["g_blending"] = "g_blending"
+    # Weights that are given (`alpha`), estimated once, or again every super-epoch.
     mode: Literal["fixed", "offline", "online"] = "online"
+    # Weight of the unimodal losses in mode fixed (published 1 to 5).
     alpha: float = Field(1.0, ge=0)
+    # Length of a super-epoch, as a fraction of the epochs.
     super_epoch: float = Field(0.34, gt=0, le=1)
+    # When the weights are first estimated, as a fraction of the epochs.
     start: float = Field(0.0, ge=0, lt=1)
+    # Smallest |O_k|, in the unit of the loss.
     floor: float = Field(0.01, gt=0)
+    # Heads of the unimodal losses: of their own, or the fusion's.
     heads: Literal["own", "fusion"] = "own"
 
 
 def blend(gain: Tensor, overfit: Tensor, floor: Tensor) -> Tensor:
     """Weights w [K] that sum to 1, from G [K] and O [K]; floor: 0-dim, smallest |O|. Always finite."""
-    gain = torch.where(gain.isfinite() & overfit.isfinite(), gain, torch.zeros_like(gain)).clamp(
-        min=0
-    )
-    ratio = gain / torch.maximum(overfit.nan_to_num().abs(), floor).square()
+    finite = gain.isfinite() & overfit.isfinite()
+    gain = torch.where(finite, gain, torch.zeros_like(gain)).clamp(min=0)
+    overfit = torch.maximum(overfit.nan_to_num().abs(), floor)
+    ratio = gain / overfit.square()
     total = ratio.sum()
+    divisor = torch.where(total > 0, total, torch.ones_like(total))
     equal = torch.full_like(ratio, 1 / len(ratio))
-    return torch.where(
-        total > 0, ratio / torch.where(total > 0, total, torch.ones_like(total)), equal
-    )
+    return torch.where(total > 0, ratio / divisor, equal)
 
 
 class GBlending(WithHeads):
@@ -180,9 +183,11 @@ class GBlending(WithHeads):
     def _unimodal(self, modality: str) -> Objective:
         def objective(net: Net, batch: Batch) -> Tensor:
             if self.config.heads == "fusion":
-                return net.loss(self.alone(net, net.encode(batch.inputs))[modality], batch.target)
-            feature = net.encode_one(modality, batch.inputs[modality])
-            return net.loss(self.alone(net, {modality: feature})[modality], batch.target)
+                features = net.encode(batch.inputs)
+            else:
+                features = {modality: net.encode_one(modality, batch.inputs[modality])}
+            logits = self.alone(net, features)[modality]
+            return net.loss(logits, batch.target)
 
         return objective
 
@@ -190,10 +195,8 @@ class GBlending(WithHeads):
         """Prefixes of the parameters that a loss trains (None: the multimodal one)."""
         if modality is None:
             return super().trains(net.modalities)
-        return (
-            f"encoders.{modality}",
-            f"aux.{modality}" if self.config.heads == "own" else "fusion",
-        )
+        head = f"aux.{modality}" if self.config.heads == "own" else "fusion"
+        return (f"encoders.{modality}", head)
 
 
 def _multi(net: Net, batch: Batch) -> Tensor:

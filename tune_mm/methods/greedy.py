@@ -52,14 +52,16 @@ BRANCHES = 2
 
 
 class GreedyConfig(Section):
-    """epsilon: difference of the speeds (in decades) that opens a window. window: its length Q in
-    steps. start: none opens before that fraction of the epochs.
-    """
+    """When gates are held, and for how long."""
 
     name: Literal["greedy"] = "greedy"
+    # Difference of the speeds, in decades, that opens a window.
     epsilon: float = Field(0.01, ge=0)
+    # Length Q of a window, in steps.
     window: int = Field(5, ge=1)
+    # Fraction of the epochs before which no window opens.
     start: float = Field(0.02, ge=0, le=1)
+    # What opens windows: the speeds, or chance.
     windows: Literal["speed", "random"] = "speed"
 
 
@@ -78,9 +80,8 @@ def next_window(
     """
     remaining = torch.where(opens, torch.full_like(left, length), (left - 1).clamp(min=0))
     whose = torch.stack([first, ~first]).to(held.dtype)
-    return remaining, torch.where(
-        opens, whose, torch.where(remaining > 0, held, torch.zeros_like(held))
-    )
+    going_on = torch.where(remaining > 0, held, torch.zeros_like(held))
+    return remaining, torch.where(opens, whose, going_on)
 
 
 class Greedy(Method):
@@ -124,20 +125,19 @@ class Greedy(Method):
         hidden = net.apply(
             "", lambda model: model.fusion.hidden(model.encoders, features, (), hook)
         )
-        losses = {}
+        logs: Tensors = {}
         for m, z in self._branches(net, hidden).items():
-            losses[m] = net.loss(z, batch.target)
-        return torch.stack(list(losses.values())).sum(), {
-            **{f"train/loss/{m}": x for m, x in losses.items()},
-            **seen,
-        }
+            logs[f"train/loss/{m}"] = net.loss(z, batch.target)
+        total = torch.stack(list(logs.values())).sum()
+        return total, {**logs, **seen}
 
     def grads(self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock) -> Update:
         def objective(bound: Net) -> tuple[Tensor, Tensors]:
             return self.loss(bound, batch, hp, state, clock)
 
         found, loss, logs = grads.gradient(objective, net, self.trained(net))
-        new = self._averaged(state, {k: logs.pop(k) for k in list(logs) if k.startswith(GATE)})
+        gates = {key: logs.pop(key) for key in list(logs) if key.startswith(GATE)}
+        new = self._averaged(state, gates)
         main, bypass = self._speeds(net, found)
         regular = state["left"] <= 0
         new["main"] = state["main"] + torch.where(regular, main, torch.zeros_like(main))
@@ -152,9 +152,7 @@ class Greedy(Method):
         """As any method, and the branches' outputs under `branch/<modality>`."""
         features = net.encode(inputs)
         hidden = net.hidden(features)
-        branches = {}
-        for m, z in self._branches(net, hidden).items():
-            branches[f"branch/{m}"] = z
+        branches = {f"branch/{m}": z for m, z in self._branches(net, hidden).items()}
         return {"joint": net.head(hidden), **net.unimodal(features, self.unimodal_path), **branches}
 
     def _branches(self, net: Net, hidden: Tensor) -> Tensors:
@@ -169,34 +167,33 @@ class Greedy(Method):
     def _averaged(self, state: Tensors, seen: Tensors) -> Tensors:
         """The mean gates with those of one more step, and the number of steps."""
         steps = state["steps"]
-        out = {}
-        for key, mean in seen.items():
-            out[key] = (state[key] * steps + mean.to(state[key].dtype)) / (steps + 1)
+        out = {
+            key: (state[key] * steps + mean.to(state[key].dtype)) / (steps + 1)
+            for key, mean in seen.items()
+        }
         return {**out, "steps": steps + 1}
 
     def _speeds(self, net: Net, found: Tensors) -> tuple[Tensor, Tensor]:
         """mu of main_m and of bypass_m at this step, [2] each."""
         shared = []
-        for n in net.group(EXCHANGES):
-            if n.removeprefix(f"{EXCHANGES}.").split(".")[1] == "squeeze":
-                shared.append(n)
+        gates: dict[str, list[str]] = {m: [] for m in net.modalities}
+        for name in net.group(EXCHANGES):
+            _, kind, owner, *_ = name.removeprefix(f"{EXCHANGES}.").split(".")
+            if kind == "squeeze":
+                shared.append(name)
+            elif kind == "gates":
+                gates[owner].append(name)
+
         main = []
         bypass = []
+        head = "fusion.head.weight"
         for m in net.modalities:
             columns = net.block(m)
-            head = (
-                found["fusion.head.weight"][:, columns],
-                net.params["fusion.head.weight"][:, columns],
-            )
-            main.append(
-                _mu([head, *((found[n], p) for n, p in net.group(f"encoders.{m}").items())])
-            )
-            names = [
-                n
-                for n in net.group(EXCHANGES)
-                if n.removeprefix(f"{EXCHANGES}.").split(".")[1:3] == ["gates", m]
-            ]
-            bypass.append(_mu([(found[n], net.params[n]) for n in (*names, *shared)]))
+            own = [(found[head][:, columns], net.params[head][:, columns])]
+            own += [(found[name], p) for name, p in net.group(f"encoders.{m}").items()]
+            main.append(_mu(own))
+            theirs = [(found[name], net.params[name]) for name in (*gates[m], *shared)]
+            bypass.append(_mu(theirs))
         return torch.stack(main), torch.stack(bypass)
 
     def _window(
@@ -205,13 +202,9 @@ class Greedy(Method):
         started = clock.within(hp["start"], torch.ones_like(hp["start"]))
         if self.config.windows == "random":
             drawn = torch.rand((), device=difference.device) * (BRANCHES + 1)
-            return next_window(
-                torch.zeros_like(state["left"]),
-                state["held"],
-                started & (drawn >= 1),
-                drawn < BRANCHES,
-                1,
-            )
+            opens = started & (drawn >= 1)
+            none_left = torch.zeros_like(state["left"])
+            return next_window(none_left, state["held"], opens, drawn < BRANCHES, 1)
         opens = regular & started & (difference.abs() > hp["epsilon"])
         return next_window(state["left"], state["held"], opens, difference > 0, self.config.window)
 

@@ -53,15 +53,18 @@ HEAD = "fusion.head.weight"
 
 
 class MLAConfig(Section):
-    """decay: base of a, the smaller the closer to an orthogonal projection; weights: by modality,
-    of `fixed`.
-    """
+    """How the head's gradient is projected, and how predictions are combined."""
 
     name: Literal["mla"] = "mla"
+    # How the projection advances, see `advance` (off: no projection).
     project: Literal["scalar", "elementwise", "off"] = "scalar"
+    # Whether the projection is divided by its norm after each step.
     normalize: bool = True
+    # Base of a: the smaller, the closer to an orthogonal projection.
     decay: float = Field(0.1, gt=0, le=1)
+    # Weights of the modalities' predictions (auto: by entropy where there are classes).
     inference: Literal["auto", "fixed", "entropy"] = "auto"
+    # Relative weights of `fixed`, by modality.
     weights: _late.Weights = Field(default_factory=dict)
 
 
@@ -70,17 +73,17 @@ def advance(projection: Tensor, mean: Tensor, damping: Tensor, elementwise: bool
     (a + k r^T).
     """
     k = projection @ mean
-    return projection - torch.outer(k, k) / (
-        damping + (torch.outer(k, mean) if elementwise else mean @ k)
-    )
+    along = torch.outer(k, mean) if elementwise else mean @ k
+    return projection - torch.outer(k, k) / (damping + along)
 
 
 def certainty(logits: Tensor) -> Tensor:
     """[M, B] weights with a sum of 1 over M: softmax of the negative entropy of each modality's
     logits [M, B, C].
     """
-    p = torch.log_softmax(logits, -1)
-    return torch.softmax((p.exp() * p).sum(-1), 0)
+    log = torch.log_softmax(logits, -1)
+    negative_entropy = (log.exp() * log).sum(-1)
+    return torch.softmax(negative_entropy, 0)
 
 
 class MLA(Method):
@@ -101,17 +104,16 @@ class MLA(Method):
         require_modalities("weights", self.value("weights"), spec)
         if self.config.inference == "entropy" and spec.task.kind != "classification":
             raise ValueError(
-                f"method.inference: must be auto or fixed for {spec.task.kind}, got 'entropy': it needs classes"
+                f"method.inference: must be auto or fixed for {spec.task.kind}, got 'entropy': "
+                "it needs classes"
             )
         return spec
 
     def init(self, net: Net, start: Start) -> Tensors:
         head = net.params[HEAD]
         eye = torch.eye(head.shape[1], dtype=head.dtype, device=head.device)
-        return {
-            "projection": eye,
-            "weights": _late.shares(self.value("weights"), net.modalities, head),
-        }
+        weights = _late.shares(self.value("weights"), net.modalities, head)
+        return {"projection": eye, "weights": weights}
 
     def substeps(self, modalities: tuple[str, ...]) -> int:
         return len(modalities)
@@ -127,9 +129,8 @@ class MLA(Method):
         logs = {f"train/loss/{modality}": loss}
         projection = state["projection"]
         if self.config.project != "off" and (clock.epoch, clock.step, clock.substep) != (0, 0, 0):
-            projection = self._advance(
-                projection, seen["mean"].to(projection.dtype), hp["decay"], clock
-            )
+            mean = seen["mean"].to(projection.dtype)
+            projection = self._advance(projection, mean, hp["decay"], clock)
             own = found[HEAD]
             found[HEAD] = own @ projection.transpose(0, 1).to(own.dtype)
             whole = own.norm().clamp(min=torch.finfo(own.dtype).tiny)

@@ -45,12 +45,12 @@ TINY = 1e-24  # of a squared length
 
 
 class MMCosineConfig(Section):
-    """scale: s (published 10). unimodal_path: what stands for the other modalities (auto: the
-    fusion's default).
-    """
+    """Defaults: published values."""
 
     name: Literal["mmcosine"] = "mmcosine"
+    # s, the factor on the cosines (published 10).
     scale: float = Field(10.0, gt=0)
+    # What stands for the other modalities (auto: the fusion's own default).
     unimodal_path: PathChoice = "auto"
 
 
@@ -58,18 +58,20 @@ def unit(x: Tensor) -> Tensor:
     """x [..., D] with rows of length 1; rows of length 0 stay, and pass no gradient."""
     square = x.square().sum(-1, keepdim=True)
     long = square > TINY
-    return torch.where(
-        long, x * torch.where(long, square, torch.ones_like(square)).rsqrt(), torch.zeros_like(x)
-    )
+    divisor = torch.where(long, square, torch.ones_like(square))
+    return torch.where(long, x * divisor.rsqrt(), torch.zeros_like(x))
 
 
 def cosines(hidden: Tensor, weight: Tensor, blocks: Iterable[slice]) -> Tensor:
     """Sum over blocks of the cosines [B, C] of hidden [B, H] and weight [C, H] over the block's
     columns.
     """
-    return torch.stack(
-        [unit(hidden[:, b]) @ unit(weight[:, b]).transpose(0, 1) for b in blocks]
-    ).sum(0)
+    found = []
+    for block in blocks:
+        rows = unit(hidden[:, block])
+        classes = unit(weight[:, block])
+        found.append(rows @ classes.transpose(0, 1))
+    return torch.stack(found).sum(0)
 
 
 class MMCosine(Method):
@@ -100,11 +102,8 @@ class MMCosine(Method):
 
     def init(self, net: Net, start: Start) -> Tensors:
         """s, which prediction needs: what it was at the last step."""
-        return {
-            "scale": torch.full_like(
-                net.params["fusion.head.weight"][0, 0], self.value("scale")
-            ).detach()
-        }
+        like = net.params["fusion.head.weight"][0, 0]
+        return {"scale": torch.full_like(like, self.value("scale")).detach()}
 
     def loss(
         self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock
@@ -129,9 +128,8 @@ class MMCosine(Method):
         return found
 
     def _cosines(self, net: Net, hidden: Tensor) -> Tensor:
-        return cosines(
-            hidden, net.params["fusion.head.weight"], [net.block(m) for m in net.modalities]
-        )
+        blocks = [net.block(m) for m in net.modalities]
+        return cosines(hidden, net.params["fusion.head.weight"], blocks)
 
 
 plugin = MMCosine

@@ -50,14 +50,16 @@ STATIONARY = 1e-6
 
 
 class MMParetoConfig(Section):
-    """gamma: length of the encoders' gradients (published 1.5). heads: of the unimodal losses.
-    unimodal_path: what stands for the other modalities (auto: the fusion's own default).
-    """
+    """Settings of the method."""
 
     name: Literal["mmpareto"] = "mmpareto"
+    # Factor on the length of the encoders' gradients (published 1.5).
     gamma: float = Field(1.5, gt=0)
+    # Whether an encoder's gradient is lengthened as a whole, or each tensor's by itself.
     rescale: Literal["encoder", "tensor"] = "encoder"
+    # Heads of the unimodal losses: of their own, or the fusion's.
     heads: Literal["own", "fusion"] = "own"
+    # What stands for the other modalities (auto: the fusion's own default).
     unimodal_path: PathChoice = "auto"
 
 
@@ -65,9 +67,10 @@ def min_norm(g: Tensor, u: Tensor) -> Tensor:
     """a (0-dim) of the shortest a g + (1-a) u with a in [0, 1]; 1/2 where g and u [P] do not
     conflict.
     """
-    apart = (u - g).square().sum()
+    difference = u - g
+    apart = difference.square().sum()
     tiny = torch.finfo(apart.dtype).tiny
-    a = (((u - g) @ u) / apart.clamp(min=tiny)).clamp(0, 1)
+    a = ((difference @ u) / apart.clamp(min=tiny)).clamp(0, 1)
     return torch.where(g @ u >= 0, torch.full_like(a, 0.5), a)
 
 
@@ -78,9 +81,8 @@ def rescaled(d: Tensor, plain: Tensor, gamma: Tensor) -> Tensor:
     length = d.norm()
     least = plain.norm()
     grown = least / length.clamp(min=torch.finfo(d.dtype).tiny)
-    factor = torch.where(
-        (length < least) & (length >= STATIONARY * least), grown, torch.ones_like(grown)
-    )
+    short = (length < least) & (length >= STATIONARY * least)
+    factor = torch.where(short, grown, torch.ones_like(grown))
     return gamma.to(d.dtype) * factor * d
 
 
@@ -96,23 +98,21 @@ class MMPareto(WithHeads):
     def grads(self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock) -> Update:
         def objectives(bound: Net) -> tuple[Tensor, Tensors]:
             features = bound.encode(batch.inputs)
-            own = {}
-            for m, z in self.alone(bound, features).items():
-                own[m] = bound.loss(z, batch.target)
+            own = {m: bound.loss(z, batch.target) for m, z in self.alone(bound, features).items()}
             joint = bound.loss(bound.fuse(features), batch.target)
-            logs = {
-                "train/loss_multi": joint,
-                **{f"train/loss/{m}": loss for m, loss in own.items()},
-            }
-            return torch.stack([joint, torch.stack(list(own.values())).sum()]), logs
+            logs = {"train/loss_multi": joint}
+            for m, loss in own.items():
+                logs[f"train/loss/{m}"] = loss
+            alone = torch.stack(list(own.values())).sum()
+            return torch.stack([joint, alone]), logs
 
         (multi, uni), losses, logs = grads.gradients(objectives, net, self.trained(net))
         found = {name: g + uni[name] for name, g in multi.items()}
         for m in net.modalities:
             names = [n for n in multi if owned(n, f"encoders.{m}")]
-            new, weight = self._encoder(
-                {n: multi[n] for n in names}, {n: uni[n] for n in names}, hp["gamma"]
-            )
+            own_multi = {n: multi[n] for n in names}
+            own_uni = {n: uni[n] for n in names}
+            new, weight = self._encoder(own_multi, own_uni, hp["gamma"])
             found.update(new)
             logs[f"balance/{m}"] = weight
         return Update(found, losses.sum(), logs, state)
@@ -122,14 +122,14 @@ class MMPareto(WithHeads):
         g = grads.flat(multi, multi)
         u = grads.flat(uni, multi)
         a = min_norm(g, u)
+
+        def combined(from_multi: Tensor, from_uni: Tensor) -> Tensor:
+            mixed = 2 * a * from_multi + 2 * (1 - a) * from_uni
+            return rescaled(mixed, from_multi + from_uni, gamma)
+
         if self.config.rescale == "encoder":
-            return grads.unflat(
-                rescaled(2 * a * g + 2 * (1 - a) * u, g + u, gamma), multi, multi
-            ), a
-        new = {}
-        for n in multi:
-            new[n] = rescaled(2 * a * multi[n] + 2 * (1 - a) * uni[n], multi[n] + uni[n], gamma)
-        return new, a
+            return grads.unflat(combined(g, u), multi, multi), a
+        return {n: combined(multi[n], uni[n]) for n in multi}, a
 
 
 plugin = MMPareto

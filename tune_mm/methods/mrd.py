@@ -46,23 +46,28 @@ Probability = Annotated[float, Field(ge=0, lt=1)]
 
 
 class MRDConfig(Section):
-    """p: probability with which a modality is dropped; p_of: by modality, in place of p
-    (`method.p_of.<modality>`).
-    """
+    """No values are published; the defaults are ours."""
 
     name: Literal["mrd"] = "mrd"
+    # Probability with which a modality is dropped.
     p: Probability = 0.3
+    # The same by modality, in place of `p` (a search names `method.p_of.<modality>`).
     p_of: dict[str, Probability] = Field(default_factory=dict)
+    # Whether each sample draws its own, or a batch draws once.
     per: Literal["sample", "batch"] = "sample"
+    # What is 0: an encoder's features or its input.
     level: Literal["feature", "input"] = "feature"
+    # Whether dropped steps of a sequence are zeros, or left out where the fusion heeds masks.
     tokens: Literal["zero", "mask"] = "zero"
+    # Whether what stays is multiplied by M / (how many stay).
     rescale: bool = False
 
     @model_validator(mode="after")
     def _scales_features(self) -> MRDConfig:
         if self.rescale and self.level == "input":
             raise ValueError(
-                "rescale must be false with level: input, where a dropped modality still has features"
+                "rescale must be false with level: input, "
+                "where a dropped modality still has features"
             )
         return self
 
@@ -72,27 +77,33 @@ def kept(draws: Tensor, p: Tensor) -> Tensor:
     [M].
     """
     dropped = draws < p
-    order = draws / p.clamp(min=torch.finfo(p.dtype).tiny)
+    order = draws / p.clamp(min=torch.finfo(p.dtype).tiny)  # u_m / p_m
     saved = order == order.max(-1, keepdim=True).values
-    return ~dropped | (dropped.all(-1, keepdim=True) & saved)
+    none_left = dropped.all(-1, keepdim=True)
+    return ~dropped | (none_left & saved)
 
 
 def drop(x: Padded, stays: Tensor, mask: bool) -> Padded:
     """`x` at 0 where `stays` (bool [R], R = B or 1) is False. mask: a sequence's steps there are no
     longer real.
     """
-    value, *levels = (
-        torch.where(stays.view(-1, *[1] * (part.ndim - 1)), part, torch.zeros_like(part))
-        for part in (x.value, *x.levels)
-    )
+
+    def dropped(part: Tensor) -> Tensor:
+        return torch.where(_per_sample(stays, part), part, torch.zeros_like(part))
+
+    value = dropped(x.value)
+    levels = tuple(dropped(level) for level in x.levels)
     steps = x.mask
     if mask and value.ndim == 3:
         if steps is None:
-            real = torch.ones(value.shape[:2], dtype=torch.bool, device=value.device)
-        else:
-            real = steps
-        steps = real & stays[:, None]
-    return Padded(value, steps, tuple(levels))
+            steps = torch.ones(value.shape[:2], dtype=torch.bool, device=value.device)
+        steps = steps & stays[:, None]
+    return Padded(value, steps, levels)
+
+
+def _per_sample(x: Tensor, like: Tensor) -> Tensor:
+    """x [R] with as many axes as `like` [R, ..]."""
+    return x.view(-1, *[1] * (like.ndim - 1))
 
 
 class MRD(Method):
@@ -116,10 +127,7 @@ class MRD(Method):
         self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock
     ) -> tuple[Tensor, Tensors]:
         p = torch.stack([hp.get(f"p_of.{m}", hp["p"]) for m in net.modalities])
-        if self.config.per == "sample":
-            rows = len(batch.target)
-        else:
-            rows = 1
+        rows = len(batch.target) if self.config.per == "sample" else 1
         stays = kept(torch.rand(rows, len(p), dtype=p.dtype, device=p.device), p)
         inputs = batch.inputs
         sets = {m: stays[:, i] for i, m in enumerate(net.modalities)}
@@ -130,14 +138,13 @@ class MRD(Method):
         if self.config.level == "feature":
             features = {m: drop(f, sets[m], masks) for m, f in features.items()}
         elif masks:
-            features = {
-                m: Padded(f.value, drop(f, sets[m], True).mask) for m, f in features.items()
-            }
+            # The zeros are in the inputs already: only the masks are taken.
+            for m, f in features.items():
+                features[m] = Padded(f.value, drop(f, sets[m], True).mask)
         if self.config.rescale:
-            features = {m: _scaled(f, len(p) / stays.sum(-1)) for m, f in features.items()}
-        logs = {}
-        for m, own in sets.items():
-            logs[f"train/dropped/{m}"] = 1 - own.to(p.dtype).mean()
+            factor = len(p) / stays.sum(-1)
+            features = {m: _scaled(f, factor) for m, f in features.items()}
+        logs = {f"train/dropped/{m}": 1 - own.to(p.dtype).mean() for m, own in sets.items()}
         return net.loss(net.fuse(features), batch.target), logs
 
 
@@ -145,7 +152,7 @@ def _scaled(x: Padded, factor: Tensor) -> Padded:
     """The values of each sample times `factor` [R]."""
 
     def grown(part: Tensor) -> Tensor:
-        return part * factor.view(-1, *[1] * (part.ndim - 1)).to(part.dtype)
+        return part * _per_sample(factor, part).to(part.dtype)
 
     return Padded(grown(x.value), x.mask, tuple(grown(level) for level in x.levels))
 

@@ -46,16 +46,16 @@ from tune_mm.methods.joint import Joint
 
 
 class MSLRConfig(Section):
-    """ratios: learning rate of a modality's encoder over `optim.lr` (a search names
-    `method.ratios.<modality>`).
-
-    smooth: 0 keeps the ratios, 1 is one rate for all. memory: epochs that `dynamic` compares with.
-    """
+    """Settings of the encoders' learning rates."""
 
     name: Literal["mslr"] = "mslr"
+    # Whether the ratios stay, or follow validation scores.
     strategy: Literal["keep", "dynamic"] = "keep"
+    # An encoder's learning rate over `optim.lr` (a search names `method.ratios.<modality>`).
     ratios: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    # 0 keeps the ratios, 1 is one rate for all.
     smooth: float = Field(0.0, ge=0, le=1)
+    # Epochs that `dynamic` compares with.
     memory: int = Field(5, ge=1)
 
 
@@ -67,9 +67,10 @@ def smoothed(ratio: Tensor, smooth: Tensor) -> Tensor:
 def progress(now: Tensor, before: Tensor) -> Tensor:
     """[M]: scores `now` [M] over the mean of those `before` [K, M]; 1 where that is not positive."""
     mean = before.mean(0)
-    return torch.where(
-        mean > 0, now / torch.where(mean > 0, mean, torch.ones_like(mean)), torch.ones_like(mean)
-    )
+    one = torch.ones_like(mean)
+    positive = mean > 0
+    ratio = now / torch.where(positive, mean, one)
+    return torch.where(positive, ratio, one)
 
 
 class MSLR(Joint):
@@ -94,52 +95,49 @@ class MSLR(Joint):
         return {"history": like.new_zeros(self.config.memory, count), "rate": like.new_ones(count)}
 
     def optim(self, hp: Tensors, optim: Tensors) -> dict[str, Tensors]:
-        found = {}
+        out: dict[str, Tensors] = {}
         for m in self.value("ratios"):
-            found[f"encoders.{m}"] = {"lr": optim["lr"] * smoothed(hp[f"ratios.{m}"], hp["smooth"])}
-        return found
+            ratio = smoothed(hp[f"ratios.{m}"], hp["smooth"])
+            out[f"encoders.{m}"] = {"lr": optim["lr"] * ratio}
+        return out
 
     def edit(
         self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock, update: Update
     ) -> Update:
         if self.config.strategy == "keep":
             return update
-        rates = {}
+        rates: Tensors = {}
+        logs = dict(update.logs)
         for i, m in enumerate(net.modalities):
             rates[f"encoders.{m}"] = state["rate"][i]
-        logs = {f"balance/{m}": state["rate"][i] for i, m in enumerate(net.modalities)}
-        return Update(update.grads, update.loss, {**update.logs, **logs}, state, rates)
+            logs[f"balance/{m}"] = state["rate"][i]
+        return Update(update.grads, update.loss, logs, state, rates)
 
     def epoch_end(self, probe: Probe, hp: Tensors, state: Tensors, clock: Clock) -> EpochEnd:
         """The next epoch's rates from validation scores."""
         if self.config.strategy == "keep":
             return EpochEnd(state)
-        now = probe.loss("val", self._errors).to(state["rate"])
-        if probe.net.task.kind != "regression":
-            now = 1 - now
+        errors = probe.loss("val", self._errors).to(state["rate"])
+        if probe.net.task.kind == "regression":
+            now = 1 / errors.clamp(min=torch.finfo(errors.dtype).tiny)
         else:
-            now = 1 / now.clamp(min=torch.finfo(now.dtype).tiny)
+            now = 1 - errors
         history = torch.cat([state["history"][1:], now[None]])
         known = clock.epoch >= self.config.memory
-        if known:
-            rate = progress(now, state["history"])
-        else:
-            rate = torch.ones_like(now)
+        rate = progress(now, state["history"]) if known else torch.ones_like(now)
         return EpochEnd({"history": history, "rate": rate})
 
     def _errors(self, net: Net, batch: Batch) -> Tensor:
         """[M]: each modality's error alone, the share of wrong classes or the mean absolute error."""
         logits = net.unimodal(net.encode(batch.inputs), self.unimodal_path)
-        if net.task.kind != "regression":
-            return torch.stack(
-                [
-                    1 - metrics.batch_metric(net.task, "accuracy", z, batch.target)
-                    for z in logits.values()
-                ]
-            )
-        return torch.stack(
-            [metrics.batch_metric(net.task, "mae", z, batch.target) for z in logits.values()]
-        )
+        errors = []
+        for z in logits.values():
+            if net.task.kind == "regression":
+                error = metrics.batch_metric(net.task, "mae", z, batch.target)
+            else:
+                error = 1 - metrics.batch_metric(net.task, "accuracy", z, batch.target)
+            errors.append(error)
+        return torch.stack(errors)
 
 
 plugin = MSLR

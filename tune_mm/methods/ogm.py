@@ -56,17 +56,20 @@ SETTLING = 0.05  # of the epochs, after an edge of the window
 
 
 class OGMConfig(Section):
-    """alpha: strength (published 0.1 to 0.8; 2.6 with AdamW). noise: OGM-GE. start, end: the
-    window, as fractions of the epochs. unimodal_path: what stands for the other modalities (auto:
-    the fusion's own default).
-    """
+    """Defaults: within what is published."""
 
     name: Literal["ogm"] = "ogm"
+    # Strength (published 0.1 to 0.8; 2.6 with AdamW).
     alpha: float = Field(0.8, ge=0)
+    # Generalisation enhancement: true is OGM-GE, false is OGM.
     noise: bool = True
+    # Whether weights of convolutions alone are modulated, as in the public code.
     conv_only: bool = False
+    # Where the modulation begins, as a fraction of the epochs.
     start: float = Field(0.0, ge=0, le=1)
+    # Where it ends, as a fraction of the epochs; greater than `start`.
     end: float = Field(0.5, ge=0, le=1)
+    # What stands for the other modalities (auto: the fusion's own default).
     unimodal_path: PathChoice = "auto"
 
     @model_validator(mode="after")
@@ -83,10 +86,11 @@ def score(task: Task, logits: Tensor, target: Tensor) -> Tensor:
     if task.kind != "segmentation":
         return (-losses.per_sample(task, logits, target)).exp()
     known = target < task.outputs
-    chosen = torch.softmax(losses.precise(logits), 1).gather(
-        1, torch.where(known, target, 0)[:, None]
-    )[:, 0]
-    return (chosen * known).sum((1, 2)) / known.sum((1, 2)).clamp(min=1)
+    label = torch.where(known, target, 0)[:, None]
+    probabilities = torch.softmax(losses.precise(logits), 1)
+    right = probabilities.gather(1, label)[:, 0]
+    pixels = known.sum((1, 2)).clamp(min=1)
+    return (right * known).sum((1, 2)) / pixels
 
 
 def ratios(scores: Tensor) -> Tensor:
@@ -132,9 +136,7 @@ class OGM(Method):
         size at once.
         """
         length = max(1, round(SETTLING * epochs))
-        edges = []
-        for edge in (self.value("start"), self.value("end")):
-            edges.append(round(edge * epochs))
+        edges = [round(edge * epochs) for edge in (self.value("start"), self.value("end"))]
         return tuple((edge + 1, min(edge + length, epochs)) for edge in edges if 0 < edge < epochs)
 
     def loss(
@@ -146,10 +148,11 @@ class OGM(Method):
         scores = torch.stack([score(net.task, z, batch.target).sum() for z in alone.values()])
         k = coefficients(ratios(scores), hp["alpha"])
         k = torch.where(clock.within(hp["start"], hp["end"]), k, torch.ones_like(k))
-        logs = {}
-        for m, z in alone.items():
+        logs: Tensors = {}
+        for i, (m, z) in enumerate(alone.items()):
             logs[f"train/loss/{m}"] = losses.task_loss(net.task, z, batch.target)
-        return joint, logs | {f"balance/{m}": k[i] for i, m in enumerate(net.modalities)}
+            logs[f"balance/{m}"] = k[i]
+        return joint, logs
 
     def edit(
         self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock, update: Update
@@ -158,19 +161,21 @@ class OGM(Method):
         out = dict(update.grads)
         for m in net.modalities:
             for name, g in update.grads.items():
-                if owned(name, f"encoders.{m}") and (g.ndim == 4 or not self.config.conv_only):
-                    out[name] = g * update.logs[f"balance/{m}"].to(g.dtype)
-                    if self.config.noise:
-                        out[name] = out[name] + torch.where(
-                            inside, spread(g), 0.0
-                        ) * torch.randn_like(g)
+                touched = g.ndim == 4 or not self.config.conv_only
+                if not owned(name, f"encoders.{m}") or not touched:
+                    continue
+                out[name] = g * update.logs[f"balance/{m}"].to(g.dtype)
+                if self.config.noise:
+                    deviation = torch.where(inside, spread(g), 0.0)
+                    out[name] = out[name] + deviation * torch.randn_like(g)
         return Update(out, update.loss, update.logs, state)
 
     def _alone(self, net: Net, features: Features) -> Tensors:
         """Each modality's logits, alone through the fusion, without gradient."""
         fixed = net.stop("fusion").stop("encoders")
+        detached = {m: f.detach() for m, f in features.items()}
         with net.evaluating():
-            return fixed.unimodal({m: f.detach() for m, f in features.items()}, self.unimodal_path)
+            return fixed.unimodal(detached, self.unimodal_path)
 
 
 plugin = OGM

@@ -44,7 +44,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn import functional
 
 from tune_mm.config import Section
 from tune_mm.core.features import pooled
@@ -58,20 +58,24 @@ FAR = -1e9  # the logit of a class without a prototype: finite, so that 0 times 
 
 
 class PMRConfig(Section):
-    """alpha: weight of the prototype loss; entropy: of the entropy term (the paper's mu).
-
-    momentum: what remains of the prototypes of the epoch before; fraction: of the training samples
-    that make them. start, end, entropy_end: fractions of the epochs.
-    """
+    """Defaults: the paper's where it says so (see Deviations)."""
 
     name: Literal["pmr"] = "pmr"
+    # Weight of the prototype loss.
     alpha: float = Field(1.0, ge=0)
+    # Weight of the entropy term (the paper's mu: 1e-2 or 1e-3).
     entropy: float = Field(0.01, ge=0)
+    # Eq. 11, or 1 for all modalities that lag, as in the public code.
     weights: Literal["clip", "switch"] = "clip"
+    # What remains of the prototypes of the epoch before.
     momentum: float = Field(0.2, ge=0, lt=1)
+    # Share of the training samples that make the prototypes.
     fraction: float = Field(0.1, gt=0, le=1)
+    # Where rebalancing begins, as a fraction of the epochs.
     start: float = Field(0.0, ge=0, le=1)
+    # Where it ends, as a fraction of the epochs.
     end: float = Field(1.0, ge=0, le=1)
+    # Where the entropy term ends, as a fraction of the epochs.
     entropy_end: float = Field(0.1, ge=0, le=1)
 
 
@@ -88,7 +92,8 @@ def lag(scores: Tensor, hard: bool = False) -> Tensor:
     best = scores.max()
     if hard:
         return (scores < best).to(scores.dtype)
-    return ((best - scores) / scores.clamp(min=torch.finfo(scores.dtype).tiny)).clamp(0, 1)
+    positive = scores.clamp(min=torch.finfo(scores.dtype).tiny)
+    return ((best - scores) / positive).clamp(0, 1)
 
 
 def entropy(logits: Tensor) -> Tensor:
@@ -101,9 +106,10 @@ def means(features: Tensor, target: Tensor, classes: int) -> tuple[Tensor, Tenso
     """Class means [C, W] of features [N, W], 0 for a class without samples; and which have some
     (bool [C]).
     """
-    chosen = F.one_hot(target, classes).to(features.dtype)
+    chosen = functional.one_hot(target, classes).to(features.dtype)
     count = chosen.sum(0)
-    return (chosen.transpose(0, 1) @ features) / count.clamp(min=1)[:, None], count > 0
+    total = chosen.transpose(0, 1) @ features
+    return total / count.clamp(min=1)[:, None], count > 0
 
 
 def moved(old: Tensor, known: Tensor, now: Tensor, present: Tensor, momentum: Tensor) -> Tensor:
@@ -143,9 +149,8 @@ class PMR(Method):
         for m, found in features.items():
             now, present = means(found, target, probe.net.task.outputs)
             known = state.get("known", torch.zeros_like(present))
-            out[_key(m)] = moved(
-                state.get(_key(m), now), known, now, present, hp["momentum"].to(now.dtype)
-            )
+            old = state.get(_key(m), now)
+            out[_key(m)] = moved(old, known, now, present, hp["momentum"].to(now.dtype))
             out["known"] = known | present
         return EpochEnd(out, samples=len(target))
 
@@ -161,22 +166,30 @@ class PMR(Method):
         """What is added to the loss, and logs."""
         known = state["known"]
         counted = known[target]
-        logits = {m: similarity(pooled(f), state[_key(m)], known) for m, f in features.items()}
-        right = {m: _right(z, target, counted) for m, z in logits.items()}
-        scores = torch.stack([(log.exp() * counted).sum() for log in right.values()]).detach()
-        weights = lag(scores, self.config.weights == "switch")
-        own = torch.stack([-log.sum() / counted.sum().clamp(min=1) for log in right.values()])
+        count = counted.sum().clamp(min=1)
+        sums = []  # s_m
+        distances = []  # CE(p_m, y)
+        entropies = []  # H(p_m)
+        for m, feature in features.items():
+            logits = similarity(pooled(feature), state[_key(m)], known)
+            right = _right(logits, target, counted)
+            sums.append((right.exp() * counted).sum())
+            distances.append(-right.sum() / count)
+            entropies.append(entropy(logits))
+        scores = torch.stack(sums).detach()
+        own = torch.stack(distances)
+        weights = lag(scores, self.config.weights == "switch")  # w_m, Eq. 11
+
         lead = (scores == scores.max()).to(scores.dtype)
-        unsure = torch.stack([entropy(z) for z in logits.values()])
-        held = (
-            (lead * unsure).sum()
-            * weights.max()
-            * clock.within(torch.zeros_like(hp["entropy_end"]), hp["entropy_end"])
-        )
+        undecided = (lead * torch.stack(entropies)).sum()  # H(p_lead)
+        early = clock.within(torch.zeros_like(hp["entropy_end"]), hp["entropy_end"])
+        held = undecided * weights.max() * early
+
         total = hp["alpha"] * (weights * own).sum() - hp["entropy"] * held
         logs = {"train/loss_entropy": held}
         for i, m in enumerate(net.modalities):
-            logs[f"balance/{m}"], logs[f"train/loss/{m}"] = weights[i], own[i]
+            logs[f"balance/{m}"] = weights[i]
+            logs[f"train/loss/{m}"] = own[i]
         return total * clock.within(hp["start"], hp["end"]), logs
 
 

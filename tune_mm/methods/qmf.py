@@ -49,12 +49,16 @@ OWN = "own losses"  # what `loss` hands to `edit`: not a figure to log
 
 
 class QMFConfig(Section):
-    """temperature: T; rank: weight of the ranking loss."""
+    """How confidences weigh the modalities."""
 
     name: Literal["qmf"] = "qmf"
+    # T, which divides the energies.
     temperature: float = Field(10.0, gt=0)
+    # Weight of the ranking loss.
     rank: float = Field(1.0, ge=0)
+    # Whether the fused prediction's weights pass no gradient.
     detach: bool = True
+    # Whether the ranking loss asks for its margin, or tolerates as much.
     margin: Literal["required", "released"] = "required"
 
 
@@ -71,11 +75,9 @@ def fused(logits: Tensor, weights: Tensor) -> Tensor:
 def scaled(history: Tensor) -> Tensor:
     """[M, N]: each row from 0 to 1; a row of equal values is 0."""
     low = history.amin(-1, keepdim=True)
-    high = history.amax(-1, keepdim=True)
-    span = high - low
-    return torch.where(
-        span > 0, (history - low) / torch.where(span > 0, span, torch.ones_like(span)), 0.0
-    )
+    span = history.amax(-1, keepdim=True) - low
+    divisor = torch.where(span > 0, span, torch.ones_like(span))
+    return torch.where(span > 0, (history - low) / divisor, 0.0)
 
 
 def ranking(confidences: Tensor, history: Tensor, sign: float = 1.0) -> Tensor:
@@ -85,11 +87,9 @@ def ranking(confidences: Tensor, history: Tensor, sign: float = 1.0) -> Tensor:
     sign: 1, the margin is required; -1, it is a tolerance.
     """
     gap = history - history.roll(-1, -1)
-    return (
-        (gap.sign() * (confidences - confidences.roll(-1, -1)) + sign * gap.abs())
-        .clamp(min=0)
-        .mean(-1)
-    )
+    rise = confidences - confidences.roll(-1, -1)
+    short = gap.sign() * rise + sign * gap.abs()
+    return short.clamp(min=0).mean(-1)
 
 
 class QMF(Method):
@@ -104,35 +104,32 @@ class QMF(Method):
 
     def init(self, net: Net, start: Start) -> Tensors:
         like = next(iter(net.params.values()))
-        return {
-            "history": torch.zeros(
-                len(net.modalities), start.samples, dtype=like.dtype, device=like.device
-            )
-        }
+        rows = len(net.modalities)
+        history = torch.zeros(rows, start.samples, dtype=like.dtype, device=like.device)
+        return {"history": history}
 
     def loss(
         self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock
     ) -> tuple[Tensor, Tensors]:
         logits = self._logits(net, batch.inputs)
         trust = confidence(logits, hp["temperature"])
-        joint = net.loss(
-            fused(logits, trust.detach() if self.config.detach else trust), batch.target
-        )
+        weights = trust.detach() if self.config.detach else trust
+        joint = net.loss(fused(logits, weights), batch.target)
         own = torch.stack([losses.per_sample(net.task, z, batch.target) for z in logits])
         history = scaled(self._history(state, batch, own.detach()))[:, batch.index]
         rank = ranking(trust, history, 1.0 if self.config.margin == "required" else -1.0)
         logs = {"train/loss_multi": joint, "train/loss_rank": rank.sum(), OWN: own}
         for i, m in enumerate(net.modalities):
-            logs[f"train/loss/{m}"], logs[f"balance/{m}"] = own[i].mean(), trust[i].mean()
+            logs[f"train/loss/{m}"] = own[i].mean()
+            logs[f"balance/{m}"] = trust[i].mean()
         return joint + own.mean(-1).sum() + hp["rank"] * rank.sum(), logs
 
     def edit(
         self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock, update: Update
     ) -> Update:
         logs = dict(update.logs)
-        return Update(
-            update.grads, update.loss, logs, {"history": self._history(state, batch, logs.pop(OWN))}
-        )
+        history = self._history(state, batch, logs.pop(OWN))
+        return Update(update.grads, update.loss, logs, {"history": history})
 
     def predict(self, net: Net, inputs: Inputs, state: Tensors) -> Tensors:
         """`joint` is the weighted sum, which the fusion's own head does not give."""
@@ -145,7 +142,8 @@ class QMF(Method):
 
     def _logits(self, net: Net, inputs: Inputs) -> Tensor:
         """[M, B, C]: each modality alone."""
-        return torch.stack(list(net.unimodal(net.encode(inputs), self.unimodal_path).values()))
+        alone = net.unimodal(net.encode(inputs), self.unimodal_path)
+        return torch.stack(list(alone.values()))
 
     def _history(self, state: Tensors, batch: Batch, own: Tensor) -> Tensor:
         """The histories with this batch's losses [M, B] added."""

@@ -37,13 +37,12 @@ Shapes
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import pairwise
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn import functional
 
 from tune_mm.config import Section
 from tune_mm.core import grads as gradients
@@ -58,27 +57,35 @@ from tune_mm.methods._teacher import Teacher
 
 
 class ReconBoostConfig(Section):
-    """w1: weight of the learner's own loss (published 5 on CREMA-D, 4 on AVE); w2: of what the
-    others do well; alpha: of the agreement; stages: in a run; teacher: training of the encoders to
-    begin with (`start: unimodal`).
-    """
+    """Weights of the losses, and the stages of a run."""
 
     name: Literal["reconboost"] = "reconboost"
+    # Weight of the learner's own loss (published 5 on CREMA-D, 4 on AVE).
     w1: float = Field(5.0, gt=0)
+    # Weight of what the others do well.
     w2: float = Field(1.0, ge=0)
+    # Weight of the agreement with the learner before.
     alpha: float = Field(0.5, ge=0)
+    # Stages in a run.
     stages: int = Field(12, ge=1)
+    # Whether the agreement passes a gradient.
     agreement: Literal["gradient", "detached"] = "gradient"
+    # What encoders begin with.
     start: Literal["scratch", "unimodal"] = "scratch"
+    # Training of the encoders to begin with (`start: unimodal`).
     teacher: Teacher = Teacher()
 
 
 class Stage(NamedTuple):
-    """number, and its epochs (from 0): phase 1 is [first, rectify), phase 2 [rectify, end)."""
+    """A stage; epochs count from 0."""
 
+    # From 0.
     number: int
+    # The first epoch of phase 1, which trains one learner.
     first: int
+    # The first epoch of phase 2, which trains the ensemble.
     rectify: int
+    # The epoch after its last.
     end: int
 
 
@@ -87,11 +94,13 @@ def stages_of(stages: int, epochs: int) -> list[Stage]:
     where there are so.
     """
     count = max(1, min(stages, epochs // 2))
-    ends = [k * epochs // count for k in range(count + 1)]
-    found = []
-    for k, (a, b) in enumerate(pairwise(ends)):
-        found.append(Stage(k, a, a + (b - a + 1) // 2, b))
-    return found
+    out = []
+    for number in range(count):
+        first = number * epochs // count
+        end = (number + 1) * epochs // count
+        half = (end - first + 1) // 2
+        out.append(Stage(number, first, first + half, end))
+    return out
 
 
 def boosting(
@@ -101,7 +110,8 @@ def boosting(
     (constants) do.
     """
     trust = torch.exp(-losses.per_sample(task, others.detach(), target))
-    return ((w1 - w2 * trust) * losses.per_sample(task, own, target)).mean() / task.outputs
+    weights = w1 - w2 * trust
+    return (weights * losses.per_sample(task, own, target)).mean() / task.outputs
 
 
 def agreement(task: Task, own: Tensor, previous: Tensor) -> Tensor:
@@ -153,9 +163,7 @@ class ReconBoost(Method):
                     for name in (n for n in mine if owned(n, f"encoders.{m}")):
                         mine[name].copy_(theirs[name])
         like = net.params["fusion.head.weight"]
-        members = []
-        for k in range(len(net.modalities)):
-            members.append(float(self._joined(0, k)))
+        members = [float(self._joined(0, k)) for k in range(len(net.modalities))]
         return {
             "members": torch.tensor(members, dtype=like.dtype, device=like.device),
             **_head(net),
@@ -163,22 +171,16 @@ class ReconBoost(Method):
 
     def grads(self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock) -> Update:
         stage = self._stage(clock)
-        joined = []
-        for k in range(len(net.modalities)):
-            joined.append(self._joined(stage.number, k))
+        joined = [self._joined(stage.number, k) for k in range(len(net.modalities))]
         if (clock.epoch, clock.step) == (stage.first, 0):
             state = {**state, **_head(net), "members": torch.tensor(joined).to(state["members"])}
-        members = []
-        for m, joins in zip(net.modalities, joined, strict=True):
-            if joins:
-                members.append(m)
+        members = [m for m, joins in zip(net.modalities, joined, strict=True) if joins]
         if clock.epoch < stage.rectify:
             modality = net.modalities[stage.number % len(net.modalities)]
             fixed = self._fixed(net, batch, state, [m for m in members if m != modality])
-            if stage.number:
-                before = net.modalities[(stage.number - 1) % len(net.modalities)]
-            else:
-                before = None
+            before = (
+                net.modalities[(stage.number - 1) % len(net.modalities)] if stage.number else None
+            )
 
             def objective(bound: Net) -> tuple[Tensor, Tensors]:
                 return self._boost(bound, batch, hp, modality, fixed, before)
@@ -187,12 +189,11 @@ class ReconBoost(Method):
         else:
 
             def objective(bound: Net) -> tuple[Tensor, Tensors]:
-                logits = {}
+                logits: Tensors = {}
                 for m in members:
                     logits[m] = bound.head(_late.own_vector(bound, m, batch.inputs[m]))
-                return bound.loss(
-                    _ensemble(bound, logits, bound.params["aux.rate.value"]), batch.target
-                ), {}
+                joint = _ensemble(bound, logits, bound.params["aux.rate.value"])
+                return bound.loss(joint, batch.target), {}
 
             prefixes = (*(f"encoders.{m}" for m in members), "fusion", "aux")
         found, loss, logs = gradients.gradient(objective, net, prefixes)
@@ -210,11 +211,11 @@ class ReconBoost(Method):
 
     def predict(self, net: Net, inputs: Inputs, state: Tensors) -> Tensors:
         alone = net.unimodal(net.encode(inputs), self.unimodal_path)
-        if net.task.kind == "classification":
-            members = state["members"]
-        else:
-            members = state["members"] / state["members"].sum()
-        return {"joint": net.params["aux.rate.value"] * _late.weighted(alone, members), **alone}
+        members = state["members"]
+        if net.task.kind != "classification":
+            members = members / members.sum()
+        joint = net.params["aux.rate.value"] * _late.weighted(alone, members)
+        return {"joint": joint, **alone}
 
     def _stage(self, clock: Clock) -> Stage:
         return next(s for s in stages_of(self.config.stages, clock.epochs) if clock.epoch < s.end)
@@ -226,42 +227,32 @@ class ReconBoost(Method):
     @torch.no_grad()
     def _fixed(self, net: Net, batch: Batch, state: Tensors, others: list[str]) -> Tensors:
         """Logits [B, C] of the learners that a stage leaves as they are."""
+        out: Tensors = {}
         with net.evaluating():
-            found = {}
             for m in others:
-                found[m] = F.linear(
-                    _late.own_vector(net, m, batch.inputs[m]),
-                    state["head.weight"],
-                    state["head.bias"],
-                )
-            return found
+                vector = _late.own_vector(net, m, batch.inputs[m])
+                out[m] = functional.linear(vector, state["head.weight"], state["head.bias"])
+        return out
 
     def _boost(
         self, net: Net, batch: Batch, hp: Tensors, modality: str, fixed: Tensors, before: str | None
     ) -> tuple[Tensor, Tensors]:
         own = net.head(_late.own_vector(net, modality, batch.inputs[modality]))
         rate = net.params["aux.rate.value"].detach()
-        if fixed:
-            others = _ensemble(net, fixed, rate)
-        else:
-            others = torch.zeros_like(own)
+        others = _ensemble(net, fixed, rate) if fixed else torch.zeros_like(own)
         loss = boosting(net.task, own, others, batch.target, hp["w1"], hp["w2"])
         logs = {"train/loss_boosting": loss}
         if before is not None:
-            if self.config.agreement == "gradient":
-                mine = own
-            else:
-                mine = own.detach()
+            mine = own if self.config.agreement == "gradient" else own.detach()
             logs["train/agreement"] = agreement(net.task, mine, fixed[before])
             loss = loss + hp["alpha"] * logs["train/agreement"]
         return loss, logs
 
 
 def _head(net: Net) -> Tensors:
-    found = {}
-    for k in ("weight", "bias"):
-        found[f"head.{k}"] = net.params[f"fusion.head.{k}"].detach().clone()
-    return found
+    return {
+        f"head.{k}": net.params[f"fusion.head.{k}"].detach().clone() for k in ("weight", "bias")
+    }
 
 
 def _ensemble(net: Net, logits: Tensors, rate: Tensor) -> Tensor:

@@ -56,16 +56,20 @@ SETTLE = 0.05  # of the epochs: how long a metric may take to come back
 
 
 class RelearnConfig(Section):
-    """lam: how fast the share that is reset grows with the gap. period: of the epochs, between
-    resets; times: how many there are at most (0: none, which is joint training).
-    """
+    """When encoders are diagnosed, and how far they are reset."""
 
     name: Literal["relearn"] = "relearn"
+    # How fast the share that is reset grows with the gap.
     lam: float = Field(3.0, ge=0)
+    # Between resets, as a fraction of the epochs.
     period: float = Field(0.22, gt=0, le=1)
+    # How many resets there are at most (0: none, which is joint training).
     times: int = Field(3, ge=0)
+    # Share of the samples that a diagnosis looks at.
     fraction: float = Field(1.0, gt=0, le=1)
+    # Classes into which targets of a regression are sorted.
     bins: int = Field(5, ge=2)
+    # Whether BatchNorm's running statistics are reset as well.
     reset_statistics: bool = True
 
 
@@ -73,14 +77,11 @@ def purity(clusters: Tensor, labels: Tensor) -> Tensor:
     """Share of samples that belong to the commonest label of their cluster (0-dim, float64).
     clusters, labels: [N].
     """
-    counts = torch.zeros(
-        int(clusters.max()) + 1, int(labels.max()) + 1, dtype=torch.float64, device=labels.device
-    )
-    counts.index_put_(
-        (clusters, labels),
-        torch.ones((), dtype=torch.float64, device=labels.device),
-        accumulate=True,
-    )
+    rows = int(clusters.max()) + 1
+    columns = int(labels.max()) + 1
+    counts = torch.zeros(rows, columns, dtype=torch.float64, device=labels.device)
+    one = torch.ones((), dtype=torch.float64, device=labels.device)
+    counts.index_put_((clusters, labels), one, accumulate=True)
     return counts.amax(1).sum() / len(labels)
 
 
@@ -88,16 +89,16 @@ def scaled(features: Tensor) -> Tensor:
     """[N, W] with every column in [0, 1]; a constant one is 0."""
     low = features.amin(0)
     high = features.amax(0)
-    return (features - low) / torch.where(high > low, high - low, torch.ones_like(high))
+    span = torch.where(high > low, high - low, torch.ones_like(high))
+    return (features - low) / span
 
 
 def cluster(features: Tensor, count: int, seed: int) -> Tensor:
     """Cluster [N] of each row of [N, W] by k-means, scaled first. count: of clusters, at most N."""
     found = KMeans(min(count, len(features)), n_init=1, random_state=seed)
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", ConvergenceWarning
-        )  # fewer distinct rows than clusters: an encoder that died
+        # Fewer distinct rows than clusters: an encoder that died.
+        warnings.simplefilter("ignore", ConvergenceWarning)
         chosen = found.fit_predict(scaled(features).double().cpu().numpy())
     return torch.as_tensor(chosen, dtype=torch.int64, device=features.device)
 
@@ -121,56 +122,47 @@ class Relearn(Joint):
     support = Support(cost="k-means on a forward pass over train and val, a few times a run")
 
     def init(self, net: Net, start: Start) -> Tensors:
-        found = {}
-        for name, p in net.group("encoders").items():
-            found[INITIAL + name] = p.detach().clone()
-        return found
+        return {INITIAL + name: p.detach().clone() for name, p in net.group("encoders").items()}
 
     def resets(self, epochs: int) -> tuple[int, ...]:
         """After which epochs (from 1) encoders are reset; never after the last."""
         every = self.value("period") * epochs
-        found = set()
-        for k in range(self.config.times):
-            found.add(max(1, round((k + 1) * every)))
+        found = {max(1, round((k + 1) * every)) for k in range(self.config.times)}
         return tuple(sorted(e for e in found if e < epochs))
 
     def dips(self, epochs: int) -> tuple[tuple[int, int], ...]:
         """The epoch that a reset ends, whose metrics are taken after it, and a twentieth of the
         epochs after it.
         """
-        return tuple(
-            (e, min(epochs, e + max(1, round(SETTLE * epochs)))) for e in self.resets(epochs)
-        )
+        length = max(1, round(SETTLE * epochs))
+        return tuple((epoch, min(epochs, epoch + length)) for epoch in self.resets(epochs))
 
     def epoch_end(self, probe: Probe, hp: Tensors, state: Tensors, clock: Clock) -> EpochEnd:
         """Where it is due, diagnose every modality and reset its encoder by as much."""
         if clock.epoch + 1 not in self.resets(clock.epochs):
             return EpochEnd(state)
-        (train, target), (val, other) = (
-            probe.features(split, self.value("fraction")) for split in ("train", "val")
-        )
+        train, train_target = probe.features("train", self.value("fraction"))
+        val, val_target = probe.features("val", self.value("fraction"))
         task = probe.net.task
-        if task.kind == "classification":
-            count = task.outputs
-        else:
-            count = self.config.bins
-        labels = []
-        for y in (target, other):
-            labels.append(labels_of(task, y, target, self.config.bins))
+        bins = self.config.bins
+        count = task.outputs if task.kind == "classification" else bins
+        train_labels = labels_of(task, train_target, train_target, bins)
+        val_labels = labels_of(task, val_target, train_target, bins)
         logs: Tensors = {}
         new: Tensors = {}
         for m in probe.net.modalities:
-            pure = [
-                purity(cluster(f[m], count, probe.seed), y)
-                for f, y in zip((train, val), labels, strict=True)
-            ]
-            beta = torch.tanh(hp["lam"].double() * (pure[0] - pure[1]).abs())
-            logs |= {f"balance/{m}": beta, f"purity_train/{m}": pure[0], f"purity_val/{m}": pure[1]}
+            train_purity = purity(cluster(train[m], count, probe.seed), train_labels)
+            val_purity = purity(cluster(val[m], count, probe.seed), val_labels)
+            gap = (train_purity - val_purity).abs()
+            beta = torch.tanh(hp["lam"].double() * gap)
+            logs[f"balance/{m}"] = beta
+            logs[f"purity_train/{m}"] = train_purity
+            logs[f"purity_val/{m}"] = val_purity
             for name, p in probe.net.group(f"encoders.{m}").items():
                 new[name] = torch.lerp(p.detach(), state[INITIAL + name], beta.to(p.dtype))
             if self.config.reset_statistics:
                 new |= _statistics(probe.net, m, beta)
-        return EpochEnd(state, logs, new, len(target))
+        return EpochEnd(state, logs, new, len(train_target))
 
 
 def _statistics(net: Net, modality: str, beta: Tensor) -> Tensors:

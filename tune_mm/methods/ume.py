@@ -65,20 +65,17 @@ class UME(Method):
         return spec
 
     def init(self, net: Net, start: Start) -> Tensors:
-        return {
-            "weights": _late.shares(
-                self.value("weights"), net.modalities, net.params["fusion.head.weight"]
-            )
-        }
+        like = net.params["fusion.head.weight"]
+        return {"weights": _late.shares(self.value("weights"), net.modalities, like)}
 
     def loss(
         self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock
     ) -> tuple[Tensor, Tensors]:
         alone = net.unimodal(net.encode(batch.inputs), self.unimodal_path)
-        losses = {m: net.loss(z, batch.target) for m, z in alone.items()}
-        return torch.stack(list(losses.values())).sum(), {
-            f"train/loss/{m}": loss for m, loss in losses.items()
-        }
+        logs: Tensors = {}
+        for m, z in alone.items():
+            logs[f"train/loss/{m}"] = net.loss(z, batch.target)
+        return torch.stack(list(logs.values())).sum(), logs
 
     def edit(
         self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock, update: Update

@@ -38,9 +38,9 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
+from torch.nn import functional
 
 from tune_mm.config import Section
 from tune_mm.core.features import pooled
@@ -53,14 +53,16 @@ from tune_mm.models.base import LateFusion, StagedFusion
 
 
 class UMTConfig(Section):
-    """lam: weight (lambda) of the distillation; temperature: T of `distill: logits`; teacher: their
-    training.
-    """
+    """What is distilled, how strongly, and how the teachers are trained."""
 
     name: Literal["umt"] = "umt"
+    # Weight (lambda) of the distillation.
     lam: float = Field(10.0, ge=0)
+    # What a student takes over from its teacher.
     distill: Literal["features", "logits"] = "features"
+    # T of `distill: logits`.
     temperature: float = Field(1.0, gt=0)
+    # The teachers' training.
     teacher: Teacher = Teacher()
 
 
@@ -69,21 +71,26 @@ def feature_distance(student: Padded, teacher: Padded) -> Tensor:
     real steps; maps: the mean over the levels of what each differs by.
     """
     if student.levels:
-        pairs = zip((*student.levels, student.value), (*teacher.levels, teacher.value), strict=True)
-        return torch.stack([(own - theirs).square().mean() for own, theirs in pairs]).mean()
+        mine = (*student.levels, student.value)
+        given = (*teacher.levels, teacher.value)
+        squares = [(own - theirs).square().mean() for own, theirs in zip(mine, given, strict=True)]
+        return torch.stack(squares).mean()
     square = (student.value - teacher.value).square()
     if student.mask is None or square.ndim != 3:
         return square.mean()
     real = student.mask.to(square.dtype)
-    return ((square.mean(-1) * real).sum(1) / real.sum(1)).mean()
+    per_sample = (square.mean(-1) * real).sum(1) / real.sum(1)
+    return per_sample.mean()
 
 
 def logit_distance(student: Tensor, teacher: Tensor, temperature: Tensor) -> Tensor:
     """T^2 KL(teacher || student) of softened softmaxes, averaged over the batch (scalar). Logits
     [B, C].
     """
-    own, theirs = (torch.log_softmax(z / temperature, -1) for z in (student, teacher))
-    return temperature.square() * F.kl_div(own, theirs, reduction="batchmean", log_target=True)
+    own = torch.log_softmax(student / temperature, -1)
+    theirs = torch.log_softmax(teacher / temperature, -1)
+    divergence = functional.kl_div(own, theirs, reduction="batchmean", log_target=True)
+    return temperature.square() * divergence
 
 
 class UMT(Method):
@@ -105,23 +112,19 @@ class UMT(Method):
         fusion: Any = net.model.get_submodule("fusion")
         if self.config.distill == "logits" and (fusion.dense or not isinstance(fusion, LateFusion)):
             raise ValueError(
-                "distill: must be features with this fusion, got 'logits': teachers have a linear layer on what the "
-                "encoders end in, one vector per sample"
+                "distill: must be features with this fusion, got 'logits': teachers have a "
+                "linear layer on what the encoders end in, one vector per sample"
             )
 
     def init(self, net: Net, start: Start) -> Tensors:
         state: Tensors = {}
         for m, teacher in start.unimodal(self.config.teacher.changes(net.task)).items():
             tensors = {**teacher.params, **teacher.buffers}
-            state |= {
-                name: t.detach().clone()
-                for name, t in tensors.items()
-                if owned(name, f"encoders.{m}")
-            }
-            state |= {
-                f"head.{m}.{k}": tensors[f"fusion.head.{k}"].detach().clone()
-                for k in ("weight", "bias")
-            }
+            for name, tensor in tensors.items():
+                if owned(name, f"encoders.{m}"):
+                    state[name] = tensor.detach().clone()
+            for kind in ("weight", "bias"):
+                state[f"head.{m}.{kind}"] = tensors[f"fusion.head.{kind}"].detach().clone()
         return state
 
     def loss(
@@ -130,32 +133,33 @@ class UMT(Method):
         features = net.encode(batch.inputs)
         task = net.loss(net.fuse(features), batch.target)
         distances = self._distances(net, features, batch, hp, state)
-        logs = {"train/loss_task": task, **{f"train/distance/{m}": d for m, d in distances.items()}}
-        return task + hp["lam"] * torch.stack(list(distances.values())).sum(), logs
+        logs = {"train/loss_task": task}
+        for m, distance in distances.items():
+            logs[f"train/distance/{m}"] = distance
+        distilled = torch.stack(list(distances.values())).sum()
+        return task + hp["lam"] * distilled, logs
 
     def _distances(
         self, net: Net, features: Features, batch: Batch, hp: Tensors, state: Tensors
     ) -> Tensors:
+        """D_m of each modality."""
+        encoders = {name: t for name, t in state.items() if owned(name, "encoders")}
         with torch.no_grad(), net.evaluating():
-            theirs = Net(
-                net.model, net.task, {n: t for n, t in state.items() if owned(n, "encoders")}, {}
-            ).encode(batch.inputs)
+            theirs = Net(net.model, net.task, encoders, {}).encode(batch.inputs)
         if self.config.distill == "features":
-            staged = isinstance(net.model.get_submodule("fusion"), StagedFusion)
-            if staged:
-                own = {m: f._replace(levels=()) for m, f in features.items()}
+            if isinstance(net.model.get_submodule("fusion"), StagedFusion):
+                features = {m: f._replace(levels=()) for m, f in features.items()}
+            return {m: feature_distance(f, theirs[m]) for m, f in features.items()}
+
+        out: Tensors = {}
+        for m, z in net.unimodal(features, self.unimodal_path).items():
+            weight = state[f"head.{m}.weight"]
+            scores = functional.linear(pooled(theirs[m]), weight, state[f"head.{m}.bias"])
+            if net.task.kind == "regression":
+                out[m] = (z - scores).square().mean()
             else:
-                own = features
-            return {m: feature_distance(f, theirs[m]) for m, f in own.items()}
-        alone = net.unimodal(features, self.unimodal_path)
-        scores = {}
-        for m in alone:
-            scores[m] = F.linear(
-                pooled(theirs[m]), state[f"head.{m}.weight"], state[f"head.{m}.bias"]
-            )
-        if net.task.kind == "regression":
-            return {m: (z - scores[m]).square().mean() for m, z in alone.items()}
-        return {m: logit_distance(z, scores[m], hp["temperature"]) for m, z in alone.items()}
+                out[m] = logit_distance(z, scores, hp["temperature"])
+        return out
 
 
 plugin = UMT

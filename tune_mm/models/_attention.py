@@ -18,9 +18,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 from tune_mm.core.torch_internals import softmax_backward, vmapped
 from tune_mm.models._dropout import dropout, keep_bytes, kept_share
@@ -36,19 +36,17 @@ NARROW = 16
 
 def fold(x: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
     """[B, T, parts * W] -> `parts` tensors [N, T, E]."""
-    b, t, _ = x.shape
-    return (
-        x.view(b, t, parts, heads, -1)
-        .permute(2, 0, 3, 1, 4)
-        .reshape(parts, b * heads, t, -1)
-        .unbind(0)
-    )
+    batch, steps, _ = x.shape
+    apart = x.view(batch, steps, parts, heads, -1).permute(2, 0, 3, 1, 4)
+    return apart.reshape(parts, batch * heads, steps, -1).unbind(0)
 
 
 def unfold(x: Tensor, heads: int) -> Tensor:
     """[N, T, E] -> [B, T, W]."""
-    n, t, e = x.shape
-    return x.view(n // heads, heads, t, e).transpose(1, 2).reshape(n // heads, t, heads * e)
+    folded, steps, channels = x.shape
+    batch = folded // heads
+    apart = x.view(batch, heads, steps, channels).transpose(1, 2)
+    return apart.reshape(batch, steps, heads * channels)
 
 
 def bias_of(keys: Tensor | None, heads: int, dtype: torch.dtype) -> Tensor | None:
@@ -57,8 +55,10 @@ def bias_of(keys: Tensor | None, heads: int, dtype: torch.dtype) -> Tensor | Non
     """
     if keys is None:
         return None
-    bias = torch.where(keys, torch.zeros((), dtype=dtype, device=keys.device), -math.inf)
-    return bias[:, None, :].expand(-1, heads, -1).reshape(-1, 1, keys.shape[1])
+    zero = torch.zeros((), dtype=dtype, device=keys.device)
+    bias = torch.where(keys, zero, -math.inf)
+    per_head = bias[:, None, :].expand(-1, heads, -1)
+    return per_head.reshape(-1, 1, keys.shape[1])
 
 
 def attention(
@@ -70,28 +70,42 @@ def attention(
     weight is dropped (0 in evaluation).
     """
     q, k, v = qkv
-    bias = None if bias is None else bias.to(q.dtype)
-    shape = (len(q), q.shape[1], k.shape[1])
+    if bias is not None:
+        bias = bias.to(q.dtype)
     if q.device.type != "cpu":
-        q, k, v = (t.view(-1, heads, *t.shape[1:]) for t in qkv)
-        if bias is None:
-            mask = None
-        else:
-            mask = bias.view(-1, heads, 1, shape[2])
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=p).flatten(0, 1)
-    if vmapped() or math.prod(shape[1:]) < LONG:
+        return _torch_attention(qkv, bias, p, heads)
+
+    queries = q.shape[1]
+    keys = k.shape[1]
+    if vmapped() or queries * keys < LONG:
         return plain_attention(q, k, v, bias, p)
-    keep = keep_bytes(shape, p) if p > 0 else None
+
+    keep = keep_bytes((len(q), queries, keys), p) if p > 0 else None
     out: Tensor = ChunkedAttention.apply(q, k, v, bias, keep, kept_share(p), heads)
     return out
 
 
+def _torch_attention(
+    qkv: tuple[Tensor, Tensor, Tensor], bias: Tensor | None, p: float, heads: int
+) -> Tensor:
+    """torch's own, which wants the heads apart: [B, H, T, E]."""
+    q, k, v = (part.view(-1, heads, *part.shape[1:]) for part in qkv)
+    mask = None
+    if bias is not None:
+        mask = bias.view(-1, heads, 1, k.shape[2])
+    out = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=p)
+    return out.flatten(0, 1)
+
+
 def plain_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, p: float) -> Tensor:
     """The formula as it is written."""
-    scores = torch.bmm(q * (1 / math.sqrt(q.shape[-1])), k.transpose(1, 2))
-    scores = scores if bias is None else scores + bias
+    scale = 1 / math.sqrt(q.shape[-1])
+    scores = torch.bmm(q * scale, k.transpose(1, 2))
+    if bias is not None:
+        scores = scores + bias
     if k.shape[1] < NARROW:
-        weights = torch.softmax(scores.permute(2, 0, 1), 0).permute(1, 2, 0)
+        keys_first = scores.permute(2, 0, 1)
+        weights = torch.softmax(keys_first, 0).permute(1, 2, 0)
     else:
         weights = torch.softmax(scores, -1)
     return torch.bmm(dropout(weights, p), v)
@@ -122,7 +136,8 @@ class ChunkedAttention(torch.autograd.Function):
             weights = work.weights(part)
             if keep is not None:
                 weights.mul_(keep[part])
-            torch.bmm(work.v[part].transpose(1, 2), weights.transpose(1, 2), out=out[part])
+            values = work.v[part].transpose(1, 2)
+            torch.bmm(values, weights.transpose(1, 2), out=out[part])
         return out.transpose(1, 2).to(q.dtype)
 
     @staticmethod
@@ -136,24 +151,31 @@ class ChunkedAttention(torch.autograd.Function):
         q, k, v, bias, keep = ctx.saved_tensors
         work = _Chunks(q, k, v, bias, keep, ctx.share, ctx.heads)
         grad = grad.to(work.dtype)
-        dq = work.empty(q)
-        dk = work.empty(k)
-        dv = work.empty(v)
+        grad_q = work.empty(q)
+        grad_k = work.empty(k)
+        grad_v = work.empty(v)
         for part in work.parts():
             weights = work.weights(part)
-            g = grad[part]
-            d = torch.bmm(g, work.v[part].transpose(1, 2), out=work.buffer(1, part))
+            grad_out = grad[part]
+
+            # out = (keep * weights) v
+            values = work.v[part].transpose(1, 2)
+            grad_weights = torch.bmm(grad_out, values, out=work.buffer(1, part))
             kept = weights
             if keep is not None:
-                d.mul_(keep[part])
+                grad_weights.mul_(keep[part])
                 kept = torch.mul(weights, keep[part], out=work.buffer(2, part))
-            torch.bmm(g.transpose(1, 2), kept, out=dv[part])
-            d = softmax_backward(d, weights, -1)
-            torch.bmm(work.k[part].transpose(1, 2), d.transpose(1, 2), out=dq[part])
-            torch.bmm(work.q[part].transpose(1, 2), d, out=dk[part])
-        dq.mul_(work.scale)
-        dv.mul_(1 / ctx.share)
-        grads = (d.transpose(1, 2).to(q.dtype) for d in (dq, dk, dv))
+            torch.bmm(grad_out.transpose(1, 2), kept, out=grad_v[part])
+
+            # weights = softmax(q k^T)
+            grad_scores = softmax_backward(grad_weights, weights, -1)
+            keys = work.k[part].transpose(1, 2)
+            queries = work.q[part].transpose(1, 2)
+            torch.bmm(keys, grad_scores.transpose(1, 2), out=grad_q[part])
+            torch.bmm(queries, grad_scores, out=grad_k[part])
+        grad_q.mul_(work.scale)
+        grad_v.mul_(1 / ctx.share)
+        grads = (found.transpose(1, 2).to(q.dtype) for found in (grad_q, grad_k, grad_v))
         return *grads, None, None, None, None
 
 
@@ -172,37 +194,41 @@ class _Chunks:
         share: float,
         heads: int,
     ) -> None:
-        if q.dtype == torch.float64:
-            self.dtype = torch.float64
-        else:
-            self.dtype = torch.float32
+        self.dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
         self.scale = 1 / math.sqrt(q.shape[-1])
         self.bias = bias
-        self.q, self.k, self.v = (
-            q.to(self.dtype) * self.scale,
-            k.to(self.dtype),
-            v.to(self.dtype) / share,
-        )
+        self.q = q.to(self.dtype) * self.scale
+        self.k = k.to(self.dtype)
+        self.v = v.to(self.dtype) / share
         self.n = len(q)
         self.shape = (q.shape[1], k.shape[1])
-        self.step = max(1, CHUNK // (heads * math.prod(self.shape))) * heads
+        scores = heads * math.prod(self.shape)  # of one sample
+        self.step = max(1, CHUNK // scores) * heads
         self.buffers: dict[int, Tensor] = {}
 
     def empty(self, like: Tensor) -> Tensor:
         """[N, E, T] for a result whose transpose has the shape of `like`."""
-        return torch.empty(len(like), like.shape[2], like.shape[1], dtype=self.dtype)
+        count, steps, channels = like.shape
+        return torch.empty(count, channels, steps, dtype=self.dtype)
 
     def parts(self) -> Iterator[slice]:
-        return (slice(i, min(i + self.step, self.n)) for i in range(0, self.n, self.step))
+        """The samples in chunks of `step`."""
+        for start in range(0, self.n, self.step):
+            end = min(start + self.step, self.n)
+            yield slice(start, end)
 
     def buffer(self, index: int, part: slice) -> Tensor:
+        """Memory [n, Q, K] for a part, the same for all parts."""
         if index not in self.buffers:
-            self.buffers[index] = torch.empty(min(self.step, self.n), *self.shape, dtype=self.dtype)
-        return self.buffers[index][: part.stop - part.start]
+            largest = min(self.step, self.n)
+            self.buffers[index] = torch.empty(largest, *self.shape, dtype=self.dtype)
+        count = part.stop - part.start
+        return self.buffers[index][:count]
 
     def weights(self, part: slice) -> Tensor:
         """softmax of the scores [n, Q, K] of a part, in buffer 0."""
-        scores = torch.bmm(self.q[part], self.k[part].transpose(1, 2), out=self.buffer(0, part))
+        keys = self.k[part].transpose(1, 2)
+        scores = torch.bmm(self.q[part], keys, out=self.buffer(0, part))
         if self.bias is not None:
             scores.add_(self.bias[part])
         return torch.softmax(scores, -1, out=scores)

@@ -12,9 +12,9 @@ import math
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 from tune_mm.core.torch_internals import vmapped
 
@@ -37,8 +37,10 @@ def keep_bytes(shape: tuple[int, ...], p: float) -> Tensor:
     threshold = round(p * LEVELS) - LEVELS // 2
     for start in range(0, size, CHUNK):
         part = mask[start : start + CHUNK]
-        words = torch.empty((len(part) + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
-        torch.ge(words.view(torch.int16)[: len(part)], threshold, out=part)
+        count = (len(part) + 3) // 4  # four draws of 16 bits to a word
+        words = torch.empty(count, dtype=torch.int64).random_(-(2**63), None)
+        draws = words.view(torch.int16)[: len(part)]
+        torch.ge(draws, threshold, out=part)
     return mask.view(torch.uint8).view(shape)
 
 
@@ -47,7 +49,8 @@ def _bytes_fit(x: Tensor) -> bool:
 
 
 def _scaled_mask(x: Tensor, p: float) -> Tensor:
-    return keep_bytes(tuple(x.shape), p).to(x.dtype).mul_(1 / kept_share(p))
+    mask = keep_bytes(tuple(x.shape), p).to(x.dtype)
+    return mask.mul_(1 / kept_share(p))
 
 
 def dropout(x: Tensor, p: float) -> Tensor:
@@ -56,7 +59,7 @@ def dropout(x: Tensor, p: float) -> Tensor:
         return x
     if _bytes_fit(x):
         return x * _scaled_mask(x, p)
-    return F.dropout(x, p)
+    return functional.dropout(x, p)
 
 
 def add_dropped(x: Tensor, branch: Tensor, p: float) -> Tensor:
@@ -65,15 +68,15 @@ def add_dropped(x: Tensor, branch: Tensor, p: float) -> Tensor:
         return x + branch
     if _bytes_fit(x):
         return torch.addcmul(x, branch, _scaled_mask(branch, p))
-    return x + F.dropout(branch, p)
+    return x + functional.dropout(branch, p)
 
 
 def relu_dropout(x: Tensor, p: float) -> Tensor:
     """dropout(relu(x)); p = 0 in evaluation."""
     if p == 0:
-        return F.relu(x)
+        return functional.relu(x)
     if not _bytes_fit(x):
-        return F.dropout(F.relu(x), p)
+        return functional.dropout(functional.relu(x), p)
     out: Tensor = _ReluDropout.apply(x, p)
     return out
 
@@ -87,7 +90,8 @@ class _ReluDropout(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, p: float) -> Tensor:
-        return x.clamp(min=0).mul_(keep_bytes(tuple(x.shape), p)).mul_(1 / kept_share(p))
+        keep = keep_bytes(tuple(x.shape), p)
+        return x.clamp(min=0).mul_(keep).mul_(1 / kept_share(p))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -98,4 +102,5 @@ class _ReluDropout(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (out,) = ctx.saved_tensors
-        return torch.ops.aten.threshold_backward(grad, out, 0).mul_(1 / ctx.share), None
+        passed = torch.ops.aten.threshold_backward(grad, out, 0)
+        return passed.mul_(1 / ctx.share), None

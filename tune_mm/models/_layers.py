@@ -14,8 +14,8 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 from tune_mm.core.torch_internals import transformed
 from tune_mm.models._attention import attention, bias_of, fold, unfold
@@ -23,13 +23,15 @@ from tune_mm.models._dropout import add_dropped, dropout, relu_dropout
 
 
 class Dropouts(NamedTuple):
-    """Dropout probabilities: attention weights, after the feed-forward ReLU, embeddings, both
-    residual branches.
-    """
+    """Dropout probabilities of a transformer, each in [0, 1)."""
 
+    # Of attention weights.
     attention: float = 0.0
+    # After the ReLU of the feed-forward block.
     relu: float = 0.0
+    # Of embeddings with their positions.
     embed: float = 0.0
+    # Of both residual branches of a layer.
     residual: float = 0.0
 
 
@@ -47,9 +49,11 @@ def sinusoids(length: int, width: int, like: Tensor) -> Tensor:
 
 def _sinusoids(length: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     half = (width + 1) // 2
-    rates = torch.exp(torch.arange(half, device=device) * (-math.log(1e4) / max(half - 1, 1)))
+    decay = -math.log(1e4) / max(half - 1, 1)
+    rates = torch.exp(torch.arange(half, device=device) * decay)
     angles = torch.arange(length, device=device)[:, None] * rates
-    return torch.cat([angles.sin(), angles.cos()], 1)[:, :width].to(dtype)
+    table = torch.cat([angles.sin(), angles.cos()], 1)
+    return table[:, :width].to(dtype)
 
 
 @lru_cache(maxsize=64)
@@ -86,10 +90,13 @@ class Layer(nn.Module):
     def forward(self, x: Tensor, bias: Tensor | None, first: bool = False) -> Tensor:
         """bias: what to add to the scores (`bias_of`). first: only position 0 is computed."""
         p = self.dropouts if self.training else Dropouts()
-        mixed = attention(
-            self._project(self.norm_attention(x), first), bias, p.attention, self.heads
-        )
-        x = add_dropped(x[:, :1] if first else x, self.out(unfold(mixed, self.heads)), p.residual)
+        qkv = self._project(self.norm_attention(x), first)
+        mixed = attention(qkv, bias, p.attention, self.heads)
+        branch = self.out(unfold(mixed, self.heads))
+        if first:
+            x = x[:, :1]
+        x = add_dropped(x, branch, p.residual)
+
         inner = relu_dropout(self.up(self.norm_ffn(x)), p.relu)
         return add_dropped(x, self.down(inner), p.residual)
 
@@ -101,8 +108,10 @@ class Layer(nn.Module):
         width = x.shape[-1]
         weight = self.qkv.weight
         bias = self.qkv.bias
-        (q,) = fold(F.linear(x[:, :1], weight[:width], bias[:width]), 1, self.heads)
-        k, v = fold(F.linear(x, weight[width:], bias[width:]), 2, self.heads)
+        query = functional.linear(x[:, :1], weight[:width], bias[:width])
+        keys_values = functional.linear(x, weight[width:], bias[width:])
+        (q,) = fold(query, 1, self.heads)
+        k, v = fold(keys_values, 2, self.heads)
         return q, k, v
 
 
@@ -126,7 +135,8 @@ class Transformer(nn.Module):
         """[B, T, W] -> [B, T, W]. keys: bool [B, T], True where a step may be attended to; None:
         everywhere.
         """
-        x, bias = self.embed(x), bias_of(keys, self.heads, x.dtype)
+        bias = bias_of(keys, self.heads, x.dtype)
+        x = self.embed(x)
         for layer in self.layers:
             x = layer(x, bias)
         return self._norm(x)
@@ -146,13 +156,9 @@ class Transformer(nn.Module):
     def embed(self, x: Tensor, positions: Tensor | None = None) -> Tensor:
         """sqrt(W) x + positions [.., T, W] (by default those of 0 .. T-1), with dropout."""
         if positions is None:
-            table = sinusoids(x.shape[1], self.width, x)
-        else:
-            table = positions
-        return dropout(
-            torch.add(table, x, alpha=math.sqrt(self.width)),
-            self.dropouts.embed if self.training else 0.0,
-        )
+            positions = sinusoids(x.shape[1], self.width, x)
+        embedded = torch.add(positions, x, alpha=math.sqrt(self.width))
+        return dropout(embedded, self.dropouts.embed if self.training else 0.0)
 
     def _norm(self, x: Tensor) -> Tensor:
         out: Tensor = self.norm(x)

@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from tune_mm.core.types import DataSpec, Features, Padded, UnimodalPath
 
@@ -33,9 +33,7 @@ __all__ = [
 
 def image_maps(x: Padded) -> Tensor:
     """Maps [B, C, h, w] of an image, which encoders in stages hold as one frame [B, 1, C, h, w]."""
-    if x.value.ndim == 5:
-        return x.value.flatten(0, 1)
-    return x.value
+    return x.value.flatten(0, 1) if x.value.ndim == 5 else x.value
 
 
 class Encoder(nn.Module, ABC):
@@ -87,10 +85,7 @@ class StagedEncoder(Encoder):
         """Features [B, W] of the last stage's maps."""
 
     def forward(self, x: Padded) -> Padded:
-        if self.until is None:
-            last = len(self.channels)
-        else:
-            last = self.until
+        last = len(self.channels) if self.until is None else self.until
         for number in range(1, last + 1):
             x = self.stage(number, x)
         if self.until is None:
@@ -124,9 +119,11 @@ class DenseHead(nn.Conv2d):
         # The softmax over classes wants them apart; before the interpolation that is a smaller
         # copy.
         out = super().forward(hidden).contiguous()
-        if out.shape[2:] == self.size:
-            return out
-        return F.interpolate(out, self.size, mode="bilinear")
+        return (
+            out
+            if out.shape[2:] == self.size
+            else functional.interpolate(out, self.size, mode="bilinear")
+        )
 
 
 class Fusion(nn.Module, ABC):
@@ -177,10 +174,7 @@ class LateFusion(Fusion):
         attended to, not averaged over; otherwise the same as zero); `self`: the modality takes the
         place of each other one.
         """
-        found = {}
-        for m in features:
-            found[m] = self.without(features, features.keys() - {m})
-        return found
+        return {m: self.without(features, features.keys() - {m}) for m in features}
 
 
 class DenseFusion(LateFusion):
@@ -229,7 +223,4 @@ class StagedFusion(Fusion):
         self, encoders: Mapping[str, StagedEncoder], features: Features, path: UnimodalPath
     ) -> dict[str, Tensor]:
         """Hidden [B, H] per modality with all others absent, whose encoders do not take part then."""
-        found = {}
-        for m in features:
-            found[m] = self.hidden(encoders, features, features.keys() - {m})
-        return found
+        return {m: self.hidden(encoders, features, features.keys() - {m}) for m in features}

@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn import functional
 
 from tune_mm.config import Section
 from tune_mm.core.types import Padded
@@ -70,7 +70,7 @@ class CnnEncoder(StagedEncoder):
         """See `StagedEncoder.stage`."""
         maps = each_frame(self.stages[number - 1], as_frames(x))
         # The maximum commutes with ReLU, which has a quarter to do after it.
-        return each_frame(F.relu if min(maps.value.shape[-2:]) < 2 else _halve, maps)
+        return each_frame(functional.relu if min(maps.value.shape[-2:]) < 2 else _halve, maps)
 
     def pool(self, x: Padded) -> Padded:
         """See `StagedEncoder.pool`."""
@@ -89,7 +89,7 @@ def _stage(inputs: int, outputs: int, norm: Norm) -> nn.Sequential:
 
 
 def _halve(maps: Tensor) -> Tensor:
-    return F.relu(F.max_pool2d(maps, 2))
+    return functional.relu(functional.max_pool2d(maps, 2))
 
 
 plugin = CnnEncoder

@@ -130,9 +130,9 @@ class EsanetEncoder(StagedEncoder):
         if number == 1:
             return each_frame(self._stem, as_frames(x))
         layer = (self.layer1, self.layer2, self.layer3, self.layer4)[number - 2]
-        return each_frame(
-            partial(self._blocks, layer), each_frame(self.maxpool, x) if number == 2 else x
-        )
+        if number == 2:
+            x = each_frame(self.maxpool, x)
+        return each_frame(partial(self._blocks, layer), x)
 
     def pool(self, x: Padded) -> Padded:
         """See `StagedEncoder.pool`."""
@@ -149,10 +149,10 @@ class EsanetEncoder(StagedEncoder):
 
 
 def _group(inputs: int, outputs: int, blocks: int, stride: int, dropout: float) -> nn.Sequential:
-    first = NonBottleneck1D(inputs, outputs, stride, dropout)
-    return nn.Sequential(
-        first, *(NonBottleneck1D(outputs, outputs, 1, dropout) for _ in range(blocks - 1))
-    )
+    group = [NonBottleneck1D(inputs, outputs, stride, dropout)]
+    for _ in range(blocks - 1):
+        group.append(NonBottleneck1D(outputs, outputs, 1, dropout))
+    return nn.Sequential(*group)
 
 
 def start(module: nn.Module) -> None:

@@ -18,11 +18,14 @@ from tune_mm.models.base import Encoder
 
 
 class MlpConfig(Section):
-    """layers: linear layers; each has `width` outputs."""
+    """Sizes of the perceptron."""
 
     name: Literal["mlp"] = "mlp"
+    # Outputs of each linear layer.
     width: int = Field(64, ge=1)
+    # Linear layers.
     layers: int = Field(2, ge=1)
+    # Probability after each layer.
     dropout: float = Field(0.1, ge=0, lt=1)
 
 

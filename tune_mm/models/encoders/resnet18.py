@@ -70,7 +70,9 @@ class ResNet18(StagedEncoder):
     def stage(self, number: int, x: Padded) -> Padded:
         """See `StagedEncoder.stage`."""
         layer = (self.layer1, self.layer2, self.layer3, self.layer4)[number - 1]
-        return each_frame(layer, each_frame(self._stem, as_frames(x)) if number == 1 else x)
+        if number == 1:
+            x = each_frame(self._stem, as_frames(x))
+        return each_frame(layer, x)
 
     def pool(self, x: Padded) -> Padded:
         """See `StagedEncoder.pool`."""

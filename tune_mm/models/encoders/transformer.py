@@ -21,18 +21,24 @@ from tune_mm.models.base import Encoder
 
 
 class TransformerConfig(Section):
-    """padding_mask: keep padded steps out of the attention; false as in the public code, where
-    padded zeros attend.
-    """
+    """Sizes of the transformer and its dropout probabilities."""
 
     name: Literal["transformer"] = "transformer"
+    # W, a multiple of `heads` (CGGM's public code: 40).
     width: int = Field(40, ge=1)
+    # Attention heads (CGGM's public code: 5).
     heads: int = Field(5, ge=1)
+    # Pre-norm layers.
     layers: int = Field(4, ge=1)
+    # Probability for attention weights.
     dropout_attention: float = Field(0.15, ge=0, lt=1)
+    # Probability after the ReLU of a feed-forward block.
     dropout_relu: float = Field(0.15, ge=0, lt=1)
+    # Probability for steps with their positions.
     dropout_embed: float = Field(0.2, ge=0, lt=1)
+    # Probability for both residual branches of a layer.
     dropout_residual: float = Field(0.1, ge=0, lt=1)
+    # Whether padded steps are kept out of the attention (public code: padded zeros attend).
     padding_mask: bool = True
 
 
@@ -77,11 +83,15 @@ class TransformerEncoder(Encoder):
                 "the transformer encoder takes vectors (D,) or sequences (T, D), "
                 f"but got shape={shape}; use encoder=cnn"
             )
-        c: TransformerConfig = config
         dropouts = Dropouts(
-            c.dropout_attention, c.dropout_relu, c.dropout_embed, c.dropout_residual
+            attention=config.dropout_attention,
+            relu=config.dropout_relu,
+            embed=config.dropout_embed,
+            residual=config.dropout_residual,
         )
-        return cls(shape[-1], c.width, c.heads, c.layers, dropouts, c.padding_mask)
+        return cls(
+            shape[-1], config.width, config.heads, config.layers, dropouts, config.padding_mask
+        )
 
     def forward(self, x: Padded) -> Padded:
         if x.value.dim() == 2:

@@ -21,9 +21,10 @@ from tune_mm.models.maps import channels_last
 
 
 class UNetConfig(Section):
-    """channels: of the maps after each stage, the finest first."""
+    """Sizes of the stages."""
 
     name: Literal["unet"] = "unet"
+    # Channels of the maps after each stage, the finest first.
     channels: tuple[Annotated[int, Field(ge=1)], ...] = Field((16, 32, 64), min_length=2)
 
 

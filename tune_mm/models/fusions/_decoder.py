@@ -10,7 +10,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from tune_mm.models.encoders.esanet import NonBottleneck1D, start
 
@@ -25,8 +25,7 @@ class SqueezeExcite(nn.Module):
     def __init__(self, channels: int, reduction: int) -> None:
         super().__init__()
         narrow = max(1, channels // reduction)
-        self.squeeze = nn.Linear(channels, narrow)
-        self.excite = nn.Linear(narrow, channels)
+        self.squeeze, self.excite = nn.Linear(channels, narrow), nn.Linear(narrow, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         gate = self.excite(self.squeeze(x.mean((2, 3))).relu()).sigmoid()
@@ -47,11 +46,12 @@ class PyramidPooling(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         size = x.shape[-2:]
-        found = []
-        for k, branch in zip(self.bins, self.branches, strict=True):
-            found.append(
-                F.interpolate(_each(branch, F.adaptive_avg_pool2d(x, k)), size, mode="nearest")
+        found = [
+            functional.interpolate(
+                _each(branch, functional.adaptive_avg_pool2d(x, k)), size, mode="nearest"
             )
+            for k, branch in zip(self.bins, self.branches, strict=True)
+        ]
         out: Tensor = self.join(torch.cat([x, *found], 1))
         return out
 
@@ -62,7 +62,7 @@ def _each(layers: nn.Module, x: Tensor) -> Tensor:
     """
     for layer in cast("nn.Sequential", layers):
         if isinstance(layer, nn.BatchNorm2d) and x.numel() == x.shape[1]:
-            x = F.batch_norm(
+            x = functional.batch_norm(
                 x, layer.running_mean, layer.running_var, layer.weight, layer.bias, eps=layer.eps
             )
         else:
@@ -84,7 +84,7 @@ class Upsampling(nn.Module):
             self.conv.weight.copy_((torch.tensor(BILINEAR) / 16).expand_as(self.conv.weight))
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        out: Tensor = self.conv(functional.interpolate(x, scale_factor=2.0, mode="nearest"))
         return out
 
 
@@ -101,18 +101,12 @@ class DecoderModule(nn.Module):
         body = [NonBottleneck1D(outputs, outputs) for _ in range(blocks)]
         self.body = nn.Sequential(convolution(inputs, outputs, 3), *body)
         start(self.body)
-        self.up = Upsampling(outputs)
-        self.skip = convolution(skip, outputs, 1)
-        self.side: nn.Conv2d | None = None
-        if classes:
-            self.side = nn.Conv2d(outputs, classes, 1)
+        self.up, self.skip = Upsampling(outputs), convolution(skip, outputs, 1)
+        self.side = nn.Conv2d(outputs, classes, 1) if classes else None
 
     def forward(self, x: Tensor, skip: Tensor) -> tuple[Tensor, Tensor | None]:
         maps = self.body(x)
-        if self.side is not None and self.training:
-            side = self.side(maps)
-        else:
-            side = None
+        side = self.side(maps) if self.side is not None and self.training else None
         height, width = skip.shape[-2:]  # an odd side was rounded up on the way down
         return self.up(maps)[..., :height, :width] + self.skip(skip), side
 

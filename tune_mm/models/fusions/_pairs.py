@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 from abc import abstractmethod
 from collections.abc import Mapping
-from itertools import accumulate
 from typing import Literal
 
 import torch
@@ -47,10 +46,7 @@ class VectorFusion(LateFusion):
         differ.
         """
         vectors = self._vectors(features)
-        found = {}
-        for m in self.widths:
-            found[m] = self.combine(self._alone(vectors, m, path))
-        return found
+        return {m: self.combine(self._alone(vectors, m, path)) for m in self.widths}
 
     def _vectors(self, features: Features) -> Tensors:
         return {m: pooled(features[m], self.pool) for m in self.widths}
@@ -63,8 +59,8 @@ class VectorFusion(LateFusion):
         for m, width in self.widths.items():
             if width != self.widths[modality]:
                 raise ValueError(
-                    f"unimodal_path: with self, '{modality}' takes the place of '{m}', which needs equal widths, "
-                    f"got {self.widths[modality]} and {width}; use zero"
+                    f"unimodal_path: with self, '{modality}' takes the place of '{m}', "
+                    f"which needs equal widths, got {self.widths[modality]} and {width}; use zero"
                 )
         return dict.fromkeys(vectors, own)
 
@@ -78,14 +74,21 @@ class ModulatedFusion(VectorFusion):
     """
 
     def __init__(
-        self, widths: Mapping[str, int], sources: Mapping[str, tuple[str, ...]], sizes: Mapping[str, int], outputs: int,
+        self,
+        widths: Mapping[str, int],
+        sources: Mapping[str, tuple[str, ...]],
+        sizes: Mapping[str, int],
+        outputs: int,
         pool: Pool,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(widths, pool)
         self.sources = dict(sources)
-        ends = list(accumulate(sizes[m] for m in sources))
-        self.blocks = {m: slice(end - sizes[m], end) for m, end in zip(sources, ends, strict=True)}
-        self.head = nn.Linear(ends[-1], outputs)
+        self.blocks = {}
+        total = 0
+        for m in sources:
+            self.blocks[m] = slice(total, total + sizes[m])
+            total += sizes[m]
+        self.head = nn.Linear(total, outputs)
 
     @abstractmethod
     def modulate(self, target: str, source: Tensor, value: Tensor) -> Tensor:
@@ -98,12 +101,14 @@ class ModulatedFusion(VectorFusion):
         return super().block(modality)
 
     def combine(self, vectors: Tensors) -> Tensor:
-        return torch.cat([self._part(m, names, vectors) for m, names in self.sources.items()], 1)
+        parts = [self._part(m, names, vectors) for m, names in self.sources.items()]
+        return torch.cat(parts, 1)
 
     def _part(self, target: str, names: tuple[str, ...], vectors: Tensors) -> Tensor:
         if not names:
             return vectors[target]
-        return self.modulate(target, torch.cat([vectors[m] for m in names], 1), vectors[target])
+        source = torch.cat([vectors[m] for m in names], 1)
+        return self.modulate(target, source, vectors[target])
 
 
 def sources_of(
@@ -116,18 +121,17 @@ def sources_of(
     modality.
     """
     names = tuple(widths)
-    if (
-        len(names) == 1
-    ):  # one modality of a data set (the method `unimodal`): the chosen one may be another
+    if len(names) == 1:
+        # One modality of a data set (the method `unimodal`): the chosen one may be another.
         return {names[0]: ()}
     if chosen is not None and chosen not in names:
         near = difflib.get_close_matches(chosen, names, n=1)
         hint = f"; nearest '{near[0]}'" if near else ""
         raise ValueError(f"{field}: no modality '{chosen}'{hint}; available: {', '.join(names)}")
     if symmetric:
-        found = {}
+        others = {}
         for m in names:
-            found[m] = tuple(k for k in names if k != m)
-        return found
+            others[m] = tuple(k for k in names if k != m)
+        return others
     source = names[0] if chosen is None else chosen
     return {m: (source,) for m in names if m != source}

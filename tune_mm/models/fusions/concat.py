@@ -5,12 +5,11 @@ late fusion).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import accumulate
 from typing import Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 from tune_mm.config import Section
 from tune_mm.core.features import pooled
@@ -36,11 +35,12 @@ class ConcatFusion(LateFusion):
     ) -> None:
         super().__init__()
         self.pool = pool
-        ends = list(accumulate(widths.values()))
-        self.blocks = {
-            m: slice(end - w, end) for (m, w), end in zip(widths.items(), ends, strict=True)
-        }
-        self.head = nn.Linear(sum(widths.values()), outputs)
+        self.blocks = {}
+        total = 0
+        for m, width in widths.items():
+            self.blocks[m] = slice(total, total + width)
+            total += width
+        self.head = nn.Linear(total, outputs)
 
     @classmethod
     def build(cls, config: Any, spec: DataSpec, widths: Mapping[str, int]) -> ConcatFusion:
@@ -56,10 +56,11 @@ class ConcatFusion(LateFusion):
     def unimodal(self, features: Features, path: UnimodalPath) -> dict[str, Tensor]:
         """See `LateFusion.unimodal`: zeros outside the modality's block, on either path."""
         total = self.head.in_features
-        found = {}
+        out = {}
         for m, block in self.blocks.items():
-            found[m] = F.pad(pooled(features[m], self.pool), (block.start, total - block.stop))
-        return found
+            vector = pooled(features[m], self.pool)
+            out[m] = functional.pad(vector, (block.start, total - block.stop))
+        return out
 
 
 plugin = ConcatFusion

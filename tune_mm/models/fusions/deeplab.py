@@ -16,7 +16,7 @@ from typing import Any, Literal, cast
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from tune_mm.config import Section
 from tune_mm.core.types import DataSpec, Features
@@ -26,16 +26,18 @@ from tune_mm.models.encoders.unet import upsampled
 
 
 class DeepLabFusionConfig(Section):
-    """low: channels of the reduced low-level maps. width: of the maps that the head reads; null:
-    the encoders' width, so that the head's gradient can be compared with that of a classifier on
-    one modality's features (CGGM). dropout, dropout_last: behind the first and the second
-    convolution.
+    """Sizes of the decoder. The encoders' width for the head's maps makes its gradient comparable
+    with that of a classifier on one modality's features (CGGM).
     """
 
     name: Literal["deeplab"] = "deeplab"
+    # Channels of the reduced low-level maps.
     low: int = Field(48, ge=1)
+    # Channels of the maps that the head reads (null: the encoders' width).
     width: int | None = Field(None, ge=1)
+    # Probability behind the first convolution.
     dropout: float = Field(0.5, ge=0, lt=1)
+    # Probability behind the second convolution.
     dropout_last: float = Field(0.1, ge=0, lt=1)
 
 
@@ -89,10 +91,10 @@ class DeepLabFusion(DenseFusion):
         return self._decoded({m: f for m, f in features.items() if m not in absent}, absent)
 
     def _decoded(self, features: Features, absent: Collection[str]) -> Tensor:
-        low = _skipping(
-            self.low, self.levels, absent, torch.cat([f.levels[0] for f in features.values()], 1)
-        )
-        maps = upsampled(torch.cat([f.value for f in features.values()], 1), low)
+        levels = torch.cat([f.levels[0] for f in features.values()], 1)
+        low = _skipping(self.low, self.levels, absent, levels)
+        coarse = torch.cat([f.value for f in features.values()], 1)
+        maps = upsampled(coarse, low)
         first, *rest = self.mix
         out = _skipping(first, self.maps, absent, torch.cat([maps, low], 1))
         for layer in rest:
@@ -113,11 +115,8 @@ def _skipping(
     conv, *rest = cast("nn.Sequential", layers)
     own = cast("nn.Conv2d", conv)
     parts = own.weight.split([*channels.values(), own.in_channels - sum(channels.values())], 1)
-    present = []
-    for m, w in zip([*channels, ""], parts, strict=True):
-        if m not in absent:
-            present.append(w)
-    out = F.conv2d(x, torch.cat(present, 1) if absent else own.weight, padding=own.padding)
+    present = [w for m, w in zip([*channels, ""], parts, strict=True) if m not in absent]
+    out = functional.conv2d(x, torch.cat(present, 1) if absent else own.weight, padding=own.padding)
     for layer in rest:
         out = layer(out)
     return out

@@ -50,16 +50,18 @@ MODULES = 3
 
 
 class EsanetFusionConfig(Section):
-    """decoder: channels of its three modules, the coarsest first; blocks: in each. bins: regions
-    per side of the pyramid pooling. reduction: of squeeze and excitation. sides: whether the
-    modules predict, in training.
-    """
+    """Sizes of what follows the encoders."""
 
     name: Literal["esanet"] = "esanet"
+    # Channels of the decoder's three modules, the coarsest first.
     decoder: tuple[Count, Count, Count] = (512, 256, 128)
+    # Residual blocks in each module.
     blocks: int = Field(3, ge=0)
+    # Regions per side, for each branch of the pyramid pooling.
     bins: tuple[Count, ...] = Field((1, 5), min_length=1)
+    # How much squeeze and excitation narrows the channels.
     reduction: int = Field(16, ge=1)
+    # Whether each module predicts too, in training.
     sides: bool = True
 
 
@@ -83,18 +85,18 @@ class EsanetFusion(StagedFusion):
         self.modalities = modalities
         classes = spec.task.outputs
         height, width = spec.shapes[modalities[0]][-2:]
-        self.gates = nn.ModuleList(
-            nn.ModuleDict({m: SqueezeExcite(c, config.reduction) for m in modalities})
-            for c in channels
-        )
+        self.gates = nn.ModuleList()
+        for own in channels:
+            gates = {m: SqueezeExcite(own, config.reduction) for m in modalities}
+            self.gates.append(nn.ModuleDict(gates))
         self.context = PyramidPooling(channels[-1], config.decoder[0], config.bins)
-        before = (config.decoder[0], *config.decoder[:-1])
-        skips = channels[-2 : -2 - MODULES : -1]
+        self.decoder = nn.ModuleList()
+        before = config.decoder[0]
         side = classes if config.sides else 0
-        self.decoder = nn.ModuleList(
-            DecoderModule(i, o, config.blocks, s, side)
-            for i, o, s in zip(before, config.decoder, skips, strict=True)
-        )
+        skips = channels[-2 : -2 - MODULES : -1]  # from the coarsest but one upwards
+        for after, skip in zip(config.decoder, skips, strict=True):
+            self.decoder.append(DecoderModule(before, after, config.blocks, skip, side))
+            before = after
         self.head = DenseHead(config.decoder[-1], classes, (height, width))
         channels_last(self)
 
@@ -113,9 +115,8 @@ class EsanetFusion(StagedFusion):
                     f"the esanet fusion needs encoders of {MODULES + 1} or more stages (esanet, resnet18), "
                     f"which that of '{m}' is not"
                 )
-            # none but the first sees the others
             encoder.until = 1
-            encoder.through = bool(channels)
+            encoder.through = bool(channels)  # none but the first sees the others
             channels[m] = tuple(encoder.channels)
         if len(set(channels.values())) > 1:
             raise ValueError(
@@ -136,12 +137,14 @@ class EsanetFusion(StagedFusion):
         """See `StagedFusion.hidden`: [B, decoder[-1], h, w], in training with the side outputs
         beside it.
         """
-        fused = self._fused(encoders, {m: features[m] for m in self.modalities if m not in absent})
+        present = {m: features[m] for m in self.modalities if m not in absent}
+        fused = self._fused(encoders, present)
         maps = self.context(fused[-1])
         sides = []
         for module, skip in zip(self.decoder, fused[-2::-1], strict=False):
             maps, side = module(maps, skip)
-            sides += [] if side is None else [side]
+            if side is not None:
+                sides.append(side)
         return scales.beside(maps, sides)
 
     def _fused(self, encoders: Mapping[str, StagedEncoder], present: Features) -> list[Tensor]:
@@ -152,10 +155,11 @@ class EsanetFusion(StagedFusion):
             own = cast("nn.ModuleDict", gates)
             gated = list[Tensor]()
             for m, x in present.items():
-                if m == first and number > 1:
-                    maps = image_maps(encoders[m].stage(number, Padded(out[-1][:, None])))
-                elif number == 1:
+                if number == 1:
                     maps = image_maps(x)
+                elif m == first:
+                    before = Padded(out[-1][:, None])
+                    maps = image_maps(encoders[m].stage(number, before))
                 else:
                     maps = x.levels[number - 2].flatten(0, 1)
                 gated.append(own[m](maps))

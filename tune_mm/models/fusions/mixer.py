@@ -44,9 +44,9 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
+from torch.nn import functional
 
 from tune_mm.config import Section
 from tune_mm.core.types import DataSpec, Features, Padded, UnimodalPath
@@ -54,28 +54,26 @@ from tune_mm.models._dropout import add_dropped
 from tune_mm.models.base import LateFusion
 
 Readout = Literal["mean", "concat", "flatten"]
-TIME = 1
-MODALITY = 2
-CHANNEL = 3
+TIME, MODALITY, CHANNEL = 1, 2, 3
 
 
 class MixerConfig(Section):
-    """blocks: of three MLPs each. factor: hidden units of an MLP per unit of its axis; hidden:
-    their numbers along time, modalities and channels, instead (null: by `factor`).
-
-    length: L (null: that of the shortest sequence, 1 where all are vectors). width: D (null: the
-    features' width; the widest where they differ); features of another width pass a linear map
-    without bias. dropout: after each MLP. readout: the mean over steps and modalities, the mean
-    over steps with modalities side by side, or all of the tensor.
-    """
+    """Defaults: CubeMLP's on MOSI, where they carry over (see Deviations)."""
 
     name: Literal["mixer"] = "mixer"
+    # Blocks of three MLPs each.
     blocks: int = Field(2, ge=1)
+    # Hidden units of an MLP per unit of its axis.
     factor: float = Field(1.0, gt=0)
+    # Hidden units along time, modalities and channels instead (null: by `factor`).
     hidden: tuple[Annotated[int, Field(ge=1)], ...] | None = Field(None, min_length=3, max_length=3)
+    # L (null: that of the shortest sequence, 1 where all are vectors).
     length: int | None = Field(None, ge=1)
+    # D (null: the widest features' width); other widths pass a linear map without bias.
     width: int | None = Field(None, ge=1)
+    # Probability after each MLP.
     dropout: float = Field(0.1, ge=0, lt=1)
+    # Mean over steps and modalities, over steps only (`concat`), or all of it (`flatten`).
     readout: Readout = "mean"
 
     @model_validator(mode="after")
@@ -98,11 +96,13 @@ class Mix(nn.Module):
 
     def forward(self, x: Tensor, only: slice = slice(None)) -> Tensor:
         """only: the places along the axis that x has, out of all that the layers know."""
-        inner = F.gelu(
-            F.linear(self.norm(x).movedim(self.axis, -1), self.up.weight[:, only], self.up.bias)
+        along = self.norm(x).movedim(self.axis, -1)
+        inner = functional.linear(along, self.up.weight[:, only], self.up.bias)
+        mixed = functional.linear(
+            functional.gelu(inner), self.down.weight[only], self.down.bias[only]
         )
-        mixed = F.linear(inner, self.down.weight[only], self.down.bias[only]).movedim(-1, self.axis)
-        return add_dropped(x, mixed, self.dropout if self.training else 0.0)
+        branch = mixed.movedim(-1, self.axis)
+        return add_dropped(x, branch, self.dropout if self.training else 0.0)
 
 
 class MixerFusion(LateFusion):
@@ -117,22 +117,20 @@ class MixerFusion(LateFusion):
         self, config: MixerConfig, widths: Mapping[str, int], length: int, outputs: int
     ) -> None:
         super().__init__()
-        if config.width is None:
-            width = max(widths.values())
-        else:
-            width = config.width
+        width = max(widths.values()) if config.width is None else config.width
         self.modalities = tuple(widths)
         self.length = length
         self.readout = config.readout
-        self.project = nn.ModuleDict(
-            {m: nn.Linear(w, width, bias=False) for m, w in widths.items() if w != width}
-        )
+        self.project = nn.ModuleDict()
+        for m, own in widths.items():
+            if own != width:
+                self.project[m] = nn.Linear(own, width, bias=False)
         sizes = (length, len(widths), width)
         hidden = config.hidden or tuple(max(1, round(config.factor * size)) for size in sizes)
-        axes = tuple(zip((TIME, MODALITY, CHANNEL), sizes, hidden, strict=True))
-        self.mixes = nn.ModuleList(
-            Mix(*axis, width, config.dropout) for _ in range(config.blocks) for axis in axes
-        )
+        self.mixes = nn.ModuleList()
+        for _ in range(config.blocks):
+            for axis, size, units in zip((TIME, MODALITY, CHANNEL), sizes, hidden, strict=True):
+                self.mixes.append(Mix(axis, size, units, width, config.dropout))
         columns = {
             "mean": width,
             "concat": len(widths) * width,
@@ -144,10 +142,7 @@ class MixerFusion(LateFusion):
     def build(cls, config: Any, spec: DataSpec, widths: Mapping[str, int]) -> MixerFusion:
         """See `LateFusion.build`; any widths fit."""
         steps = [shape[0] for shape in spec.shapes.values() if len(shape) == 2]
-        if config.length is None:
-            length = min(steps, default=1)
-        else:
-            length = config.length
+        length = min(steps, default=1) if config.length is None else config.length
         return cls(config, widths, length, spec.task.outputs)
 
     def block(self, modality: str) -> slice:
@@ -161,21 +156,17 @@ class MixerFusion(LateFusion):
         """See the module docstring. With `zero` all modalities run as one batch."""
         x = self._tensor(features)
         if path == "mask":
-            found = {}
-            for k, m in enumerate(self.modalities):
-                found[m] = self._read(self._mixed(x[:, :, k : k + 1], k), k)
-            return found
-        own = torch.eye(len(self.modalities), dtype=torch.bool, device=x.device)[
-            :, None, None, :, None
-        ]
+            out = {}
+            for place, m in enumerate(self.modalities):
+                mixed = self._mixed(x[:, :, place : place + 1], place)
+                out[m] = self._read(mixed, place)
+            return out
+
+        count = len(self.modalities)
+        own = torch.eye(count, dtype=torch.bool, device=x.device)[:, None, None, :, None]
         alone = torch.where(own, x, torch.zeros_like(x)).flatten(0, 1)
-        return dict(
-            zip(
-                self.modalities,
-                self._read(self._mixed(alone)).chunk(len(self.modalities)),
-                strict=True,
-            )
-        )
+        hidden = self._read(self._mixed(alone)).chunk(count)
+        return dict(zip(self.modalities, hidden, strict=True))
 
     def _tensor(self, features: Features) -> Tensor:
         """[B, L, M, D]."""
@@ -187,10 +178,7 @@ class MixerFusion(LateFusion):
 
     def _mixed(self, x: Tensor, only: int | None = None) -> Tensor:
         """All blocks. only: the modality whose slice alone x has."""
-        if only is None:
-            kept = slice(None)
-        else:
-            kept = slice(only, only + 1)
+        kept = slice(None) if only is None else slice(only, only + 1)
         for mix in self.mixes:
             x = mix(x, kept) if mix.axis == MODALITY else mix(x)
         return x
@@ -200,7 +188,7 @@ class MixerFusion(LateFusion):
         if self.readout == "mean":
             return x.mean((TIME, MODALITY))
         if only is not None:
-            x = F.pad(x, (0, 0, only, len(self.modalities) - only - 1))
+            x = functional.pad(x, (0, 0, only, len(self.modalities) - only - 1))
         return (x.mean(TIME) if self.readout == "concat" else x).flatten(1)
 
 
@@ -213,17 +201,11 @@ def binned(x: Padded, length: int) -> Tensor:
     if x.value.dim() == 2:
         return x.value[:, None].expand(-1, length, -1)
     steps = x.value.shape[1]
-    if x.mask is None:
-        value = x.value
-    else:
-        value = x.value.masked_fill(~x.mask[..., None], 0.0)
+    value = x.value if x.mask is None else x.value.masked_fill(~x.mask[..., None], 0.0)
     if steps == length:
         return value
     member = _bins(steps, length, value.device).to(value.dtype)
-    if x.mask is None:
-        real = member.sum(1)
-    else:
-        real = x.mask.to(value.dtype) @ member.transpose(0, 1)
+    real = member.sum(1) if x.mask is None else x.mask.to(value.dtype) @ member.transpose(0, 1)
     return (member @ value) / real.clamp(min=1)[..., None]
 
 
@@ -231,7 +213,9 @@ def _bins(steps: int, length: int, device: torch.device) -> Tensor:
     """bool [length, steps]: whether a step lies in a bin."""
     bins = torch.arange(length, device=device)[:, None]
     step = torch.arange(steps, device=device)
-    return (step >= bins * steps // length) & (step < -(-(bins + 1) * steps // length))
+    first = bins * steps // length
+    end = -(-(bins + 1) * steps // length)  # rounded up
+    return (step >= first) & (step < end)
 
 
 plugin = MixerFusion

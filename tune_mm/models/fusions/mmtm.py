@@ -31,13 +31,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
+from torch.nn import functional
 
 from tune_mm.config import Section
 from tune_mm.core.types import DataSpec, Features, Padded
@@ -52,15 +52,14 @@ GateHook = Callable[[int, str, Tensor], Tensor]
 
 
 class MmtmConfig(Section):
-    """stages: after which the modalities exchange, in rising order. ratio: how much the squeeze is
-    narrowed.
-
-    scale: of the gates; see Deviations.
-    """
+    """`ratio` and `scale` default to the paper's; others are under Deviations."""
 
     name: Literal["mmtm"] = "mmtm"
+    # Encoder stages (from 1) after which the modalities exchange, in rising order.
     stages: tuple[Annotated[int, Field(ge=1)], ...] = Field((2, 3, 4), min_length=1)
+    # How much the squeeze is narrowed.
     ratio: float = Field(4.0, gt=0)
+    # Factor on the gates.
     scale: float = Field(2.0, gt=0)
 
     @model_validator(mode="after")
@@ -87,15 +86,18 @@ class Exchange(nn.Module):
     ) -> dict[str, Padded]:
         """`maps` gated; a modality without maps has a squeeze of 0. hook: see `GateHook`."""
         like = next(iter(maps.values())).value
-        squeezed = [
-            average(maps[m]) if m in maps else like.new_zeros(like.shape[0], c)
-            for m, c in self.channels.items()
-        ]
-        excited = F.relu(self.squeeze(torch.cat(squeezed, 1)))
+        squeezed = []
+        for m, channels in self.channels.items():
+            if m in maps:
+                squeezed.append(average(maps[m]))
+            else:
+                squeezed.append(like.new_zeros(like.shape[0], channels))
+        excited = functional.relu(self.squeeze(torch.cat(squeezed, 1)))  # E
         out = {}
         for m, x in maps.items():
             gate = self.scale * self.gates[m](excited).sigmoid()
-            gate = gate if hook is None else hook(m, gate)
+            if hook is not None:
+                gate = hook(m, gate)
             out[m] = Padded(x.value * gate[:, None, :, None, None], x.mask)
         return out
 
@@ -112,18 +114,18 @@ class MmtmFusion(StagedFusion):
     ) -> None:
         super().__init__()
         self.widths = {m: e.width for m, e in encoders.items()}
-        ends = list(accumulate(self.widths.values()))
-        self.blocks = {
-            m: slice(end - w, end) for (m, w), end in zip(self.widths.items(), ends, strict=True)
-        }
+        self.blocks = {}
+        total = 0
+        for m, width in self.widths.items():
+            self.blocks[m] = slice(total, total + width)
+            total += width
         self.first = config.stages[0]
         self.exchanges = nn.ModuleDict()
         for number in config.stages:
             channels = {m: e.channels[number - 1] for m, e in encoders.items()}
-            self.exchanges[str(number)] = Exchange(
-                channels, _narrow(channels, config.ratio), config.scale
-            )
-        self.head = nn.Linear(ends[-1], outputs)
+            narrow = _narrow(channels, config.ratio)
+            self.exchanges[str(number)] = Exchange(channels, narrow, config.scale)
+        self.head = nn.Linear(total, outputs)
 
     @classmethod
     def build(cls, config: Any, spec: DataSpec, encoders: Mapping[str, Encoder]) -> MmtmFusion:
@@ -134,7 +136,8 @@ class MmtmFusion(StagedFusion):
         for m, encoder in encoders.items():
             if not isinstance(encoder, StagedEncoder):
                 raise ValueError(
-                    f"the mmtm fusion needs encoders in stages (cnn, resnet18), which that of '{m}' is not"
+                    "the mmtm fusion needs encoders in stages (cnn, resnet18), "
+                    f"which that of '{m}' is not"
                 )
             last = len(encoder.channels)
             if config.stages[-1] > last:
@@ -159,29 +162,31 @@ class MmtmFusion(StagedFusion):
     ) -> Tensor:
         """See `StagedFusion.hidden`. hook: see `GateHook`."""
         maps = {m: features[m] for m in self.widths if m not in absent}
-        for number in range(self.first, max(len(encoders[m].channels) for m in self.widths) + 1):
+        last = max(len(encoders[m].channels) for m in self.widths)
+        for number in range(self.first, last + 1):
             if number > self.first:
-                maps = {
-                    m: encoders[m].stage(number, x) if _has(encoders[m], number) else x
-                    for m, x in maps.items()
-                }
+                maps = _after_stage(encoders, number, maps)
             if maps and str(number) in self.exchanges:
-                maps = self.exchanges[str(number)](
-                    maps, None if hook is None else partial(hook, number)
-                )
+                gate = None if hook is None else partial(hook, number)
+                maps = self.exchanges[str(number)](maps, gate)
+
         like = features[next(iter(self.widths))].value
         parts = []
         for m, width in self.widths.items():
-            parts.append(
-                encoders[m].pool(maps[m]).value
-                if m in maps
-                else like.new_zeros(like.shape[0], width)
-            )
+            if m in maps:
+                parts.append(encoders[m].pool(maps[m]).value)
+            else:
+                parts.append(like.new_zeros(like.shape[0], width))
         return torch.cat(parts, 1)
 
 
-def _has(encoder: StagedEncoder, number: int) -> bool:
-    return number <= len(encoder.channels)
+def _after_stage(encoders: Mapping[str, StagedEncoder], number: int, maps: Features) -> Features:
+    """Maps after a stage; an encoder without it leaves them as they are."""
+    out = dict(maps)
+    for m, x in maps.items():
+        if number <= len(encoders[m].channels):
+            out[m] = encoders[m].stage(number, x)
+    return out
 
 
 def _narrow(channels: Mapping[str, int], ratio: float) -> int:

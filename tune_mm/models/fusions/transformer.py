@@ -7,13 +7,13 @@ head. Position 0 is the first step of the first modality, which is real in every
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
+from torch.nn import functional
 
 from tune_mm.config import Section
 from tune_mm.core.types import DataSpec, Features, Padded, UnimodalPath
@@ -21,21 +21,41 @@ from tune_mm.models._dropout import relu_dropout
 from tune_mm.models._layers import Dropouts, Transformer, linear, sinusoids
 from tune_mm.models.base import LateFusion
 
+# Modalities run as one batch up to this many times the steps that they have without padding.
+MOST_PADDING = 1.5
+
 
 class TransformerFusionConfig(Section):
-    """dropout_output: inside the residual block. padding_mask: keep padded steps out of the
-    attention.
-    """
+    """Sizes of the transformer and its dropout probabilities."""
 
     name: Literal["transformer"] = "transformer"
+    # Attention heads; they divide the features' width.
     heads: int = Field(5, ge=1)
+    # Pre-norm layers over the concatenated sequence.
     layers: int = Field(2, ge=1)
+    # Probability for attention weights.
     dropout_attention: float = Field(0.15, ge=0, lt=1)
+    # Probability after the ReLU of a feed-forward block.
     dropout_relu: float = Field(0.15, ge=0, lt=1)
+    # Probability for steps with their positions.
     dropout_embed: float = Field(0.2, ge=0, lt=1)
+    # Probability for both residual branches of a layer.
     dropout_residual: float = Field(0.1, ge=0, lt=1)
+    # Probability inside the residual block before the head.
     dropout_output: float = Field(0.1, ge=0, lt=1)
+    # Whether padded steps are kept out of the attention.
     padding_mask: bool = True
+
+
+class _Alone(NamedTuple):
+    """One modality's steps in the concatenated sequence."""
+
+    # [B, T, W]
+    value: Tensor
+    # Their position encodings [T, W].
+    positions: Tensor
+    # bool [B, T], True where a step may be attended to.
+    keys: Tensor
 
 
 class TransformerFusion(LateFusion):
@@ -47,14 +67,16 @@ class TransformerFusion(LateFusion):
         self, config: TransformerFusionConfig, modalities: tuple[str, ...], width: int, outputs: int
     ) -> None:
         super().__init__()
-        self.modalities = modalities
-        c = config
         dropouts = Dropouts(
-            c.dropout_attention, c.dropout_relu, c.dropout_embed, c.dropout_residual
+            attention=config.dropout_attention,
+            relu=config.dropout_relu,
+            embed=config.dropout_embed,
+            residual=config.dropout_residual,
         )
-        self.padding_mask = c.padding_mask
-        self.dropout_output = c.dropout_output
-        self.body = Transformer(width, c.heads, c.layers, dropouts)
+        self.modalities = modalities
+        self.padding_mask = config.padding_mask
+        self.dropout_output = config.dropout_output
+        self.body = Transformer(width, config.heads, config.layers, dropouts)
         self.inner = linear(width, width)
         self.outer = linear(width, width)
         self.head = linear(width, outputs)
@@ -68,7 +90,8 @@ class TransformerFusion(LateFusion):
             raise ValueError(
                 f"the transformer fusion takes features of one width, but got widths={dict(widths)}"
             )
-        return cls(config, tuple(widths), next(iter(widths.values())), spec.task.outputs)
+        width = next(iter(widths.values()))
+        return cls(config, tuple(widths), width, spec.task.outputs)
 
     def block(self, modality: str) -> slice:
         """All columns: the representation is shared."""
@@ -76,11 +99,11 @@ class TransformerFusion(LateFusion):
 
     def hidden(self, features: Features) -> Tensor:
         steps = [_steps(features[m]) for m in self.modalities]
-        if self._masked(steps):
+        keys = None
+        if self.padding_mask and any(f.mask is not None for f in steps):
             keys = torch.cat([_keys(f) for f in steps], 1)
-        else:
-            keys = None
-        return self._residual(self.body.first(torch.cat([f.value for f in steps], 1), keys))
+        sequence = torch.cat([f.value for f in steps], 1)
+        return self._residual(self.body.first(sequence, keys))
 
     def unimodal(self, features: Features, path: UnimodalPath) -> dict[str, Tensor]:
         """See `LateFusion.unimodal`. All modalities run as one batch where that does not mean much
@@ -89,56 +112,73 @@ class TransformerFusion(LateFusion):
         if path == "zero":
             return self._zeroed(features)
         parts = self._alone(features)
-        longest = max(len(positions) for _, positions, _ in parts)
-        if longest * len(parts) > 1.5 * sum(len(positions) for _, positions, _ in parts):
-            found = []
-            for part in parts:
-                found.append(self._embedded(self.body.embed(*part[:2]), part[2]))
-            return dict(zip(self.modalities, found, strict=True))
-        short = [longest - len(positions) for _, positions, _ in parts]
-        value, positions, keys = zip(*parts, strict=True)
-        stacked = torch.stack([F.pad(v, (0, 0, 0, n)) for v, n in zip(value, short, strict=True)])
-        tables = torch.stack(
-            [F.pad(p, (0, 0, 0, n)) for p, n in zip(positions, short, strict=True)]
-        )
-        masks = torch.cat([F.pad(k, (0, n)) for k, n in zip(keys, short, strict=True)])
-        out = self._embedded(self.body.embed(stacked, tables[:, None]).flatten(0, 1), masks)
-        return dict(zip(self.modalities, out.chunk(len(parts)), strict=True))
+        lengths = [len(part.positions) for part in parts]
+        padded = max(lengths) * len(parts)
+        together = padded <= MOST_PADDING * sum(lengths)
+        found = self._as_one_batch(parts) if together else self._one_by_one(parts)
+        return dict(zip(self.modalities, found, strict=True))
 
-    def _embedded(self, x: Tensor, keys: Tensor) -> Tensor:
-        return self._residual(self.body.first_of_embedded(x, keys))
+    def _one_by_one(self, parts: Sequence[_Alone]) -> Sequence[Tensor]:
+        """Hidden [B, W] of each part."""
+        out = []
+        for part in parts:
+            embedded = self.body.embed(part.value, part.positions)
+            out.append(self._read(embedded, part.keys))
+        return out
+
+    def _as_one_batch(self, parts: Sequence[_Alone]) -> Sequence[Tensor]:
+        """Hidden [B, W] of each part, padded to the longest and stacked along the batch."""
+        longest = max(len(part.positions) for part in parts)
+        values: list[Tensor] = []
+        positions: list[Tensor] = []
+        keys: list[Tensor] = []
+        for part in parts:
+            missing = longest - len(part.positions)
+            values.append(functional.pad(part.value, (0, 0, 0, missing)))
+            positions.append(functional.pad(part.positions, (0, 0, 0, missing)))
+            keys.append(functional.pad(part.keys, (0, missing)))
+        tables = torch.stack(positions)[:, None]
+        embedded = self.body.embed(torch.stack(values), tables)
+        hidden = self._read(embedded.flatten(0, 1), torch.cat(keys))
+        return hidden.chunk(len(parts))
+
+    def _read(self, embedded: Tensor, keys: Tensor) -> Tensor:
+        return self._residual(self.body.first_of_embedded(embedded, keys))
 
     def _zeroed(self, features: Features) -> dict[str, Tensor]:
         """Every modality with zeros in place of the others, stacked along the batch."""
+        count = len(features)
         stacked = {}
         for m, f in features.items():
             zero = torch.zeros_like(f.value)
             value = torch.cat([f.value if m == kept else zero for kept in self.modalities])
-            stacked[m] = Padded(
-                value, None if f.mask is None else torch.cat([f.mask] * len(features))
-            )
-        return dict(zip(self.modalities, self.hidden(stacked).chunk(len(features)), strict=True))
+            mask = None if f.mask is None else torch.cat([f.mask] * count)
+            stacked[m] = Padded(value, mask)
+        hidden = self.hidden(stacked).chunk(count)
+        return dict(zip(self.modalities, hidden, strict=True))
 
-    def _alone(self, features: Features) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Steps [B, T, W], their positions [T, W] and keys [B, T] per modality, without the other
-        modalities' steps.
+    def _alone(self, features: Features) -> list[_Alone]:
+        """Each modality's part of the sequence, without the other modalities' steps.
 
         Position 0, which is read, belongs to the first modality. For the others it is a query with
         a zero feature and no key; the positions are those of the full sequence.
         """
         steps = [_steps(features[m]) for m in self.modalities]
-        table = sinusoids(sum(f.value.shape[1] for f in steps), self.body.width, steps[0].value)
+        total = sum(f.value.shape[1] for f in steps)
+        table = sinusoids(total, self.body.width, steps[0].value)
         parts = []
         start = 0
         for f in steps:
-            value, keys = f.value, _keys(f if self.padding_mask else Padded(f.value))
-            positions = table[start : start + value.shape[1]]
+            value = f.value
+            keys = _keys(f if self.padding_mask else Padded(value))
+            end = start + value.shape[1]
+            positions = table[start:end]
             if start:
-                value = F.pad(value, (0, 0, 1, 0))
-                keys = F.pad(keys, (1, 0))
+                value = functional.pad(value, (0, 0, 1, 0))
+                keys = functional.pad(keys, (1, 0))
                 positions = torch.cat([table[:1], positions])
-            parts.append((value, positions, keys))
-            start += f.value.shape[1]
+            parts.append(_Alone(value, positions, keys))
+            start = end
         return parts
 
     def _residual(self, x: Tensor) -> Tensor:
@@ -147,15 +187,10 @@ class TransformerFusion(LateFusion):
         out: Tensor = x + self.outer(inner)
         return out
 
-    def _masked(self, steps: list[Padded]) -> bool:
-        return self.padding_mask and any(f.mask is not None for f in steps)
-
 
 def _steps(x: Padded) -> Padded:
     """A vector as a sequence of one step."""
-    if x.value.dim() == 2:
-        return Padded(x.value[:, None], None)
-    return x
+    return Padded(x.value[:, None], None) if x.value.dim() == 2 else x
 
 
 def _keys(x: Padded) -> Tensor:
