@@ -20,7 +20,9 @@ class WithHeads(Method):
 
     def trains(self, modalities: tuple[str, ...]) -> tuple[str, ...]:
         trained = super().trains(modalities)
-        return (*trained, "aux") if self.config.heads == "own" else trained
+        if self.config.heads == "own":
+            return *trained, "aux"
+        return trained
 
     def aux(self, spec: DataSpec, widths: Mapping[str, int]) -> nn.ModuleDict | None:
         if self.config.heads == "fusion":

@@ -197,7 +197,9 @@ class AGM(Method):
         features = net.encode(batch.inputs)
         whole = net.fuse(features)
         with net.evaluating():
-            absent = {m: _encoded_zeros(net, m, batch.inputs[m]) for m in net.modalities}
+            absent = {}
+            for m in net.modalities:
+                absent[m] = _encoded_zeros(net, m, batch.inputs[m])
             partial = coalitions(net.modalities)[:-1]
             out = {s: net.fuse(_chosen(s, features, absent)) for s in partial}
         out[frozenset(net.modalities)] = whole
@@ -231,7 +233,10 @@ def _encoded_zeros(net: Net, modality: str, x: Padded) -> Padded:
 
 
 def _chosen(present: Coalition, features: Features, absent: Features) -> Features:
-    return {m: f if m in present else absent[m] for m, f in features.items()}
+    found = {}
+    for m, f in features.items():
+        found[m] = f if m in present else absent[m]
+    return found
 
 
 plugin = AGM

@@ -213,7 +213,9 @@ class CGGM(Method):
         measured = torch.stack([update.logs[f"train/metric/{m}"] for m in net.modalities])
         gradients = update.grads
         if self.config.magnitude:
-            factors = {f"encoders.{m}": update.logs[f"balance/{m}"] for m in net.modalities}
+            factors = {}
+            for m in net.modalities:
+                factors[f"encoders.{m}"] = update.logs[f"balance/{m}"]
             gradients = grads.scale(gradients, factors)
         new = {"metric": measured.to(state["metric"].dtype)}
         return Update(gradients, update.loss, update.logs, new)
@@ -248,7 +250,9 @@ class CGGM(Method):
         default = (STABLE if self.config.variant == "stable" else PAPER).get(name)
         if name in hp:
             return hp[name]
-        return None if default is None else torch.full_like(like, default)
+        if default is None:
+            return None
+        return torch.full_like(like, default)
 
     def _measure(
         self, net: Net, logits: Tensors, target: Tensor, hp: Tensors, state: Tensors
@@ -276,7 +280,9 @@ class CGGM(Method):
 
     def _weights(self, b: Tensor, hp: Tensors) -> Tensor:
         """B as it enters L_gm: with rho (Eq. 12) or without (public code)."""
-        return b if self.config.rho_in_direction else b / hp["rho"].clamp(min=TINY)
+        if self.config.rho_in_direction:
+            return b
+        return b / hp["rho"].clamp(min=TINY)
 
     def _cosines(
         self,

@@ -81,7 +81,10 @@ class DGL(Method):
         self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock
     ) -> tuple[Tensor, Tensors]:
         features = net.encode(batch.inputs)
-        learning = net.stop("fusion") if self.config.truncate_unimodal else net
+        if self.config.truncate_unimodal:
+            learning = net.stop("fusion")
+        else:
+            learning = net
         alone = learning.unimodal(features, self.unimodal_path)
         losses = {m: net.loss(z, batch.target) for m, z in alone.items()}  # L_m
         joint = net.loss(self._fused(net, features), batch.target)  # L_d

@@ -195,7 +195,10 @@ class GBlending(WithHeads):
         """Prefixes of the parameters that a loss trains (None: the multimodal one)."""
         if modality is None:
             return super().trains(net.modalities)
-        head = f"aux.{modality}" if self.config.heads == "own" else "fusion"
+        if self.config.heads == "own":
+            head = f"aux.{modality}"
+        else:
+            head = "fusion"
         return (f"encoders.{modality}", head)
 
 

@@ -136,7 +136,10 @@ class Greedy(Method):
             return self.loss(bound, batch, hp, state, clock)
 
         found, loss, logs = grads.gradient(objective, net, self.trained(net))
-        gates = {key: logs.pop(key) for key in list(logs) if key.startswith(GATE)}
+        gates = {}
+        for key in list(logs):
+            if key.startswith(GATE):
+                gates[key] = logs.pop(key)
         new = self._averaged(state, gates)
         main, bypass = self._speeds(net, found)
         regular = state["left"] <= 0
@@ -152,7 +155,9 @@ class Greedy(Method):
         """As any method, and the branches' outputs under `branch/<modality>`."""
         features = net.encode(inputs)
         hidden = net.hidden(features)
-        branches = {f"branch/{m}": z for m, z in self._branches(net, hidden).items()}
+        branches = {}
+        for m, z in self._branches(net, hidden).items():
+            branches[f"branch/{m}"] = z
         return {"joint": net.head(hidden), **net.unimodal(features, self.unimodal_path), **branches}
 
     def _branches(self, net: Net, hidden: Tensor) -> Tensors:
@@ -167,10 +172,9 @@ class Greedy(Method):
     def _averaged(self, state: Tensors, seen: Tensors) -> Tensors:
         """The mean gates with those of one more step, and the number of steps."""
         steps = state["steps"]
-        out = {
-            key: (state[key] * steps + mean.to(state[key].dtype)) / (steps + 1)
-            for key, mean in seen.items()
-        }
+        out = {}
+        for key, mean in seen.items():
+            out[key] = (state[key] * steps + mean.to(state[key].dtype)) / (steps + 1)
         return {**out, "steps": steps + 1}
 
     def _speeds(self, net: Net, found: Tensors) -> tuple[Tensor, Tensor]:

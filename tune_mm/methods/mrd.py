@@ -127,7 +127,10 @@ class MRD(Method):
         self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock
     ) -> tuple[Tensor, Tensors]:
         p = torch.stack([hp.get(f"p_of.{m}", hp["p"]) for m in net.modalities])
-        rows = len(batch.target) if self.config.per == "sample" else 1
+        if self.config.per == "sample":
+            rows = len(batch.target)
+        else:
+            rows = 1
         stays = kept(torch.rand(rows, len(p), dtype=p.dtype, device=p.device), p)
         inputs = batch.inputs
         sets = {m: stays[:, i] for i, m in enumerate(net.modalities)}

@@ -124,7 +124,10 @@ class MSLR(Joint):
             now = 1 - errors
         history = torch.cat([state["history"][1:], now[None]])
         known = clock.epoch >= self.config.memory
-        rate = progress(now, state["history"]) if known else torch.ones_like(now)
+        if known:
+            rate = progress(now, state["history"])
+        else:
+            rate = torch.ones_like(now)
         return EpochEnd({"history": history, "rate": rate})
 
     def _errors(self, net: Net, batch: Batch) -> Tensor:

@@ -136,7 +136,9 @@ class OGM(Method):
         size at once.
         """
         length = max(1, round(SETTLING * epochs))
-        edges = [round(edge * epochs) for edge in (self.value("start"), self.value("end"))]
+        edges = []
+        for edge in (self.value("start"), self.value("end")):
+            edges.append(round(edge * epochs))
         return tuple((edge + 1, min(edge + length, epochs)) for edge in edges if 0 < edge < epochs)
 
     def loss(

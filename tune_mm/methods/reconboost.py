@@ -163,7 +163,9 @@ class ReconBoost(Method):
                     for name in (n for n in mine if owned(n, f"encoders.{m}")):
                         mine[name].copy_(theirs[name])
         like = net.params["fusion.head.weight"]
-        members = [float(self._joined(0, k)) for k in range(len(net.modalities))]
+        members = []
+        for k in range(len(net.modalities)):
+            members.append(float(self._joined(0, k)))
         return {
             "members": torch.tensor(members, dtype=like.dtype, device=like.device),
             **_head(net),
@@ -171,16 +173,19 @@ class ReconBoost(Method):
 
     def grads(self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock) -> Update:
         stage = self._stage(clock)
-        joined = [self._joined(stage.number, k) for k in range(len(net.modalities))]
+        joined = []
+        for k in range(len(net.modalities)):
+            joined.append(self._joined(stage.number, k))
         if (clock.epoch, clock.step) == (stage.first, 0):
             state = {**state, **_head(net), "members": torch.tensor(joined).to(state["members"])}
         members = [m for m, joins in zip(net.modalities, joined, strict=True) if joins]
         if clock.epoch < stage.rectify:
             modality = net.modalities[stage.number % len(net.modalities)]
             fixed = self._fixed(net, batch, state, [m for m in members if m != modality])
-            before = (
-                net.modalities[(stage.number - 1) % len(net.modalities)] if stage.number else None
-            )
+            if stage.number:
+                before = net.modalities[(stage.number - 1) % len(net.modalities)]
+            else:
+                before = None
 
             def objective(bound: Net) -> tuple[Tensor, Tensors]:
                 return self._boost(bound, batch, hp, modality, fixed, before)
@@ -239,20 +244,27 @@ class ReconBoost(Method):
     ) -> tuple[Tensor, Tensors]:
         own = net.head(_late.own_vector(net, modality, batch.inputs[modality]))
         rate = net.params["aux.rate.value"].detach()
-        others = _ensemble(net, fixed, rate) if fixed else torch.zeros_like(own)
+        if fixed:
+            others = _ensemble(net, fixed, rate)
+        else:
+            others = torch.zeros_like(own)
         loss = boosting(net.task, own, others, batch.target, hp["w1"], hp["w2"])
         logs = {"train/loss_boosting": loss}
         if before is not None:
-            mine = own if self.config.agreement == "gradient" else own.detach()
+            if self.config.agreement == "gradient":
+                mine = own
+            else:
+                mine = own.detach()
             logs["train/agreement"] = agreement(net.task, mine, fixed[before])
             loss = loss + hp["alpha"] * logs["train/agreement"]
         return loss, logs
 
 
 def _head(net: Net) -> Tensors:
-    return {
-        f"head.{k}": net.params[f"fusion.head.{k}"].detach().clone() for k in ("weight", "bias")
-    }
+    found = {}
+    for k in ("weight", "bias"):
+        found[f"head.{k}"] = net.params[f"fusion.head.{k}"].detach().clone()
+    return found
 
 
 def _ensemble(net: Net, logits: Tensors, rate: Tensor) -> Tensor:

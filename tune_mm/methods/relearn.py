@@ -122,12 +122,17 @@ class Relearn(Joint):
     support = Support(cost="k-means on a forward pass over train and val, a few times a run")
 
     def init(self, net: Net, start: Start) -> Tensors:
-        return {INITIAL + name: p.detach().clone() for name, p in net.group("encoders").items()}
+        found = {}
+        for name, p in net.group("encoders").items():
+            found[INITIAL + name] = p.detach().clone()
+        return found
 
     def resets(self, epochs: int) -> tuple[int, ...]:
         """After which epochs (from 1) encoders are reset; never after the last."""
         every = self.value("period") * epochs
-        found = {max(1, round((k + 1) * every)) for k in range(self.config.times)}
+        found = set()
+        for k in range(self.config.times):
+            found.add(max(1, round((k + 1) * every)))
         return tuple(sorted(e for e in found if e < epochs))
 
     def dips(self, epochs: int) -> tuple[tuple[int, int], ...]:
@@ -145,7 +150,10 @@ class Relearn(Joint):
         val, val_target = probe.features("val", self.value("fraction"))
         task = probe.net.task
         bins = self.config.bins
-        count = task.outputs if task.kind == "classification" else bins
+        if task.kind == "classification":
+            count = task.outputs
+        else:
+            count = bins
         train_labels = labels_of(task, train_target, train_target, bins)
         val_labels = labels_of(task, val_target, train_target, bins)
         logs: Tensors = {}

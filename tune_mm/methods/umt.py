@@ -73,7 +73,9 @@ def feature_distance(student: Padded, teacher: Padded) -> Tensor:
     if student.levels:
         mine = (*student.levels, student.value)
         given = (*teacher.levels, teacher.value)
-        squares = [(own - theirs).square().mean() for own, theirs in zip(mine, given, strict=True)]
+        squares = []
+        for own, theirs in zip(mine, given, strict=True):
+            squares.append((own - theirs).square().mean())
         return torch.stack(squares).mean()
     square = (student.value - teacher.value).square()
     if student.mask is None or square.ndim != 3:
@@ -143,7 +145,10 @@ class UMT(Method):
         self, net: Net, features: Features, batch: Batch, hp: Tensors, state: Tensors
     ) -> Tensors:
         """D_m of each modality."""
-        encoders = {name: t for name, t in state.items() if owned(name, "encoders")}
+        encoders = {}
+        for name, t in state.items():
+            if owned(name, "encoders"):
+                encoders[name] = t
         with torch.no_grad(), net.evaluating():
             theirs = Net(net.model, net.task, encoders, {}).encode(batch.inputs)
         if self.config.distill == "features":

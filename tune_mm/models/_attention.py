@@ -80,7 +80,10 @@ def attention(
     if vmapped() or queries * keys < LONG:
         return plain_attention(q, k, v, bias, p)
 
-    keep = keep_bytes((len(q), queries, keys), p) if p > 0 else None
+    if p > 0:
+        keep = keep_bytes((len(q), queries, keys), p)
+    else:
+        keep = None
     out: Tensor = ChunkedAttention.apply(q, k, v, bias, keep, kept_share(p), heads)
     return out
 
@@ -194,7 +197,10 @@ class _Chunks:
         share: float,
         heads: int,
     ) -> None:
-        self.dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
+        if q.dtype == torch.float64:
+            self.dtype = torch.float64
+        else:
+            self.dtype = torch.float32
         self.scale = 1 / math.sqrt(q.shape[-1])
         self.bias = bias
         self.q = q.to(self.dtype) * self.scale

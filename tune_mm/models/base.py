@@ -33,7 +33,9 @@ __all__ = [
 
 def image_maps(x: Padded) -> Tensor:
     """Maps [B, C, h, w] of an image, which encoders in stages hold as one frame [B, 1, C, h, w]."""
-    return x.value.flatten(0, 1) if x.value.ndim == 5 else x.value
+    if x.value.ndim == 5:
+        return x.value.flatten(0, 1)
+    return x.value
 
 
 class Encoder(nn.Module, ABC):
@@ -85,7 +87,10 @@ class StagedEncoder(Encoder):
         """Features [B, W] of the last stage's maps."""
 
     def forward(self, x: Padded) -> Padded:
-        last = len(self.channels) if self.until is None else self.until
+        if self.until is None:
+            last = len(self.channels)
+        else:
+            last = self.until
         for number in range(1, last + 1):
             x = self.stage(number, x)
         if self.until is None:
@@ -119,11 +124,9 @@ class DenseHead(nn.Conv2d):
         # The softmax over classes wants them apart; before the interpolation that is a smaller
         # copy.
         out = super().forward(hidden).contiguous()
-        return (
-            out
-            if out.shape[2:] == self.size
-            else functional.interpolate(out, self.size, mode="bilinear")
-        )
+        if out.shape[2:] == self.size:
+            return out
+        return functional.interpolate(out, self.size, mode="bilinear")
 
 
 class Fusion(nn.Module, ABC):
@@ -174,7 +177,10 @@ class LateFusion(Fusion):
         attended to, not averaged over; otherwise the same as zero); `self`: the modality takes the
         place of each other one.
         """
-        return {m: self.without(features, features.keys() - {m}) for m in features}
+        found = {}
+        for m in features:
+            found[m] = self.without(features, features.keys() - {m})
+        return found
 
 
 class DenseFusion(LateFusion):
@@ -223,4 +229,7 @@ class StagedFusion(Fusion):
         self, encoders: Mapping[str, StagedEncoder], features: Features, path: UnimodalPath
     ) -> dict[str, Tensor]:
         """Hidden [B, H] per modality with all others absent, whose encoders do not take part then."""
-        return {m: self.hidden(encoders, features, features.keys() - {m}) for m in features}
+        found = {}
+        for m in features:
+            found[m] = self.hidden(encoders, features, features.keys() - {m})
+        return found

@@ -47,7 +47,9 @@ def _domains(space: Space) -> dict[str, dict[str, Any]]:
     """Kind, arguments and conditions by key."""
     found: dict[str, dict[str, Any]] = {}
     for key, domain in space.domains.items():
-        conditions = {other: list(allowed) for other, allowed in domain.when.items()}
+        conditions = {}
+        for other, allowed in domain.when.items():
+            conditions[other] = list(allowed)
         found[key] = {"kind": domain.kind, "args": list(domain.args), "when": conditions}
     return found
 

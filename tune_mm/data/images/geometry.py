@@ -33,7 +33,9 @@ class Geometry:
     ) -> tuple[Inputs, Tensor]:
         """Images [B, C, H, W] and target [B, H, W]; each sample draws its own, on the CPU."""
         height, width = target.shape[1:]
-        changes = [self._drawn(height, width, generator) for _ in range(len(target))]
+        changes = []
+        for _ in range(len(target)):
+            changes.append(self._drawn(height, width, generator))
         changed = {}
         for modality, images in inputs.items():
             changed[modality] = Padded(_applied(changes, images.value), images.mask)

@@ -26,8 +26,8 @@ from tune_mm.data.arrays.checks import DataError
 from tune_mm.data.images.colour import Jitter
 from tune_mm.data.images.frequency import class_counts
 from tune_mm.data.store import failures
-from tune_mm.data.store.cache import Recipe, Writer, damaged, open_store, read_array
-from tune_mm.data.store.rows import ClipStore, Rows
+from tune_mm.data.store.cache import StoreRecipe, StoreWriter, damaged, open_store, read_array
+from tune_mm.data.store.rows import ClipStore, StoredRows
 from tune_mm.data.store.threads import each
 
 # Raise it when the same files and settings would give other values.
@@ -103,7 +103,7 @@ class PictureStore(ClipStore):
         return _Pictures(shape, self, self.rows(ids), torch.device("cpu"))
 
 
-class _Pictures(Rows[PictureStore]):
+class _Pictures(StoredRows[PictureStore]):
     """`take` gives float32 [B, C, H, W]."""
 
     def take(self, index: Tensor, generator: torch.Generator | None = None) -> Padded:
@@ -148,13 +148,17 @@ def open_pictures(
         "pillow": version("pillow").partition(".")[0],
     }
     sources = {picture: (path,) for picture, path in files.items()}
-    recipe = Recipe(name, kind, settings, sources)
+    recipe = StoreRecipe(name, kind, settings, sources)
     decoder = _Decoder(kind, size, resize, classes)
 
     def build(folder: Path, ids: list[str]) -> dict[str, str]:
         paths = [files[picture] for picture in ids]
         reasons = _build(folder, paths, decoder, name)
-        return {picture: reason for picture, reason in zip(ids, reasons, strict=True) if reason}
+        found = {}
+        for picture, reason in zip(ids, reasons, strict=True):
+            if reason:
+                found[picture] = reason
+        return found
 
     opened = open_store(recipe, build)
     for picture, reason in opened.bad.items():
@@ -187,7 +191,7 @@ def _build(folder: Path, files: list[Path], decoder: _Decoder, name: str) -> lis
     shape = _shape(kind, len(files), decoder.size)
     values_each = int(np.prod(shape[1:]))
     counts = np.zeros((len(files), decoder.classes), np.int64)
-    with Writer(folder / VALUES, DTYPES[kind], shape) as out:
+    with StoreWriter(folder / VALUES, DTYPES[kind], shape) as out:
 
         def store(row: int) -> str:
             try:
@@ -201,7 +205,7 @@ def _build(folder: Path, files: list[Path], decoder: _Decoder, name: str) -> lis
 
         reasons = each(store, len(files), f"{name}: {kind}")
     if kind == "labels":
-        with Writer(folder / COUNTS, np.int64, counts.shape) as out:
+        with StoreWriter(folder / COUNTS, np.int64, counts.shape) as out:
             out.put(0, counts)
     return reasons
 

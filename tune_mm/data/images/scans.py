@@ -36,7 +36,14 @@ from torch import Tensor
 from tune_mm.core.types import Padded, Stored
 from tune_mm.data.arrays.checks import Index
 from tune_mm.data.store import failures
-from tune_mm.data.store.cache import Recipe, Writer, damaged, open_store, read_array, unread
+from tune_mm.data.store.cache import (
+    StoreRecipe,
+    StoreWriter,
+    damaged,
+    open_store,
+    read_array,
+    unread,
+)
 from tune_mm.data.store.threads import each
 
 # Raise it when the same files would give other values.
@@ -84,7 +91,9 @@ class Cases:
     def __init__(
         self, opened: Mapping[str, ScanCase], bad: Mapping[str, str], modalities: int
     ) -> None:
-        self.opened, self.bad, self.modalities = list(opened.values()), bad, modalities
+        self.opened = list(opened.values())
+        self.bad = bad
+        self.modalities = modalities
         self.number = {case: i for i, case in enumerate(opened)}
 
     def __getitem__(self, case: str) -> ScanCase:
@@ -152,7 +161,10 @@ class Slices(Stored):
         file, dtype = (LABELS, np.uint8) if self.channel is None else (IMAGES, np.float16)
         out = np.empty((len(rows), *self.shape[-2:]), dtype)
         for plane, case, row in zip(out, cases.tolist(), rows.tolist(), strict=True):
-            number = row if self.channel is None else row * self.cases.modalities + self.channel
+            if self.channel is None:
+                number = row
+            else:
+                number = row * self.cases.modalities + self.channel
             self.cases.opened[case].read(file, number, plane)
         return out
 
@@ -169,7 +181,7 @@ def open_cases(name: str, files: Mapping[str, Path], modalities: tuple[str, ...]
 
     def opened(i: int) -> tuple[ScanCase | None, Mapping[str, str]]:
         case = ids[i]
-        recipe = Recipe(name, "slices", settings, {case: (files[case],)}, quiet=True)
+        recipe = StoreRecipe(name, "slices", settings, {case: (files[case],)}, quiet=True)
         found = open_store(recipe, partial(_build, files[case], len(modalities)))
         return None if found.bad else _opened(found.folder, len(modalities)), found.bad
 
@@ -191,7 +203,7 @@ def open_labels(name: str, cases: Cases, chosen: Sequence[tuple[str, int]]) -> N
     shape = (len(labels), *labels.shape)
 
     def build(folder: Path, ids: list[str]) -> dict[str, str]:
-        with Writer(folder / LABELS, np.uint8, shape) as out:
+        with StoreWriter(folder / LABELS, np.uint8, shape) as out:
             for start in range(0, len(labels), PART):
                 part = torch.arange(start, min(start + PART, len(labels)))
                 out.put(start * math.prod(shape[1:]), labels.take(part).value.numpy())
@@ -200,7 +212,8 @@ def open_labels(name: str, cases: Cases, chosen: Sequence[tuple[str, int]]) -> N
     total = hashlib.blake2b(json.dumps(chosen).encode(), digest_size=16).hexdigest()
     sources = {case: (cases[case].folder / LABELS,) for case, _ in chosen}
     folder = open_store(
-        Recipe(name, "labels", {"version": VERSION, "samples": total}, sources, quiet=True), build
+        StoreRecipe(name, "labels", {"version": VERSION, "samples": total}, sources, quiet=True),
+        build,
     ).folder
     found = read_array(folder, LABELS, "c")
     if found.shape != shape or found.dtype != np.uint8:
@@ -211,7 +224,8 @@ def open_labels(name: str, cases: Cases, chosen: Sequence[tuple[str, int]]) -> N
 def _opened(folder: Path, modalities: int) -> ScanCase:
     """Raises DataError when the store is damaged."""
     arrays = {file: read_array(folder, file) for file in (IMAGES, LABELS, PLACES)}
-    count, size = len(arrays[LABELS]), arrays[LABELS].shape[1:]
+    count = len(arrays[LABELS])
+    size = arrays[LABELS].shape[1:]
     expected: dict[str, tuple[DTypeLike, tuple[int, ...]]] = {
         IMAGES: (np.float16, (count, modalities, *size)),
         LABELS: (np.uint8, (count, *size)),
@@ -222,7 +236,7 @@ def _opened(folder: Path, modalities: int) -> ScanCase:
         found = arrays[file]
         if not plausible or found.dtype != dtype or found.shape != shape:
             raise damaged(folder, file)
-    # A store's files end where their values do (see `Writer`).
+    # A store's files end where their values do (see `StoreWriter`).
     starts = {
         file: (folder / file).stat().st_size - arrays[file].nbytes for file in (IMAGES, LABELS)
     }
@@ -238,12 +252,15 @@ def _build(path: Path, modalities: int, folder: Path, ids: list[str]) -> dict[st
         images, labels, places = read_case(path, modalities)
     except (ValueError, OSError, RuntimeError, LookupError, MemoryError) as error:
         failures.refuse(path, error)
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if str(error):
+            reason = str(error).splitlines()[0]
+        else:
+            reason = type(error).__name__
         if not isinstance(error, ValueError):
             reason = f"cannot be read: {reason}"
         return {ids[0]: f"{path}: {reason}"}
     for file, values in ((IMAGES, images), (LABELS, labels), (PLACES, places)):
-        with Writer(folder / file, values.dtype, values.shape) as out:
+        with StoreWriter(folder / file, values.dtype, values.shape) as out:
             out.put(0, values)
     return {}
 
@@ -265,7 +282,8 @@ def read_case(path: Path, modalities: int) -> tuple[NDArray[np.float16], NDArray
         values = image[:, :, :, places[0] : places[-1] + 1][..., places - places[0]]
     if not np.isfinite(values).all():
         raise ValueError("'image' must be finite, got NaN or infinity")
-    largest, most = float(np.abs(values).max()), float(np.finfo(np.float16).max)
+    largest = float(np.abs(values).max())
+    most = float(np.finfo(np.float16).max)
     if largest > most:
         raise ValueError(
             f"'image' must be within -{most:g} to {most:g} (z-scored over the brain), "
@@ -278,13 +296,17 @@ def read_case(path: Path, modalities: int) -> tuple[NDArray[np.float16], NDArray
 
 def _array(file: Any, key: str) -> Any:
     """A data set that lies in the file itself, not behind a link. Raises ValueError."""
-    links, name = file.id.links, key.encode()
+    links = file.id.links
+    name = key.encode()
     if not links.exists(name):
         known = (
             ", ".join(repr(k.decode("utf-8", "replace")) for k in list(file.id)[:8]) or "nothing"
         )
         raise ValueError(f"no '{key}'; the file holds {known}")
-    found = file[key] if links.get_info(name).type == h5py.h5l.TYPE_HARD else None
+    if links.get_info(name).type == h5py.h5l.TYPE_HARD:
+        found = file[key]
+    else:
+        found = None
     if found is None or getattr(found, "is_virtual", False) or getattr(found, "external", ()):
         raise ValueError(f"'{key}' must lie in the file itself, got a link")
     if not isinstance(found, h5py.Dataset) or found.dtype.kind not in "fiu":
@@ -315,7 +337,8 @@ def _check_shapes(image: Any, label: Any, modalities: int) -> None:
 
 def _classes(label: NDArray[Any]) -> NDArray[np.uint8]:
     """Classes 0..3. Raises ValueError."""
-    low, high = float(label.min()), float(label.max())
+    low = float(label.min())
+    high = float(label.max())
     if not 0 <= low <= high <= CLASSES:
         raise ValueError(
             f"'label' must hold classes 0 to 3 (or 4 in place of 3), got {low:g} to {high:g}"

@@ -25,7 +25,8 @@ class SqueezeExcite(nn.Module):
     def __init__(self, channels: int, reduction: int) -> None:
         super().__init__()
         narrow = max(1, channels // reduction)
-        self.squeeze, self.excite = nn.Linear(channels, narrow), nn.Linear(narrow, channels)
+        self.squeeze = nn.Linear(channels, narrow)
+        self.excite = nn.Linear(narrow, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         gate = self.excite(self.squeeze(x.mean((2, 3))).relu()).sigmoid()
@@ -46,12 +47,13 @@ class PyramidPooling(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         size = x.shape[-2:]
-        found = [
-            functional.interpolate(
-                _each(branch, functional.adaptive_avg_pool2d(x, k)), size, mode="nearest"
+        found = []
+        for k, branch in zip(self.bins, self.branches, strict=True):
+            found.append(
+                functional.interpolate(
+                    _each(branch, functional.adaptive_avg_pool2d(x, k)), size, mode="nearest"
+                )
             )
-            for k, branch in zip(self.bins, self.branches, strict=True)
-        ]
         out: Tensor = self.join(torch.cat([x, *found], 1))
         return out
 
@@ -101,12 +103,18 @@ class DecoderModule(nn.Module):
         body = [NonBottleneck1D(outputs, outputs) for _ in range(blocks)]
         self.body = nn.Sequential(convolution(inputs, outputs, 3), *body)
         start(self.body)
-        self.up, self.skip = Upsampling(outputs), convolution(skip, outputs, 1)
-        self.side = nn.Conv2d(outputs, classes, 1) if classes else None
+        self.up = Upsampling(outputs)
+        self.skip = convolution(skip, outputs, 1)
+        self.side: nn.Conv2d | None = None
+        if classes:
+            self.side = nn.Conv2d(outputs, classes, 1)
 
     def forward(self, x: Tensor, skip: Tensor) -> tuple[Tensor, Tensor | None]:
         maps = self.body(x)
-        side = self.side(maps) if self.side is not None and self.training else None
+        if self.side is not None and self.training:
+            side = self.side(maps)
+        else:
+            side = None
         height, width = skip.shape[-2:]  # an odd side was rounded up on the way down
         return self.up(maps)[..., :height, :width] + self.skip(skip), side
 

@@ -46,7 +46,10 @@ class VectorFusion(LateFusion):
         differ.
         """
         vectors = self._vectors(features)
-        return {m: self.combine(self._alone(vectors, m, path)) for m in self.widths}
+        found = {}
+        for m in self.widths:
+            found[m] = self.combine(self._alone(vectors, m, path))
+        return found
 
     def _vectors(self, features: Features) -> Tensors:
         return {m: pooled(features[m], self.pool) for m in self.widths}
@@ -101,7 +104,9 @@ class ModulatedFusion(VectorFusion):
         return super().block(modality)
 
     def combine(self, vectors: Tensors) -> Tensor:
-        parts = [self._part(m, names, vectors) for m, names in self.sources.items()]
+        parts = []
+        for m, names in self.sources.items():
+            parts.append(self._part(m, names, vectors))
         return torch.cat(parts, 1)
 
     def _part(self, target: str, names: tuple[str, ...], vectors: Tensors) -> Tensor:

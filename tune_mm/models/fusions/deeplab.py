@@ -115,7 +115,10 @@ def _skipping(
     conv, *rest = cast("nn.Sequential", layers)
     own = cast("nn.Conv2d", conv)
     parts = own.weight.split([*channels.values(), own.in_channels - sum(channels.values())], 1)
-    present = [w for m, w in zip([*channels, ""], parts, strict=True) if m not in absent]
+    present = []
+    for m, w in zip([*channels, ""], parts, strict=True):
+        if m not in absent:
+            present.append(w)
     out = functional.conv2d(x, torch.cat(present, 1) if absent else own.weight, padding=own.padding)
     for layer in rest:
         out = layer(out)

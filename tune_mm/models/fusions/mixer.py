@@ -54,7 +54,9 @@ from tune_mm.models._dropout import add_dropped
 from tune_mm.models.base import LateFusion
 
 Readout = Literal["mean", "concat", "flatten"]
-TIME, MODALITY, CHANNEL = 1, 2, 3
+TIME = 1
+MODALITY = 2
+CHANNEL = 3
 
 
 class MixerConfig(Section):
@@ -117,7 +119,10 @@ class MixerFusion(LateFusion):
         self, config: MixerConfig, widths: Mapping[str, int], length: int, outputs: int
     ) -> None:
         super().__init__()
-        width = max(widths.values()) if config.width is None else config.width
+        if config.width is None:
+            width = max(widths.values())
+        else:
+            width = config.width
         self.modalities = tuple(widths)
         self.length = length
         self.readout = config.readout
@@ -142,7 +147,10 @@ class MixerFusion(LateFusion):
     def build(cls, config: Any, spec: DataSpec, widths: Mapping[str, int]) -> MixerFusion:
         """See `LateFusion.build`; any widths fit."""
         steps = [shape[0] for shape in spec.shapes.values() if len(shape) == 2]
-        length = min(steps, default=1) if config.length is None else config.length
+        if config.length is None:
+            length = min(steps, default=1)
+        else:
+            length = config.length
         return cls(config, widths, length, spec.task.outputs)
 
     def block(self, modality: str) -> slice:
@@ -178,7 +186,10 @@ class MixerFusion(LateFusion):
 
     def _mixed(self, x: Tensor, only: int | None = None) -> Tensor:
         """All blocks. only: the modality whose slice alone x has."""
-        kept = slice(None) if only is None else slice(only, only + 1)
+        if only is None:
+            kept = slice(None)
+        else:
+            kept = slice(only, only + 1)
         for mix in self.mixes:
             x = mix(x, kept) if mix.axis == MODALITY else mix(x)
         return x
@@ -201,11 +212,17 @@ def binned(x: Padded, length: int) -> Tensor:
     if x.value.dim() == 2:
         return x.value[:, None].expand(-1, length, -1)
     steps = x.value.shape[1]
-    value = x.value if x.mask is None else x.value.masked_fill(~x.mask[..., None], 0.0)
+    if x.mask is None:
+        value = x.value
+    else:
+        value = x.value.masked_fill(~x.mask[..., None], 0.0)
     if steps == length:
         return value
     member = _bins(steps, length, value.device).to(value.dtype)
-    real = member.sum(1) if x.mask is None else x.mask.to(value.dtype) @ member.transpose(0, 1)
+    if x.mask is None:
+        real = member.sum(1)
+    else:
+        real = x.mask.to(value.dtype) @ member.transpose(0, 1)
     return (member @ value) / real.clamp(min=1)[..., None]
 
 

@@ -115,7 +115,10 @@ class TransformerFusion(LateFusion):
         lengths = [len(part.positions) for part in parts]
         padded = max(lengths) * len(parts)
         together = padded <= MOST_PADDING * sum(lengths)
-        found = self._as_one_batch(parts) if together else self._one_by_one(parts)
+        if together:
+            found = self._as_one_batch(parts)
+        else:
+            found = self._one_by_one(parts)
         return dict(zip(self.modalities, found, strict=True))
 
     def _one_by_one(self, parts: Sequence[_Alone]) -> Sequence[Tensor]:
@@ -152,7 +155,10 @@ class TransformerFusion(LateFusion):
         for m, f in features.items():
             zero = torch.zeros_like(f.value)
             value = torch.cat([f.value if m == kept else zero for kept in self.modalities])
-            mask = None if f.mask is None else torch.cat([f.mask] * count)
+            if f.mask is None:
+                mask = None
+            else:
+                mask = torch.cat([f.mask] * count)
             stacked[m] = Padded(value, mask)
         hidden = self.hidden(stacked).chunk(count)
         return dict(zip(self.modalities, hidden, strict=True))
@@ -190,7 +196,9 @@ class TransformerFusion(LateFusion):
 
 def _steps(x: Padded) -> Padded:
     """A vector as a sequence of one step."""
-    return Padded(x.value[:, None], None) if x.value.dim() == 2 else x
+    if x.value.dim() == 2:
+        return Padded(x.value[:, None], None)
+    return x
 
 
 def _keys(x: Padded) -> Tensor:

@@ -180,7 +180,10 @@ def _charts(
     settings = [group.settings for group in groups]
     lines: dict[str, list[list[float]]] = {}
     for metric in metrics:
-        name = "all together" if metric == search.test else _modality(metric)
+        if metric == search.test:
+            name = "all together"
+        else:
+            name = _modality(metric)
         lines[name] = [_by_seed(group, metric) for group in groups]
     over = points(settings, lines, search.test)
     told = f"Mean and standard deviation of {search.test} over seeds. Data: {search.data}."
@@ -205,7 +208,10 @@ def _gain(search: Search) -> str:
             ran = "The points of the grid are still being run"
         return f"{ran}; nothing was tuned, so there is no gain to state."
     stated = search.summary.get("finals")
-    gain = stated.get("gain") if isinstance(stated, dict) else None
+    if isinstance(stated, dict):
+        gain = stated.get("gain")
+    else:
+        gain = None
     if not isinstance(gain, dict) or not isinstance(gain.get("mean"), (int, float)):
         why = ": the search has not ended." if search.open else "."
         return f"No gain over a tuned baseline is stated{why}"

@@ -206,7 +206,10 @@ def _trial(reader: Reader, record: StoredRun, domains: Domains, objective: str) 
     best = record.metrics.get(f"best/{objective}", math.nan)
     value: float | None = best
     if not math.isfinite(best):
-        extreme = min if direction_or_max(objective) == "min" else max
+        if direction_or_max(objective) == "min":
+            extreme = min
+        else:
+            extreme = max
         value = extreme(finite, default=None)
     return Trial(record, trial_number(record), value, progress, settings(record, domains))
 

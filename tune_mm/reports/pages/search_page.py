@@ -72,7 +72,9 @@ def _first(search: Search) -> StoredRun:
 
 
 def _status(search: Search) -> str:
-    return search.parent.status if search.parent else "unknown"
+    if search.parent:
+        return search.parent.status
+    return "unknown"
 
 
 def _data_kind(search: Search) -> str:
@@ -86,7 +88,10 @@ def _warnings(search: Search) -> list[Text]:
         found.append(Text(told, "warn"))
     if search.open:
         told = "The search has not ended: this page shows what its runs say so far."
-        reason = search.parent.tags.get("reason", "") if search.parent else ""
+        if search.parent:
+            reason = search.parent.tags.get("reason", "")
+        else:
+            reason = ""
         found.append(Text(f"{told} {reason}", "warn"))
     return found
 
@@ -96,11 +101,17 @@ def _facts(search: Search, store: str) -> Facts:
     tags = first.tags
     better = "lower" if search.mode == "min" else "higher"
     seconds = search.summary.get("seconds")
-    took = duration(seconds) if isinstance(seconds, (int, float)) else ""
+    if isinstance(seconds, (int, float)):
+        took = duration(seconds)
+    else:
+        took = ""
     commit = tags.get("git_commit", "")
     if tags.get("git_dirty") == "true":
         commit += " with changes"
-    planned = "" if search.exhaustive else first.params.get("trials", "")
+    if search.exhaustive:
+        planned = ""
+    else:
+        planned = first.params.get("trials", "")
     return Facts(
         [
             ("space", first.space),
@@ -170,7 +181,10 @@ def _tuning(reader: Reader, search: Search) -> list[PageSection]:
     ]
     if epochs.changed(search):
         sections.append(PageSection("Settings over time", [_schedules(reader, search)]))
-    done = [trial for trial in search.trials["search"] if _has_value(trial)]
+    done = []
+    for trial in search.trials["search"]:
+        if _has_value(trial):
+            done.append(trial)
     if not done:
         told = "No trial has completed with a finite objective yet."
         return [*sections, PageSection("Settings", [Text(told)])]
@@ -208,7 +222,7 @@ def _slices(search: Search, one: Study) -> list[PageSection]:
         return []
     told = "Dots: completed trials, darker the later they came."
     told += _crosses(search) + _as_ended(search)
-    charts = [_chart(search, figure, "", least=860) for figure in figures[:-1]]
+    charts = [_chart(search, above, "", least=860) for above in figures[:-1]]
     charts.append(_chart(search, figures[-1], told, least=860))
     return [PageSection("Slices", charts)]
 
@@ -374,7 +388,11 @@ def _curves(reader: Reader, search: Search, groups: Sequence[FinalGroup]) -> Pag
 
 
 def _runs_of(search: Search, group: FinalGroup) -> list[StoredRun]:
-    return [run for run in search.finals if run.tags.get("source") == group.source]
+    found = []
+    for run in search.finals:
+        if run.tags.get("source") == group.source:
+            found.append(run)
+    return found
 
 
 def _drawn(search: Search, groups: Sequence[FinalGroup]) -> list[FinalGroup]:
