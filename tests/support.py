@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from functools import cache
+from typing import Any
 
 import torch
 
@@ -16,7 +18,19 @@ from tune_mm.core.settings import float_fields
 from tune_mm.core.types import Dataset, DataSpec, Padded, Split, Task
 from tune_mm.models.multimodal import build
 
+# Settings of small fusions, where their defaults are larger or do not fit.
+SMALL: dict[str, dict[str, Any]] = {
+    "transformer": {"heads": 2, "layers": 1},
+    "mmtm": {"stages": (1, 2)},
+}
 SHAPES = {"text": (4, 6), "audio": (7, 5), "visual": (3, 8)}
+
+
+def spec(modalities=tuple(SHAPES), task="classification", vectors=False) -> DataSpec:
+    """What a model must know of `dataset`."""
+    shapes = {m: SHAPES[m][1:] if vectors else SHAPES[m] for m in modalities}
+    outputs = 3 if task == "classification" else 1
+    return DataSpec(shapes, Task(task, outputs))
 
 
 def dataset(
@@ -26,7 +40,6 @@ def dataset(
     carry masks.
     """
     generator = torch.Generator().manual_seed(seed)
-    kinds = Task("classification", 3) if task == "classification" else Task("regression", 1)
     means = {m: torch.randn(3, SHAPES[m][1], generator=generator) * 2 for m in modalities}
 
     def split(n):
@@ -47,67 +60,65 @@ def dataset(
         )
         return Split(inputs, target, tuple(str(k) for k in range(n)))
 
-    shapes = {m: (SHAPES[m][1],) if vectors else SHAPES[m] for m in modalities}
-    return Dataset(
-        "tiny",
-        DataSpec(shapes, kinds),
-        {"train": split(count), "val": split(32), "test": split(32)},
-    )
+    splits = {"train": split(count), "val": split(32), "test": split(32)}
+    return Dataset("tiny", spec(modalities, task, vectors), splits)
 
 
-def config(method="joint", overrides=(), **settings) -> Config:
-    """configs/iemocap.yaml made small: width 10, 1-2 layers, no dropout, 2 epochs of batches of 16.
-
-    A method that does not support its fusion gets the first that it does."""
-    values = {
-        "model.encoder.width": 10, "model.encoder.heads": 2, "model.encoder.layers": 1,
-        "model.fusion.heads": 2, "model.fusion.layers": 1, "train.epochs": 2, "train.batch_size": 16,
-        "train.device": "cpu", "train.probe_size": 16,
-        **{k: 0.0 for k in field_types(load_config("iemocap")) if ".dropout" in k},
-        **dict(overrides),
-    }  # fmt: skip
-    section = {"name": method, **plugins.load("methods", method).required, **settings}
-    if method == "cggm":
-        section = {"classifier_heads": 2, "classifier_dropout": 0.0, **section}
-    cfg = with_overrides(with_overrides(load_config("iemocap"), values), {"method": section})
-    allowed = plugins.load("methods", method).support.fusions
-    return (
-        cfg
-        if allowed is None or cfg.model.fusion.name in allowed
-        else with_overrides(cfg, {"model.fusion": allowed[0]})
-    )
+@cache
+def base_config() -> Config:
+    """configs/iemocap.yaml made small: width 10, 1-2 layers, no dropout, 2 epochs of batches of 16."""
+    config = load_config("iemocap")
+    values: dict[str, Any] = {
+        "model.encoder.width": 10,
+        "model.encoder.heads": 2,
+        "model.encoder.layers": 1,
+        "model.fusion.heads": 2,
+        "model.fusion.layers": 1,
+        "train.epochs": 2,
+        "train.batch_size": 16,
+        "train.device": "cpu",
+        "train.probe_size": 16,
+    }
+    for key in field_types(config):
+        if ".dropout" in key:
+            values[key] = 0.0
+    return with_overrides(config, values)
 
 
-class Refused(Exception):
-    """The method says that it cannot train these data or this model, and is right to say so.
+def config(method="joint", overrides=(), fusion=None, **settings) -> Config:
+    """`base_config` for a method with `settings`, and for a fusion.
 
-    tests/methods/conftest.py takes a test that ends so for passed: the refusal was what there is to
-    test.
+    fusion None: the transformer where the method supports it, else the first that it does.
     """
+    found = with_overrides(base_config(), dict(overrides))
+    plugin = plugins.load("methods", method)
+    if fusion is None:
+        allowed = plugin.support.fusions
+        current = found.model.fusion.name
+        fusion = current if allowed is None or current in allowed else allowed[0]
+    return with_method(with_fusion(found, fusion), method, tuple(SHAPES), **settings)
 
 
-def require_trainable(cfg: Config, data: Dataset) -> None:
-    """Raises Refused where the method refuses; fails where it refuses wrongly, or should have."""
-    support = plugins.load("methods", cfg.method.name).support
-    expected = None
+def with_fusion(config: Config, name: str) -> Config:
+    """`config` with a small fusion of that name; as it is, where it has that fusion already."""
+    if config.model.fusion.name == name:
+        return config
+    return with_overrides(config, {"model.fusion": {"name": name, **SMALL.get(name, {})}})
+
+
+def with_method(config: Config, name: str, modalities: Sequence[str], **settings) -> Config:
+    """`config` for a method with `settings`, and with those that it asks for in tests."""
+    own = plugins.load("methods", name).settings_for_tests(modalities, config.model.fusion.name)
+    return with_overrides(config, {"method": {"name": name, **own, **settings}})
+
+
+def refusal(config: Config, spec: DataSpec) -> str | None:
+    """Why the product refuses to train `config` on data of `spec`; None where it trains it."""
     try:
-        support.require(cfg.method.name, data.spec, cfg.model.fusion.name)
+        check(config, spec)
     except ValueError as error:
-        expected = str(error)
-    try:
-        check(cfg, data.spec)
-    except ValueError as error:
-        message = str(error)
-    else:
-        assert expected is None, f"{cfg.method.name} trains what it says it does not: {expected}"
-        return
-    if expected is not None:
-        assert message == expected
-    else:  # by its own check, which names the setting that is wrong
-        setting = message.partition(":")[0]
-        known = field_types(cfg)
-        assert {setting, f"method.{setting}", f"{setting}.name"} & known.keys(), message
-    raise Refused(message)
+        return str(error)
+    return None
 
 
 def bound(cfg: Config, data: Dataset, seed=0, dtype=torch.float64):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
 
+from tests import support
 from tune_mm import plugins
 from tune_mm.config import Config, load_config, with_overrides
 from tune_mm.core.types import VOID, Batch, Dataset, DataSpec, Padded, Split, Task
@@ -60,28 +62,35 @@ def dataset(count: int = 3, samples: int = 24, size: int = SIZE) -> Dataset:
     return Dataset("halves", DataSpec(shapes, TASK), splits)
 
 
-def config(method: str = "joint", network: str = "unet", **settings: object) -> Config:
+@cache
+def base_config(network: str = "unet") -> Config:
     """configs/ombria.yaml made small: channels 4 and 6, 2 epochs of batches of 8; or another of
     NETWORKS.
-
-    ESANet's head and its first maps, which CGGM's classifiers read, differ in width: there is no
-    direction term.
     """
-    if method == "cggm" and network == "esanet":
-        settings = {"direction": "off", **settings}
-    required = {
-        **plugins.load("methods", method).required,
-        **({"modality": "radar"} if method == "unimodal" else {}),
+    values: dict[str, Any] = {
+        "model.encoder.channels": (4, 6),
+        "train.epochs": 2,
+        "train.batch_size": 8,
+        "train.eval_batch_size": 5,
+        "train.device": "cpu",
+        "train.probe_size": 4,
+        "train.monitor": "auto",
     }
-    values = {
-        "model.encoder.channels": (4, 6), "train.epochs": 2, "train.batch_size": 8, "train.eval_batch_size": 5,
-        "train.device": "cpu", "train.probe_size": 4, "train.monitor": "auto",
-    }  # fmt: skip
-    cfg = with_overrides(
-        with_overrides(load_config("ombria"), values),
-        {"method": {"name": method, **required, **settings}},
-    )
-    return cfg if network == "unet" else with_overrides(cfg, {"model": NETWORKS[network]})
+    config = with_overrides(load_config("ombria"), values)
+    if network == "unet":
+        return config
+    return with_overrides(config, {"model": NETWORKS[network]})
+
+
+def config(method: str = "joint", network: str = "unet", **settings: object) -> Config:
+    """`base_config` for a method with `settings`."""
+    return support.with_method(base_config(network), method, tuple(CHANNELS), **settings)
+
+
+def spec(count: int = 3) -> DataSpec:
+    """What a model must know of `dataset`."""
+    modalities = list(CHANNELS)[:count]
+    return DataSpec({m: (CHANNELS[m], SIZE, SIZE) for m in modalities}, TASK)
 
 
 def batch(data: Dataset, count: int = 6) -> Batch:

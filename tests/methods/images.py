@@ -32,7 +32,5 @@ def dataset(count: int = 32) -> Dataset:
 
 def config(method: str, fusion: str = "concat", **settings: Any) -> Config:
     """`support.config` with small convolutional encoders."""
-    own = {"name": fusion, "stages": [1, 2]} if fusion == "mmtm" else {"name": fusion}
-    return with_overrides(
-        support.config(method, **settings), {"model": {"encoder": CNN, "fusion": own}}
-    )
+    base = with_overrides(support.base_config(), {"model.encoder": CNN})
+    return support.with_method(support.with_fusion(base, fusion), method, ("a", "b"), **settings)

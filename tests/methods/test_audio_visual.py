@@ -7,34 +7,22 @@ from __future__ import annotations
 import math
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from tests import support
+from tests.methods import combinations
+from tests.methods.combinations import CLIPS, clips
+from tests.methods.combinations import clips_config as config
 from tune_mm import plugins
-from tune_mm.config import Config, load_config, with_overrides
+from tune_mm.config import with_overrides
 from tune_mm.core.build import method_of
 from tune_mm.core.run import Run
 from tune_mm.core.types import Dataset
 from tune_mm.data import base
 
-METHODS = plugins.available("methods")
-# A transformer takes sequences; these take features of images.
-FUSIONS = tuple(f for f in plugins.available("fusions") if f != "transformer")
-SMALL = {
-    "data": {
-        "name": "cremad",
-        "audio": {"name": "mel", "seconds": 0.5, "bins": 20, "crop_seconds": 0.3},
-        "visual": {"frames": 2, "size": 16},
-    },
-    "model": {"encoder": {"name": "cnn", "channels": [4, 6], "width": 8}, "fusion": "concat"},
-    "train.epochs": 2,
-    "train.batch_size": 16,
-    "train.device": "cpu",
-    "train.probe_size": 16,
-}
+METHODS = combinations.METHODS
 
 
 @pytest.fixture(scope="module")
@@ -46,28 +34,27 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(base.ENV_CACHE, str(root / "cache"))
         base.make(section, root, plugin.options(section).changed(train=42, val=12, test=12))
-        return base.load(section, base.resolve(section, root))
+        found = base.load(section, base.resolve(section, root))
+    assert dict(found.spec.shapes) == dict(CLIPS.shapes)
+    return found
 
 
-def config(method: str, fusion: str = "concat", **settings: Any) -> Config:
-    fields: dict[str, Any] = {"modality": "visual"} if method == "unimodal" else {}
-    if method == "cggm":
-        fields = {"classifier_heads": 2, "direction": "off" if fusion == "mmtm" else "gradient"}
-    if method == "dgl":
-        fields = {"unimodal_path": "auto"}
-    own = {"name": fusion, "stages": [1, 2]} if fusion == "mmtm" else fusion
-    cfg = with_overrides(
-        load_config("cremad"), {**SMALL, "method": {"name": method, **fields}, **settings}
-    )
-    return with_overrides(cfg, {"model.fusion": own})
-
-
-@pytest.mark.parametrize(("method", "fusion"), [*product(METHODS, FUSIONS)])
+@pytest.mark.parametrize(
+    ("method", "fusion"),
+    combinations.params(
+        [
+            clips(*pair)
+            for pair in product(METHODS, combinations.FUSIONS)
+            if pair[1] != "transformer"
+        ],
+        "method",
+        "fusion",
+    ),
+)
 def test_every_trained_parameter_moves_and_all_numbers_are_finite(
     data: Dataset, method: str, fusion: str
 ) -> None:
     cfg = config(method, fusion)
-    support.require_trainable(cfg, data)
     epochs = support.turns(method_of(cfg), data.spec.modalities)
     run = Run(with_overrides(cfg, {"train.epochs": epochs + 1}), data)
     before = {n: p.detach().clone() for n, p in run.net.params.items()}
@@ -79,8 +66,12 @@ def test_every_trained_parameter_moves_and_all_numbers_are_finite(
     assert set(run.test()) >= {"test/accuracy", "test/loss"}
 
 
-@pytest.mark.parametrize("fusion", ["concat", "mmtm"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("method", "fusion"),
+    combinations.params(
+        [clips(*pair) for pair in product(METHODS, ["concat", "mmtm"])], "method", "fusion"
+    ),
+)
 def test_a_resumed_run_ends_bit_equal(
     data: Dataset, method: str, fusion: str, tmp_path: Path
 ) -> None:
@@ -88,7 +79,6 @@ def test_a_resumed_run_ends_bit_equal(
     happened.
     """
     cfg = config(method, fusion)
-    support.require_trainable(cfg, data)
     whole, first = Run(cfg, data), Run(cfg, data)
     whole.epoch()
     whole.epoch()
@@ -104,9 +94,7 @@ def test_a_resumed_run_ends_bit_equal(
 
 def test_neutral_dgl_equals_joint_training(data: Dataset) -> None:
     """alpha 0 without truncations: the first cell of the paper's Table 3."""
-    neutral: dict[str, Any] = {
-        f"method.{key}": value for key, value in plugins.load("methods", "dgl").neutral.items()
-    }
+    neutral = plugins.load("methods", "dgl").neutral
     runs = [Run(config("joint"), data), Run(config("dgl", **neutral), data)]
     for run in runs:
         run.epoch()
@@ -130,5 +118,6 @@ def test_cuda_agrees_with_cpu(data: Dataset, fusion: str) -> None:
     a grey level.
     """
     cpu = Run(config("dgl", fusion), data).epoch().metrics
-    found = Run(config("dgl", fusion, **{"train.device": "cuda"}), data).epoch().metrics
+    on_cuda = with_overrides(config("dgl", fusion), {"train.device": "cuda"})
+    found = Run(on_cuda, data).epoch().metrics
     assert found["train/loss"] == pytest.approx(cpu["train/loss"], rel=1e-2)

@@ -1,13 +1,17 @@
-"""What every method must satisfy. A new file in tune_mm/methods is covered by existing (see
-tests/support.py).
+"""What every method must satisfy. A new file in tune_mm/methods is covered by existing.
+
+Collected is what the product trains; what it refuses is in test_refusals.py.
 """
 
 import math
+from itertools import product
 
 import pytest
 import torch
 
 from tests import support
+from tests.methods import combinations
+from tests.methods.combinations import sequences
 from tune_mm import plugins
 from tune_mm.config import with_overrides
 from tune_mm.core import grads
@@ -15,8 +19,9 @@ from tune_mm.core.net import Net
 from tune_mm.core.run import Run
 from tune_mm.core.types import Clock
 
-METHODS = plugins.available("methods")
-MODALITIES = (("text", "audio"), ("text", "audio", "visual"))
+METHODS = combinations.METHODS
+MODALITIES = combinations.MODALITIES
+TRAINED = combinations.methods_on_sequences()
 FUSIONS = ("transformer", "concat", "sum")
 
 
@@ -25,17 +30,24 @@ def fusions(name):
     return plugins.load("methods", name).support.fusions or FUSIONS
 
 
-CASES = [(name, fusion) for name in METHODS for fusion in fusions(name)]
+PAIRS = [sequences(name, fusion) for name in METHODS for fusion in fusions(name)]
+CASES = combinations.params(PAIRS, "method", "fusion")
+NEUTRAL = [case for case in PAIRS if plugins.load("methods", case.method).neutral is not None]
+
+
+def on_all_data():
+    """Every method and fusion on two and three sequences of each task."""
+    cases = []
+    for pair in PAIRS:
+        for modalities, task in product(MODALITIES, combinations.TASKS):
+            cases.append(sequences(pair.method, pair.fusion, modalities, task))
+    return combinations.params(cases, "method", "fusion", "modalities", "task")
 
 
 def make(name, modalities=MODALITIES[1], task="classification", fusion=None, seed=0, **settings):
     """fusion: None: that of `support.config`, which the method supports."""
     data = support.dataset(modalities, task)
-    cfg = support.config(name, **settings)
-    if fusion not in {None, cfg.model.fusion.name}:
-        small = {"heads": 2, "layers": 1} if fusion == "transformer" else {}
-        cfg = with_overrides(cfg, {"model.fusion": {"name": fusion, **small}})
-    support.require_trainable(cfg, data)
+    cfg = support.config(name, fusion=fusion, **settings)
     method, net = support.bound(cfg, data, seed)
     return cfg, method, net, support.batch(data)
 
@@ -79,9 +91,7 @@ def test_module_docstring_has_the_fixed_headings(name):
     assert heads[1:] == ["Paper", "Idea", "Equations", "Deviations", "Shapes"]
 
 
-@pytest.mark.parametrize(("name", "fusion"), CASES)
-@pytest.mark.parametrize("modalities", MODALITIES, ids=["two", "three"])
-@pytest.mark.parametrize("task", ["classification", "regression"])
+@pytest.mark.parametrize(("name", "fusion", "modalities", "task"), on_all_data())
 def test_every_trained_parameter_gets_a_finite_gradient(name, fusion, modalities, task):
     cfg, method, net, batch = make(name, modalities, task, fusion)
     all_found = updates(cfg, method, net, batch, first_state(cfg, method, net, modalities, task))
@@ -92,12 +102,11 @@ def test_every_trained_parameter_gets_a_finite_gradient(name, fusion, modalities
         assert all(v.ndim == 0 and math.isfinite(float(v)) for v in found.logs.values())
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", TRAINED)
 def test_nonzero_gradient_for_every_trained_parameter_within_an_epoch(name):
     """A method of stages has as many epochs as it takes for each part to have its turn."""
     data = support.dataset()
     cfg = support.config(name)
-    support.require_trainable(cfg, data)
     epochs = support.turns(Run(cfg, data).method, data.spec.modalities)
     run = Run(with_overrides(cfg, {"train.epochs": max(epochs, 2)}), data)
     before = {n: p.detach().clone() for n, p in run.net.params.items()}
@@ -108,7 +117,7 @@ def test_nonzero_gradient_for_every_trained_parameter_within_an_epoch(name):
     assert moved == trained
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", TRAINED)
 def test_prefixes_of_optimizer_settings_own_parameters(name):
     cfg, method, net, _ = make(name)
     settings = method.optim(support.hp(cfg.method), support.hp(cfg.optim))
@@ -120,15 +129,17 @@ def test_prefixes_of_optimizer_settings_own_parameters(name):
         net.group("encoders.tex")
 
 
-@pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("task", ["classification", "regression"])
+@pytest.mark.parametrize(
+    ("name", "task"),
+    combinations.params(
+        [sequences(name, task=task) for name, task in product(METHODS, combinations.TASKS)],
+        "method",
+        "task",
+    ),
+)
 def test_loss_falls(name, task):
-    cfg, data = (
-        support.config(name, overrides={"train.epochs": 6, "optim.lr": 3e-3}),
-        support.dataset(task=task),
-    )
-    support.require_trainable(cfg, data)
-    run = Run(cfg, data)
+    cfg = support.config(name, overrides={"train.epochs": 6, "optim.lr": 3e-3})
+    run = Run(cfg, support.dataset(task=task))
     results = [run.epoch() for _ in range(6)]
     assert results[-1].metrics["train/loss"] < results[0].metrics["train/loss"]
     assert results[-1].metrics["val/loss"] < results[0].metrics["val/loss"]
@@ -171,10 +182,7 @@ def test_alone_equals_vmap(name, fusion):
         states = [found.state for found in alone]
 
 
-@pytest.mark.parametrize(
-    ("name", "fusion"),
-    [case for case in CASES if plugins.load("methods", case[0]).neutral is not None],
-)
+@pytest.mark.parametrize(("name", "fusion"), combinations.params(NEUTRAL, "method", "fusion"))
 def test_neutral_settings_reduce_to_joint(name, fusion):
     cfg, method, net, batch = make(name, fusion=fusion, **plugins.load("methods", name).neutral)
     joint_cfg, joint, _, _ = make("joint", fusion=fusion)
@@ -185,14 +193,13 @@ def test_neutral_settings_reduce_to_joint(name, fusion):
             torch.testing.assert_close(found.grads[key], value, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", TRAINED)
 def test_state_survives_a_round_trip(name, tmp_path):
     """A run saved to disk after one epoch and resumed in a new object ends bit-equal to an
     uninterrupted one.
     """
     cfg = support.config(name, overrides={"train.epochs": 3, "model.encoder.dropout_residual": 0.2})
     data = support.dataset()
-    support.require_trainable(cfg, data)
     whole, first = Run(cfg, data), Run(cfg, data)
     expected = [whole.epoch() for _ in range(3)]
     first.epoch()
@@ -211,7 +218,7 @@ def test_state_survives_a_round_trip(name, tmp_path):
     assert (whole.best_epoch, whole.best_value) == (second.best_epoch, second.best_value)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", TRAINED)
 def test_prediction_is_independent_of_batch_size(name):
     cfg, method, net, batch = make(name)
     state = first_state(cfg, method, net)

@@ -229,7 +229,8 @@ def test_mmtm_needs_the_fusion_s_own_head():
         "fusion": {"name": "mmtm", "stages": [1, 2]},
     }
     data = staged()
-    cfg = with_overrides(support.config("g_blending", {"train.epochs": 3}), {"model": small})
+    base = support.config("g_blending", {"train.epochs": 3}, heads="own")
+    cfg = with_overrides(base, {"model": small})
     with pytest.raises(
         ValueError,
         match=r"method\.heads: must be fusion where .* got 'own' \(method\.name: g_blending, model\.fusion: mmtm\)",

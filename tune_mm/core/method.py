@@ -8,7 +8,7 @@ the same body runs alone and under `torch.func.vmap`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -53,10 +53,8 @@ class Method:
         True  # predicts by the fusion's linear head, which is what gradient statistics look at
     )
 
-    # What the conformance tests need to know, told by the method's own file:
-    # settings without which it cannot be made,
-    required: ClassVar[Mapping[str, Any]] = {}
-    # settings at which it equals joint training (None: there are none, and why),
+    # What the conformance tests need to know, told by the method's own file (`settings_for_tests`
+    # too): settings at which it equals joint training (None: there are none, and why),
     neutral: ClassVar[Mapping[str, Any] | None] = None
     why_not_neutral: ClassVar[str] = ""
     # settings at which it draws no random numbers.
@@ -67,6 +65,13 @@ class Method:
         self.config: Any = StaticSettings(config)
         # A method that lets its user choose has a setting of that name.
         self.unimodal_path = getattr(config, "unimodal_path", self.unimodal_path)
+
+    @classmethod
+    def settings_for_tests(cls, modalities: Sequence[str], fusion: str) -> Mapping[str, Any]:
+        """Settings with which the conformance tests make the method for data of `modalities` and a
+        small model of that fusion: where its defaults do not do.
+        """
+        return {}
 
     @property
     def section(self) -> Any:

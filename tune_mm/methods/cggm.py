@@ -46,7 +46,7 @@ Shapes
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -137,6 +137,13 @@ class CGGM(Method):
     config: CGGMConfig
     neutral: ClassVar[Mapping[str, Any] | None] = {"magnitude": False, "lam": 0.0}
     support = Support(tasks=TASKS, cost="a small classifier per modality")
+
+    @classmethod
+    def settings_for_tests(cls, modalities: Sequence[str], fusion: str) -> Mapping[str, Any]:
+        settings: dict[str, Any] = {"classifier_heads": 2, "classifier_dropout": 0.0}
+        if fusion in ("mmtm", "esanet"):  # their heads read another width than the features'
+            settings["direction"] = "off"
+        return settings
 
     def trains(self, modalities: tuple[str, ...]) -> tuple[str, ...]:
         return (*super().trains(modalities), "aux")

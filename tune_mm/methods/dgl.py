@@ -35,7 +35,7 @@ Shapes
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -76,6 +76,10 @@ class DGL(Method):
     }
     support = Support(tasks=TASKS, cost="a pass of the fusion per modality, forward and back")
     separable = True
+
+    @classmethod
+    def settings_for_tests(cls, modalities: Sequence[str], fusion: str) -> Mapping[str, Any]:
+        return {"unimodal_path": "auto"}  # not every fusion has the default one
 
     def loss(
         self, net: Net, batch: Batch, hp: Tensors, state: Tensors, clock: Clock

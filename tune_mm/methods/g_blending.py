@@ -38,7 +38,7 @@ Shapes
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -96,6 +96,12 @@ class GBlending(WithHeads):
         tasks=TASKS,
         cost="a head per modality; offline, online: per estimate a super-epoch of each of the M + 1 losses",
     )
+
+    @classmethod
+    def settings_for_tests(cls, modalities: Sequence[str], fusion: str) -> Mapping[str, Any]:
+        if fusion in ("mmtm", "esanet"):  # they run the encoders' later stages
+            return {"heads": "fusion"}
+        return {}
 
     def check(self, net: Net) -> None:
         """Heads of their own need features that end at the encoders."""

@@ -17,7 +17,7 @@ Shapes
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from tune_mm.config import Section
@@ -36,9 +36,12 @@ class Unimodal(Joint):
     """One modality alone: see the module docstring."""
 
     Config = UnimodalConfig
-    required: ClassVar[Mapping[str, Any]] = {"modality": "text"}
     neutral: ClassVar[Mapping[str, Any] | None] = None
     why_not_neutral: ClassVar[str] = "it trains one modality only"
+
+    @classmethod
+    def settings_for_tests(cls, modalities: Sequence[str], fusion: str) -> Mapping[str, Any]:
+        return {"modality": modalities[0]}
 
     def spec(self, spec: DataSpec) -> DataSpec:
         """The spec of one modality. Raises ValueError for a modality that the data set does not
