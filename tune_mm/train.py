@@ -167,7 +167,9 @@ class TrackedRun:
         if self.writer is None:
             return
         run = self.state.run
-        best = {f"best/{k}": v for k, v in self.state.best_metrics.items()}
+        best = {}
+        for k, v in self.state.best_metrics.items():
+            best[f"best/{k}"] = v
         self.writer.log(self.handle, {**best, **test}, run.epochs_done)
         summary = summarize(self.state, status, reason, test, seconds)
         self.writer.artifact(self.handle, json.dumps(summary, indent=2) + "\n", "summary.json")

@@ -112,8 +112,14 @@ def update(
 
 
 def _scaled(tensors: Tensors, factor: float) -> Tensors:
-    return {name: value * factor for name, value in tensors.items()}
+    found = {}
+    for name, value in tensors.items():
+        found[name] = value * factor
+    return found
 
 
 def _sum(left: Tensors, right: Tensors) -> Tensors:
-    return {name: value + right[name] for name, value in left.items()}
+    found = {}
+    for name, value in left.items():
+        found[name] = value + right[name]
+    return found

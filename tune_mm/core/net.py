@@ -92,7 +92,9 @@ class Net:
         """The same net in which no gradient reaches the parameters under `prefix`. Raises KeyError
         if it owns none.
         """
-        stopped = {name: p.detach() for name, p in self.group(prefix).items()}
+        stopped = {}
+        for name, p in self.group(prefix).items():
+            stopped[name] = p.detach()
         net = self._calling(stopped)
         net.params = {**self.params, **stopped}
         return net
@@ -148,7 +150,10 @@ class Net:
 
     def encode(self, inputs: Inputs) -> Features:
         """Features per modality, each from its own encoder."""
-        return {m: self.encode_one(m, inputs[m]) for m in self.modalities}
+        found = {}
+        for m in self.modalities:
+            found[m] = self.encode_one(m, inputs[m])
+        return found
 
     def encode_one(self, modality: str, x: Padded) -> Padded:
         """Features of one modality."""

@@ -373,7 +373,10 @@ class Run:
         return run.best_state()
 
     def _moved(self, tensors: Tensors) -> Tensors:
-        return {n: t.to(self.device).clone() for n, t in tensors.items()}
+        found = {}
+        for n, t in tensors.items():
+            found[n] = t.to(self.device).clone()
+        return found
 
     def _tensors(self, values: dict[str, float]) -> Tensors:
         found = {}

@@ -43,7 +43,9 @@ def norms(
     """L2 norm per owner, and the clipping factor over everything but `aux` (None: no clipping)."""
     found: Tensors = {}
     for owner, names in owners.items():
-        parts = [flat(grads, part).norm() for part in _parts(grads, names)]
+        parts = []
+        for part in _parts(grads, names):
+            parts.append(flat(grads, part).norm())
         found[owner] = parts[0] if len(parts) == 1 else torch.stack(parts).norm()
     if max_norm is None:
         return found, None

@@ -201,7 +201,9 @@ class AGM(Method):
             for m in net.modalities:
                 absent[m] = _encoded_zeros(net, m, batch.inputs[m])
             partial = coalitions(net.modalities)[:-1]
-            out = {s: net.fuse(_chosen(s, features, absent)) for s in partial}
+            out = {}
+            for s in partial:
+                out[s] = net.fuse(_chosen(s, features, absent))
         out[frozenset(net.modalities)] = whole
         return out
 

@@ -90,7 +90,9 @@ class DGL(Method):
         else:
             learning = net
         alone = learning.unimodal(features, self.unimodal_path)
-        losses = {m: net.loss(z, batch.target) for m, z in alone.items()}  # L_m
+        losses = {}
+        for m, z in alone.items():
+            losses[m] = net.loss(z, batch.target)
         joint = net.loss(self._fused(net, features), batch.target)  # L_d
         return total(joint, losses, hp)
 

@@ -130,7 +130,11 @@ class GBlending(WithHeads):
         begins = [first]
         if self.config.mode == "online":
             begins = list(range(first, epochs, length))
-        return {e: min(length, epochs - e) for e in begins if e < epochs}
+        found = {}
+        for e in begins:
+            if e < epochs:
+                found[e] = min(length, epochs - e)
+        return found
 
     def dips(self, epochs: int) -> tuple[tuple[int, int], ...]:
         """A fifth of a super-epoch after each estimate, at least one epoch: the loss is another one

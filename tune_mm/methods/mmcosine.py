@@ -88,7 +88,10 @@ class MMCosine(Method):
     def check(self, net: Net) -> None:
         """Each modality must have columns of the head of its own."""
         columns = range(net.params["fusion.head.weight"].shape[1])
-        owned = [i for m in net.modalities for i in columns[net.block(m)]]
+        owned = []
+        for m in net.modalities:
+            for i in columns[net.block(m)]:
+                owned.append(i)
         if sorted(owned) != list(columns):
             raise ValueError(
                 "name: mmcosine needs a head with columns of its own for each modality, and this fusion's are shared; "

@@ -90,7 +90,7 @@ def build(config: Any, spec: DataSpec, aux: Aux | None = None) -> MultimodalMode
         except ValueError as error:
             raise ValueError(f"model.encoder: modality '{modality}': {error}") from error
     _require_dense(config.fusion.name, spec, fusion, encoders)
-    given: Mapping[str, Any] = {m: e.width for m, e in encoders.items()}
+    given: Mapping[str, Any] = _widths(encoders)
     if issubclass(fusion, StagedFusion | DenseFusion):
         # These take the encoders themselves, stage by stage.
         given = encoders

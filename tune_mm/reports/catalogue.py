@@ -114,7 +114,10 @@ def wheres(report: Report) -> Iterator[Where]:
     """
     if isinstance(report, TableReport):
         for row in report.rows:
-            own = {k: v for k, v in row.where.items() if v != MODALITY}
+            own = {}
+            for k, v in row.where.items():
+                if v != MODALITY:
+                    own[k] = v
             for column in report.columns:
                 yield {**report.where, **own, **({} if row.fixed else column.where)}
     elif isinstance(report, (SweepReport, CurvesReport, ScatterReport)):

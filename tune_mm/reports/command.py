@@ -134,7 +134,10 @@ def opened(request: Request) -> Job:
 def load(names: Iterable[str]) -> dict[str, Report]:
     """Reports by name. Raises ConfigError."""
     paths = dict(map(catalogue.resolve, names))
-    return {name: catalogue.load(path) for name, path in paths.items()}
+    found = {}
+    for name, path in paths.items():
+        found[name] = catalogue.load(path)
+    return found
 
 
 def write_reports(request: Request, found: Mapping[str, Report]) -> None:

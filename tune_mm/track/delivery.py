@@ -42,7 +42,10 @@ class Delivery:
         An artifact that cannot be written holds up nothing but the other artifacts.
         """
         failure: str | None = None
-        waiting = [s for s in self.queue.segments() if s not in self._loaded]
+        waiting = []
+        for s in self.queue.segments():
+            if s not in self._loaded:
+                waiting.append(s)
         try:
             if self._loaded or waiting:
                 self.sink.connect()

@@ -53,7 +53,11 @@ def find(queue: Path | None, root: Path) -> list[Path]:
 
 
 def _queues(paths: Iterable[Path]) -> list[Path]:
-    return [path for path in paths if (path / queue_file.FILE).is_file()]
+    found = []
+    for path in paths:
+        if (path / queue_file.FILE).is_file():
+            found.append(path)
+    return found
 
 
 def replay(folder: Path, uri: str | None = None) -> Outcome:

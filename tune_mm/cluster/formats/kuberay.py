@@ -23,7 +23,10 @@ CLUSTER = "spec.rayClusterSpec"
 
 def build(path: Path, text: str, documents: tuple[Document, ...]) -> ClusterFile:
     """The nodes of the file's RayJob. Raises ConfigError where there is not exactly one."""
-    jobs = [d for d in documents if d.data.get("kind") == "RayJob"]
+    jobs = []
+    for d in documents:
+        if d.data.get("kind") == "RayJob":
+            jobs.append(d)
     if len(jobs) != 1:
         kinds = [str(d.data.get("kind")) for d in documents]
         hint = next((h for h in (nearest(k, ["RayJob"]) for k in kinds) if h), "")
@@ -150,7 +153,9 @@ def _mounts(
         claim = as_map(volume.get("persistentVolumeClaim")).get("claimName")
         if "nfs" in volume or "csi" in volume or (claim is not None and str(claim) not in alone):
             shared.add(str(volume.get("name")))
-    mounts = [as_map(m) for m in as_list(container.get("volumeMounts"))]
+    mounts = []
+    for m in as_list(container.get("volumeMounts")):
+        mounts.append(as_map(m))
     return tuple(str(m.get("mountPath")) for m in mounts if str(m.get("name")) in shared)
 
 

@@ -141,8 +141,14 @@ def _environment(
     env = assigned(exported)
     if passed is None or passed.text.startswith("ALL"):
         return env
-    names = {part.partition("=")[0] for part in passed.text.split(",")}
-    return {name: value for name, value in env.items() if name in names}
+    names = set()
+    for part in passed.text.split(","):
+        names.add(part.partition("=")[0])
+    found = {}
+    for name, value in env.items():
+        if name in names:
+            found[name] = value
+    return found
 
 
 def _count(option: ClusterLine) -> ClusterLine:

@@ -34,7 +34,10 @@ def pinned(file: ClusterFile) -> Iterator[Problem]:
     """The project and the images are of one version, not of whatever is newest when a node starts."""
     told: set[int] = set()
     for node in file.nodes:
-        loose = [s for s in _sources(file, node) if not _is_pinned(s)]
+        loose = []
+        for s in _sources(file, node):
+            if not _is_pinned(s):
+                loose.append(s)
         if node.image and not _is_pinned(node.image):
             loose.append(node.image)
         for source in loose:

@@ -128,7 +128,9 @@ def same_shapes(
     """The shape of each modality out of those by split. Raises DataError where splits differ."""
     first = next(iter(shapes.values()))
     for modality in first:
-        by_split = {split: own[modality] for split, own in shapes.items()}
+        by_split = {}
+        for split, own in shapes.items():
+            by_split[split] = own[modality]
         if len(set(by_split.values())) > 1:
             got = ", ".join(f"{split} {list(s)}" for split, s in by_split.items())
             raise DataError(

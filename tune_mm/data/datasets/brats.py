@@ -279,7 +279,8 @@ def _middle(cases: Cases, own: Sequence[str]) -> list[Sample]:
 def _all_slices(cases: Cases, own: Sequence[str]) -> list[Sample]:
     found: list[Sample] = []
     for case in own:
-        found += [(case, row) for row in range(len(cases.places(case)))]
+        for row in range(len(cases.places(case))):
+            found.append((case, row))
     return found
 
 

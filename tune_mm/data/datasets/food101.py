@@ -128,7 +128,10 @@ class Food101(FeaturePlugin):
             every += own
         store = find_store(cls.stores(config, place), every, config.store, _command(config, place))
         notes = [f"features {store.opened.folder.name}: {store.about}"]
-        dropped = {s.id: store.bad[s.id] for s in every if s.id in store.bad}
+        dropped = {}
+        for s in every:
+            if s.id in store.bad:
+                dropped[s.id] = store.bad[s.id]
         if dropped:
             count = f"{len(dropped)} of {len(every)} samples"
             notes.append(f"{count} could not be read and are left out")

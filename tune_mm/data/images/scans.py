@@ -210,7 +210,9 @@ def open_labels(name: str, cases: Cases, chosen: Sequence[tuple[str, int]]) -> N
         return {}
 
     total = hashlib.blake2b(json.dumps(chosen).encode(), digest_size=16).hexdigest()
-    sources = {case: (cases[case].folder / LABELS,) for case, _ in chosen}
+    sources = {}
+    for case, _ in chosen:
+        sources[case] = (cases[case].folder / LABELS,)
     folder = open_store(
         StoreRecipe(name, "labels", {"version": VERSION, "samples": total}, sources, quiet=True),
         build,

@@ -38,7 +38,9 @@ class Zoom:
         height, width = target.shape[1:]
         # Always four draws a sample: one setting does not change what another draws.
         draws = torch.rand(len(target), 4, generator=generator, dtype=torch.float64)
-        windows = [self._window(height, width, own) for own in draws.tolist()]
+        windows = []
+        for own in draws.tolist():
+            windows.append(self._window(height, width, own))
         changed = {}
         for modality, images in inputs.items():
             values = _cut_all(images.value, windows, modality in self.nearest)

@@ -44,7 +44,11 @@ class SourceFiles:
             left = json.loads((folder / SAMPLES).read_bytes())
             if left["kind"] == self.kind:
                 pairs = zip(left["digests"], self.digests, strict=True)
-                return [row for row, (old, new) in enumerate(pairs) if old != new]
+                found = []
+                for row, (old, new) in enumerate(pairs):
+                    if old != new:
+                        found.append(row)
+                return found
         except (OSError, KeyError, TypeError) as error:
             raise ValueError(f"{folder}: no such list of samples") from error
         raise ValueError(f"{folder}: is of another kind")

@@ -89,9 +89,13 @@ def _open(folder: Path) -> Dataset:
     """The data set in a store. Raises DataError where it is damaged."""
     try:
         raw = torch.load(folder / FILE, mmap=True, weights_only=True)
-        shapes = {m: tuple(shape) for m, shape in raw["shapes"].items()}
+        shapes = {}
+        for m, shape in raw["shapes"].items():
+            shapes[m] = tuple(shape)
         spec = DataSpec(shapes, Task(**raw["task"]))
-        splits = {name: _split(own) for name, own in raw["splits"].items()}
+        splits = {}
+        for name, own in raw["splits"].items():
+            splits[name] = _split(own)
     except Exception as error:  # whatever torch raises for a file that is not what was written
         raise cache.damaged(folder, FILE) from error
     dataset = Dataset(raw["name"], spec, splits, notes=tuple(raw["notes"]))

@@ -270,7 +270,10 @@ def _with_val(
 
 def _speakers(clips: Sequence[Clip], config: AudioVisualConfig, place: Path) -> list[str]:
     """The speaker of each clip; none where validation is not carved by speaker."""
-    speakers = [c.speaker for c in clips if c.speaker is not None]
+    speakers = []
+    for c in clips:
+        if c.speaker is not None:
+            speakers.append(c.speaker)
     whole = len(speakers) == len(clips)
     if config.val_by == "speaker" and not whole:
         raise DataError(
@@ -290,7 +293,10 @@ def _about(clips: Mapping[str, Sequence[Clip]], class_names: Sequence[str]) -> l
     train has heard.
     """
     seen = {c.label for c in clips["train"]}
-    unseen = [name for name in class_names if name not in seen]
+    unseen = []
+    for name in class_names:
+        if name not in seen:
+            unseen.append(name)
     if unseen:
         notes = [f"no clip in train of {len(unseen)} classes: {', '.join(unseen)}"]
     else:

@@ -100,7 +100,9 @@ class DecoderModule(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, blocks: int, skip: int, classes: int) -> None:
         super().__init__()
-        body = [NonBottleneck1D(outputs, outputs) for _ in range(blocks)]
+        body = []
+        for _ in range(blocks):
+            body.append(NonBottleneck1D(outputs, outputs))
         self.body = nn.Sequential(convolution(inputs, outputs, 3), *body)
         start(self.body)
         self.up = Upsampling(outputs)

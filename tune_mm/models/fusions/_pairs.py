@@ -52,7 +52,10 @@ class VectorFusion(LateFusion):
         return found
 
     def _vectors(self, features: Features) -> Tensors:
-        return {m: pooled(features[m], self.pool) for m in self.widths}
+        found = {}
+        for m in self.widths:
+            found[m] = pooled(features[m], self.pool)
+        return found
 
     def _alone(self, vectors: Tensors, modality: str, path: UnimodalPath) -> Tensors:
         """`vectors` with zeros, or `modality` itself, in place of the others."""

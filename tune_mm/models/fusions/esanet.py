@@ -87,7 +87,9 @@ class EsanetFusion(StagedFusion):
         height, width = spec.shapes[modalities[0]][-2:]
         self.gates = nn.ModuleList()
         for own in channels:
-            gates = {m: SqueezeExcite(own, config.reduction) for m in modalities}
+            gates = {}
+            for m in modalities:
+                gates[m] = SqueezeExcite(own, config.reduction)
             self.gates.append(nn.ModuleDict(gates))
         self.context = PyramidPooling(channels[-1], config.decoder[0], config.bins)
         self.decoder = nn.ModuleList()
@@ -137,7 +139,10 @@ class EsanetFusion(StagedFusion):
         """See `StagedFusion.hidden`: [B, decoder[-1], h, w], in training with the side outputs
         beside it.
         """
-        present = {m: features[m] for m in self.modalities if m not in absent}
+        present = {}
+        for m in self.modalities:
+            if m not in absent:
+                present[m] = features[m]
         fused = self._fused(encoders, present)
         maps = self.context(fused[-1])
         sides = []

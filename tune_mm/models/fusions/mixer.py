@@ -146,7 +146,10 @@ class MixerFusion(LateFusion):
     @classmethod
     def build(cls, config: Any, spec: DataSpec, widths: Mapping[str, int]) -> MixerFusion:
         """See `LateFusion.build`; any widths fit."""
-        steps = [shape[0] for shape in spec.shapes.values() if len(shape) == 2]
+        steps = []
+        for shape in spec.shapes.values():
+            if len(shape) == 2:
+                steps.append(shape[0])
         if config.length is None:
             length = min(steps, default=1)
         else:

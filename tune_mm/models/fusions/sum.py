@@ -36,7 +36,9 @@ class SumFusion(ConcatFusion):
         self, widths: Mapping[str, int], outputs: int, pool: Literal["mean", "first"]
     ) -> None:
         super().__init__(widths, outputs, pool)
-        layers = [nn.Linear(width, outputs) for width in widths.values()]
+        layers = []
+        for width in widths.values():
+            layers.append(nn.Linear(width, outputs))
         with torch.no_grad():
             self.head.weight.copy_(torch.cat([layer.weight for layer in layers], 1))
             self.head.bias.copy_(torch.stack([layer.bias for layer in layers]).sum(0))

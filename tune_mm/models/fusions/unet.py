@@ -67,7 +67,9 @@ class UNetFusion(DenseFusion):
     @classmethod
     def build(cls, config: Any, spec: DataSpec, encoders: Mapping[str, Any]) -> UNetFusion:
         """See `DenseFusion.build`."""
-        scales = [[*e.channels, e.width] for e in encoders.values()]
+        scales = []
+        for e in encoders.values():
+            scales.append([*e.channels, e.width])
         if (
             len({len(own) for own in scales}) > 1
             or len({shape[1:] for shape in spec.shapes.values()}) > 1
@@ -77,7 +79,9 @@ class UNetFusion(DenseFusion):
             )
         height, across = next(iter(spec.shapes.values()))[1:]
         width = config.width or max(own[-1] for own in scales)
-        by_scale = [list(own) for own in zip(*scales, strict=True)]
+        by_scale = []
+        for own in zip(*scales, strict=True):
+            by_scale.append(list(own))
         return cls(by_scale, width, config.dropout, spec.task.outputs, (height, across))
 
     def hidden(self, features: Features) -> Tensor:

@@ -79,7 +79,9 @@ def save(figure: Figure, folder: Path) -> list[Path]:
     """Write <folder>/<name>.png (200 dpi) and .svg; returns both. Raises UserError when the folder
     takes no files.
     """
-    paths = [folder / f"{figure.name}.{kind}" for kind in ("png", "svg")]
+    paths = []
+    for kind in ("png", "svg"):
+        paths.append(folder / f"{figure.name}.{kind}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with styled():

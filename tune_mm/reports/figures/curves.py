@@ -40,28 +40,30 @@ class CurveSource(Protocol):
 
 @dataclass(frozen=True)
 class Trace:
-    """A metric of a panel; family: its name without the modality ("" as the modality: the
-    multimodal model).
-    """
+    """A metric of a panel."""
 
     metric: str
+    # Its name without the modality.
     family: str
+    # "" for the multimodal model.
     modality: str
 
 
 @dataclass(frozen=True)
 class Band:
-    """Mean, standard deviation, least and greatest [E] over runs at each epoch [E]; runs: the most
-    that any has.
-    """
+    """What runs have at each epoch [E]."""
 
     epochs: np.ndarray
     mean: np.ndarray
     std: np.ndarray
+    # The least.
     low: np.ndarray
+    # The greatest.
     high: np.ndarray
+    # The most runs that any epoch has.
     runs: int
-    lost: int  # values that were not finite
+    # Values that were not finite.
+    lost: int
 
 
 def modalities(records: Iterable[StoredRun], metrics: Iterable[str]) -> tuple[str, ...]:
@@ -85,7 +87,8 @@ def traces(panel: Panel, known: Sequence[str]) -> list[Trace]:
     for metric in panel.metrics:
         if MODALITY in metric:
             family = metric.replace(f"/{MODALITY}", "")
-            out += [Trace(metric.replace(MODALITY, m), family, m) for m in known]
+            for m in known:
+                out.append(Trace(metric.replace(MODALITY, m), family, m))
         else:
             head, _, last = metric.rpartition("/")
             out.append(Trace(metric, head, last) if last in known else Trace(metric, metric, ""))
@@ -107,10 +110,10 @@ def band(curves: Iterable[Curve]) -> Band:
     epochs = sorted(values)
     mean = np.array([np.mean(values[e]) for e in epochs])
     std = np.array([np.std(values[e], ddof=1) if len(values[e]) > 1 else 0.0 for e in epochs])
-    low, high = (np.array([f(values[e]) for e in epochs]) for f in (min, max))
-    return Band(
-        np.array(epochs), mean, std, low, high, max(map(len, values.values()), default=0), lost
-    )
+    low = np.array([min(values[e]) for e in epochs])
+    high = np.array([max(values[e]) for e in epochs])
+    runs = max(map(len, values.values()), default=0)
+    return Band(np.array(epochs), mean, std, low, high, runs, lost)
 
 
 def curves(
@@ -124,12 +127,17 @@ def curves(
 
     What no run has is left out, and the caption says it with the command that makes it.
     """
-    wheres = {s.label: {**report.where, **s.where} for s in report.series}
+    wheres = {}
+    for s in report.series:
+        wheres[s.label] = {**report.where, **s.where}
     found, note = together(records, report, wheres, choice)
     chosen = {}
     for label, w in wheres.items():
         chosen[label] = found.get(label) or select(list(records), report, w, choice)
-    runs = [r for selection in chosen.values() for r in selection.records]
+    runs = []
+    for selection in chosen.values():
+        for r in selection.records:
+            runs.append(r)
     known = modalities(runs, [m for p in report.panels for m in p.metrics])
     facets = list(_facets(report))
     with canvas.styled():
@@ -221,11 +229,10 @@ def _draw(
         canvas.empty(axes, "no runs: see the caption")
     elif len(families) > 1:
         many = len(labels) > 1
-        entries = [
-            canvas.key(f"{label}: {w}" if many else w, style=style)
-            for (label, family), style in styles.items()
-            for w in [WORDS.get(family, family)]
-        ]
+        entries = []
+        for (label, family), style in styles.items():
+            words = WORDS.get(family, family)
+            entries.append(canvas.key(f"{label}: {words}" if many else words, style=style))
         axes.legend(handles=entries, framealpha=0.7)
 
 
@@ -259,7 +266,8 @@ def _legend(
         entries.append(canvas.key(m or "multimodal", _colour(m, known)))
     if len(labels) > 1:
         pairs = zip(labels, DASHES, strict=False)
-        entries += [canvas.key(label, style=style) for label, style in pairs]
+        for label, style in pairs:
+            entries.append(canvas.key(label, style=style))
     if entries:
         figure.legend(
             handles=entries, loc="outside lower center", ncols=min(len(entries), 6), frameon=False
@@ -273,14 +281,15 @@ def _absent(
     for label, selection in chosen.items():
         if not selection.records:
             yield f"runs of {label}"
-    have = {trace.metric for _, trace, _ in drawn} | {
-        f"{trace.family}/{MODALITY}" for _, trace, _ in drawn
-    }
-    if any(s.records for s in chosen.values()):
-        for p in report.panels:
-            for m in p.metrics:
-                if m not in have:
-                    yield f"the metric {m}"
+    have: set[str] = set()
+    for _, trace, _ in drawn:
+        have |= {trace.metric, f"{trace.family}/{MODALITY}"}
+    if not any(selection.records for selection in chosen.values()):
+        return
+    for panel in report.panels:
+        for metric in panel.metrics:
+            if metric not in have:
+                yield f"the metric {metric}"
 
 
 def _reading(report: CurvesReport, drawn: Sequence[tuple[str, Trace, Band]]) -> Iterator[str]:

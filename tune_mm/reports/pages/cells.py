@@ -45,7 +45,11 @@ def setting(value: object) -> PageCell:
 
 def finite(values: Iterable[float]) -> list[float]:
     """Those that are numbers."""
-    return [value for value in values if math.isfinite(value)]
+    found = []
+    for value in values:
+        if math.isfinite(value):
+            found.append(value)
+    return found
 
 
 def figure(value: float | None) -> PageCell:

@@ -169,7 +169,10 @@ def schedules(search: Search, found: Sequence[tuple[Trial, Curves]]) -> go.Figur
     height = 240
     figure = make_subplots(rows, columns, horizontal_spacing=0.085, vertical_spacing=min(0.3, 70 / (height * rows)),
                            subplot_titles=[label(k) for k in keys])  # fmt: skip
-    values = [t.value for t, _ in found if t.value is not None]
+    values = []
+    for t, _ in found:
+        if t.value is not None:
+            values.append(t.value)
     low = min(values, default=0.0)
     high = max(values, default=1.0)
     best = search.best()

@@ -130,7 +130,10 @@ def _modality(metric: str) -> str:
 
 def _by_seed(group: FinalGroup, metric: str) -> list[float]:
     """NaN where a seed lacks the metric."""
-    return [values.get(metric, math.nan) for values in group.test.values()]
+    found = []
+    for values in group.test.values():
+        found.append(values.get(metric, math.nan))
+    return found
 
 
 def _table(

@@ -161,7 +161,9 @@ def ticks(axis: Any, values: Sequence[Any]) -> None:
     if axis.type == "log":
         low = min(values)
         high = max(values)
-        texts = [f"{float(f'{v:.1g}'):g}" for v in np.geomspace(low, high, 4)]
+        texts = []
+        for v in np.geomspace(low, high, 4):
+            texts.append(f"{float(f'{v:.1g}'):g}")
         few = {"tickvals": [float(t) for t in texts], "ticktext": texts}
         axis.update(exponentformat="power", **({"dtick": 1} if high / low >= 100 else few))
 
@@ -177,7 +179,10 @@ def one_of_few(one: Study, key: str) -> bool:
 
 def weights(one: Study) -> dict[str, float] | str:
     """Optuna's importances by setting, or why there are none."""
-    done = [t for t in one.trials if t.state is TrialState.COMPLETE]
+    done = []
+    for t in one.trials:
+        if t.state is TrialState.COMPLETE:
+            done.append(t)
     values = {t.value for t in done}
     if len(done) < FEWEST:
         return f"{len(done)} completed trials are too few for importances (at least {FEWEST})."
@@ -222,7 +227,10 @@ def lives(search: Search) -> go.Figure:
             x=x, y=y, width=0.8, name=status, marker_color=color, legendgroup=status, row=1, col=1
         )
         for trial in some:
-            epochs = [e for e, v in trial.progress if math.isfinite(v)]
+            epochs = []
+            for e, v in trial.progress:
+                if math.isfinite(v):
+                    epochs.append(e)
             values = [v for _, v in trial.progress if math.isfinite(v)]
             line = {"color": color, "width": 3.5 if trial is best else 1.3}
             mode = "lines" if len(epochs) > 1 else "markers"

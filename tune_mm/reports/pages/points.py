@@ -59,7 +59,10 @@ def _numeric(value: object) -> bool:
 def _colors(lines: Lines) -> Sequence[str]:
     """A color for each line; they repeat where there are more lines than colors."""
     palette = (BLACK, *MODALITY)
-    return [palette[at % len(palette)] for at in range(len(lines))]
+    found = []
+    for at in range(len(lines)):
+        found.append(palette[at % len(palette)])
+    return found
 
 
 def _over(key: str, settings: Settings, lines: Lines, metric: str) -> go.Figure:

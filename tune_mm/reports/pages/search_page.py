@@ -138,7 +138,8 @@ def _data(search: Search) -> str:
     parts = [_first(search).tags.get("dataset", "")]
     samples = search.about.get("samples")
     if isinstance(samples, dict):
-        parts += [f"{split} {count}" for split, count in samples.items()]
+        for split, count in samples.items():
+            parts.append(f"{split} {count}")
     return ", ".join(filter(None, parts))
 
 
@@ -159,7 +160,9 @@ def _run_counts(search: Search) -> str:
         statuses["final"] = [run.status for run in search.finals]
     parts = []
     for stage, found in statuses.items():
-        counts = [f"{count} {status}" for status, count in tally(found)]
+        counts = []
+        for status, count in tally(found):
+            counts.append(f"{count} {status}")
         parts.append(f"{stage}: {', '.join(counts)}")
     return "; ".join(parts)
 
@@ -222,7 +225,9 @@ def _slices(search: Search, one: Study) -> list[PageSection]:
         return []
     told = "Dots: completed trials, darker the later they came."
     told += _crosses(search) + _as_ended(search)
-    charts = [_chart(search, above, "", least=860) for above in figures[:-1]]
+    charts = []
+    for above in figures[:-1]:
+        charts.append(_chart(search, above, "", least=860))
     charts.append(_chart(search, figures[-1], told, least=860))
     return [PageSection("Slices", charts)]
 
@@ -278,7 +283,10 @@ def _schedules(reader: Reader, search: Search) -> Chart:
         "A poor trial goes on from a better one's weights, with that one's settings "
         "or with changed ones."
     )
-    kept = [key for key in search.domains["search"] if key not in changed]
+    kept = []
+    for key in search.domains["search"]:
+        if key not in changed:
+            kept.append(key)
     if kept:
         keys = ", ".join(kept)
         told += f" Not kept by epoch, and shown as drawn at the start everywhere: {keys}."

@@ -142,7 +142,9 @@ def _number(value: object) -> bool:
 
 
 def _marks(found: Sequence[tuple[Trial, Point]]) -> dict[str, Any]:
-    text = [f"trial {t.number}: {t.value:.4f}" for t, _ in found]
+    text = []
+    for t, _ in found:
+        text.append(f"trial {t.number}: {t.value:.4f}")
     return {"x": [p[0] for _, p in found], "y": [p[1] for _, p in found], "text": text}
 
 
@@ -196,7 +198,10 @@ def plane(settings: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
     if len(varied) != 2:
         return None
     x, y = varied
-    places = [(p[x], p[y]) for p in settings if x in p and y in p]
+    places = []
+    for p in settings:
+        if x in p and y in p:
+            places.append((p[x], p[y]))
     square = len({a for a, _ in places}) > 1 and len({b for _, b in places}) > 1
     if square and len(set(places)) == len(places):
         return x, y
@@ -221,7 +226,9 @@ def heat(
     axes = []
     for k in keys:
         axes.append(sorted({p[k] for p in settings if set(keys) <= set(p)}))
-    z: list[list[float | None]] = [[None] * len(axes[0]) for _ in axes[1]]
+    z: list[list[float | None]] = []
+    for _ in axes[1]:
+        z.append([None] * len(axes[0]))
     text = [["no run"] * len(axes[0]) for _ in axes[1]]
     for point, found in zip(settings, values, strict=True):
         if set(keys) <= set(point) and (kept := finite(found)):

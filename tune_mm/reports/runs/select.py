@@ -24,25 +24,26 @@ from tune_mm.stats import direction_or_max
 
 ATTRIBUTES = frozenset({"space", "stage", "status"})
 KINDS = ("real", "synthetic", "")  # by preference; "": a run that does not say
+# Settings of train that change no training.
 OBSERVED = (
     "device",
     "eval_batch_size",
     "gradient_statistics",
     "gradient_vectors",
     "probe_size",
-)  # change no training
+)
 NOT_THE_SETTING = frozenset({"seed", "name", *(f"train.{key}" for key in OBSERVED)})
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What the user narrows a report down to. data: a data set; since: runs that began then or
-    later (a time without a zone is local); run: a search's name or unique id, or the name of a run
-    of `tune_mm.train`.
-    """
+    """What the user narrows a report down to. None: not given."""
 
+    # A data set.
     data: str | None = None
+    # Of runs that began then or later; a time without a zone is local.
     since: datetime | None = None
+    # A search's name or unique id, or the name of a run of `tune_mm.train`.
     run: str | None = None
 
     def admits(self, record: StoredRun) -> bool:
@@ -66,15 +67,16 @@ class Choice:
 
 @dataclass(frozen=True)
 class Selection:
-    """Runs, by seed. data, kind: the data set, and whether it is real or synthetic ("" without
-    runs); searches: the names of the searches they are of (none: single runs); notes: what a reader
-    of the numbers should know.
-    """
+    """Runs, by seed."""
 
     records: list[StoredRun]
+    # The data set.
     data: str
+    # real or synthetic; "" without runs.
     kind: str
+    # Names of the searches that the runs are of; () for single runs.
     searches: tuple[str, ...]
+    # What a reader of the numbers should know.
     notes: tuple[str, ...]
 
 
@@ -84,13 +86,12 @@ def matches(record: StoredRun, where: Where) -> bool:
     A key is a tag, a parameter, or one of `space`, `stage` and `status`. null stands for None and
     for a key that the run does not have, "*" for all other values.
     """
-    return all(
-        any(
-            _equal(_value(record, key), one)
-            for one in (wanted if isinstance(wanted, tuple) else (wanted,))
-        )
-        for key, wanted in where.items()
-    )
+    for key, wanted in where.items():
+        stored = _value(record, key)
+        allowed = wanted if isinstance(wanted, tuple) else (wanted,)
+        if not any(_equal(stored, one) for one in allowed):
+            return False
+    return True
 
 
 def select(
@@ -136,7 +137,9 @@ def by_seed(records: Iterable[StoredRun], metric: str) -> dict[int, float]:
     """The last value of a metric by seed; seeds without a finite one are left out, and `lacking`
     names them.
     """
-    found = {r.seed: r.metrics.get(metric, math.nan) for r in records}
+    found = {}
+    for r in records:
+        found[r.seed] = r.metrics.get(metric, math.nan)
     out = {}
     for seed, value in sorted(found.items()):
         if math.isfinite(value):
@@ -147,14 +150,20 @@ def by_seed(records: Iterable[StoredRun], metric: str) -> dict[int, float]:
 def lacking(records: Iterable[StoredRun], metric: str) -> str:
     """What is to be said of runs whose `metric` is missing or not finite; "" when there are none."""
     runs = list(records)
+    absent: set[int] = set()
+    broken: set[int] = set()
     have = by_seed(runs, metric)
-    absent = sorted({r.seed for r in runs if metric not in r.metrics})
-    broken = sorted({r.seed for r in runs} - set(have) - set(absent))
+    for run in runs:
+        if metric not in run.metrics:
+            absent.add(run.seed)
+        elif run.seed not in have:
+            broken.add(run.seed)
+    broken -= absent
+    said = []
     if broken:
-        said = [f"{metric} is not finite for {_seeds(broken)}"]
-    else:
-        said = []
-    said += [f"{metric} is not logged for {_seeds(absent)}"] if absent else []
+        said.append(f"{metric} is not finite for {_seeds(sorted(broken))}")
+    if absent:
+        said.append(f"{metric} is not logged for {_seeds(sorted(absent))}")
     return "; ".join(said)
 
 

@@ -148,7 +148,9 @@ class Reader:
 
     def curves(self, record: StoredRun, metrics: Iterable[str]) -> dict[str, Curve]:
         """The curves of those of `metrics` that the run has."""
-        found = {metric: self.curve(record, metric) for metric in metrics}
+        found = {}
+        for metric in metrics:
+            found[metric] = self.curve(record, metric)
         return {metric: curve for metric, curve in found.items() if curve}
 
     def artifact(self, run: StoredRun | str, path: str) -> Path | None:

@@ -158,7 +158,10 @@ class TableReport(Report):
     def _expanded(self, column: Column) -> list[str]:
         modalities = column.modalities or self.modalities
         if MODALITY in column.name:
-            return [column.name.replace(MODALITY, m) for m in modalities]
+            found = []
+            for m in modalities:
+                found.append(column.name.replace(MODALITY, m))
+            return found
         return [column.name]
 
 

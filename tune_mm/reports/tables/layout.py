@@ -113,7 +113,10 @@ def _columns(report: TableReport, choice: Choice) -> list[Column]:
     columns = list(report.columns)
     if choice.data is None:
         return columns
-    on = [c for c in columns if _own(report, c) == choice.data]
+    on = []
+    for c in columns:
+        if _own(report, c) == choice.data:
+            on.append(c)
     return on or [c for c in columns if _own(report, c) == _own(report, columns[0])]
 
 

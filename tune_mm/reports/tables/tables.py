@@ -139,7 +139,9 @@ def _on(
     """The runs on one data set, real ones if there are any; which they are ("" without any), and
     notes.
     """
-    distinct = {_key(where): where for where in wheres.values()}
+    distinct = {}
+    for where in wheres.values():
+        distinct[_key(where)] = where
     found: dict[str, Selection] = {}
     note = kind = ""
     for kind in KINDS:
@@ -267,7 +269,10 @@ def _caption(
     report: TableReport, heads: Sequence[Head], lines: Sequence[TableLine], found: _Found
 ) -> str:
     cells = [cell for line in lines for cell in line.cells]
-    counts = [cell.ours.n for cell in cells if cell.ours is not None]
+    counts = []
+    for cell in cells:
+        if cell.ours is not None:
+            counts.append(cell.ours.n)
     about = ", ".join(f"{data} ({kind or 'no runs'})" for data, kind in found.kinds.items())
     if counts:
         many = f", {seed_count(counts)}; mean ± standard deviation over seeds"

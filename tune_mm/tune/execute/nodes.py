@@ -110,7 +110,10 @@ def check_storage(storage: str) -> None:
         seen = ask(others, _exists, str(mark))
     finally:
         mark.unlink()
-    blind = [node.name for node, found in seen.items() if not found]
+    blind = []
+    for node, found in seen.items():
+        if not found:
+            blind.append(node.name)
     if blind:
         nodes = ", ".join(blind)
         raise UserError(

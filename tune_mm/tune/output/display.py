@@ -191,7 +191,11 @@ class Board:
         return max(0.0, (self.total - self.done - half_done) * pace)
 
     def _running(self) -> list[TrialRow]:
-        return [row for row in self.rows.values() if row.state == "running"]
+        found = []
+        for row in self.rows.values():
+            if row.state == "running":
+                found.append(row)
+        return found
 
     def _head(self) -> str:
         return "   ".join([f"{self.stage} {self.done}/{self.total}", *self._outlook()])

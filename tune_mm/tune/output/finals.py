@@ -51,7 +51,10 @@ class Finals:
     @property
     def winner(self) -> FinalGroup | None:
         """The best by mean validation objective, the baseline aside."""
-        own = [group for group in self.groups if group.role != "baseline"]
+        own = []
+        for group in self.groups:
+            if group.role != "baseline":
+                own.append(group)
         better = sign(self.metric)
         return max(own, key=lambda g: better * statistics.fmean(g.val.values()), default=None)
 
@@ -75,7 +78,10 @@ def finals(plan: Plan, ledger: Ledger, chosen: Mapping[str, Mapping[str, Any]]) 
     groups: list[FinalGroup] = []
     ended = ledger.trials(TrialState.COMPLETE)
     for source, values in chosen.items():
-        runs = [run for run in ended if run.user_attrs["source"] == source]
+        runs = []
+        for run in ended:
+            if run.user_attrs["source"] == source:
+                runs.append(run)
         runs = [run for run in runs if _seed(run) in plan.final_seeds]
         if runs:
             groups.append(_group(source, values, runs))

@@ -75,8 +75,13 @@ def summary(
 
 def counts(ledger: Ledger) -> dict[str, int]:
     """How many trials are in each state."""
-    states = [trial.state.name.lower() for trial in ledger.trials()]
-    return {state: states.count(state) for state in sorted(set(states))}
+    states = []
+    for trial in ledger.trials():
+        states.append(trial.state.name.lower())
+    found = {}
+    for state in sorted(set(states)):
+        found[state] = states.count(state)
+    return found
 
 
 def trial_facts(trial: FrozenTrial) -> dict[str, Any]:

@@ -276,7 +276,9 @@ def _require_unchanged(options: Options, record: Mapping[str, Any]) -> None:
     path = Path(saved["path"])
     if path.is_file():
         suite = build_suite(saved["name"], read_yaml(path))
-        now = {member.name: member.document.data for member in suite.members}
+        now = {}
+        for member in suite.members:
+            now[member.name] = member.document.data
         before = {}
         for name, one in record["members"].items():
             before[name] = one["values"]

@@ -123,7 +123,10 @@ class Ledger:
 
     def unfinished(self) -> list[int]:
         """Numbers of the trials that were handed out and have not ended."""
-        return [trial.number for trial in self.trials(TrialState.RUNNING)]
+        found = []
+        for trial in self.trials(TrialState.RUNNING):
+            found.append(trial.number)
+        return found
 
     def handed_out(self) -> int:
         """How many trials were ever handed out."""

@@ -156,7 +156,10 @@ def _validated(document: Document, overrides: Mapping[str, Any]) -> SpaceSpec:
     except ValidationError as error:
         keys = dict(section_keys(SpaceSpec))
         found = explain(error, document.data, keys, lambda k: (k, f" ({document.where(k)})"))
-        wrong = {str(one["loc"][0]) for one in error.errors() if one["loc"]}
+        wrong = set()
+        for one in error.errors():
+            if one["loc"]:
+                wrong.add(str(one["loc"][0]))
         others = _problems_without(wrong, document, overrides)
         raise ConfigError([*found, *others]) from None
 
@@ -212,7 +215,11 @@ def _parsed(spec: SpaceSpec, document: Document) -> tuple[dict[str, Domain], lis
 
 
 def _without(values: Mapping[str, Any], keys: Mapping[str, Any] | set[str]) -> Values:
-    return {key: value for key, value in values.items() if key not in keys}
+    found = {}
+    for key, value in values.items():
+        if key not in keys:
+            found[key] = value
+    return found
 
 
 def _base(spec: SpaceSpec, document: Document, overrides: Mapping[str, Any]) -> Config:

@@ -27,7 +27,10 @@ def within(epoch: int, ranges: Ranges) -> bool:
 def behind(epoch: int, ranges: Ranges) -> int:
     """The first epoch from `epoch` on that lies in none of the ranges."""
     while within(epoch, ranges):
-        ends = [last for first, last in ranges if first <= epoch <= last]
+        ends = []
+        for first, last in ranges:
+            if first <= epoch <= last:
+                ends.append(last)
         epoch = max(ends) + 1
     return epoch
 
