@@ -94,8 +94,13 @@ def record(uri: str, wanted: str, path: Path) -> int:
     rows = []
     for settings, curves in runs:
         seconds = [_short(curves[SECONDS][i]) for i in range(epochs)]
-        rows.append({"settings": settings, "seconds": seconds,
-                     "values": [[_short(curves[n][i]) for n in names] for i in range(epochs)]})  # fmt: skip
+        rows.append(
+            {
+                "settings": settings,
+                "seconds": seconds,
+                "values": [[_short(curves[n][i]) for n in names] for i in range(epochs)],
+            }
+        )
     text = json.dumps({"metrics": names, "runs": rows}, separators=(",", ":"))
     path.write_bytes(gzip.compress(text.encode(), mtime=0))
     return len(rows)

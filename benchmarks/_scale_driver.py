@@ -200,8 +200,16 @@ class Driver:
         searcher = AskTell(book, self.case.trials, lambda: self.case.slots)
         past = book.past(TrialState.COMPLETE, TrialState.PRUNED)
         spec = self.plan.space.spec.scheduler
-        scheduler = schedulers.make(spec.name, "max", self.case.epochs, spec.grace, spec.reduction,
-                                    self.plan.space.domains, past, searcher.resumed)  # fmt: skip
+        scheduler = schedulers.make(
+            spec.name,
+            "max",
+            self.case.epochs,
+            spec.grace,
+            spec.reduction,
+            self.plan.space.domains,
+            past,
+            searcher.resumed,
+        )
         return book, searcher, scheduler
 
     def _measure(self) -> None:

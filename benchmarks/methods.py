@@ -150,8 +150,14 @@ def main() -> None:
         for name in SUITES:
             out[name] = measure(name, given.data_root, given.epochs, given.rounds)
     for name, found in out.items():
-        rows = [[*key.split(), *(f"{r[k]:.2f}" for k in ("step", "run", "passes")), f"{r['before']:.0f}"]
-                for key, r in found["methods"].items()]  # fmt: skip
+        rows = [
+            [
+                *key.split(),
+                *(f"{r[k]:.2f}" for k in ("step", "run", "passes")),
+                f"{r['before']:.0f}",
+            ]
+            for key, r in found["methods"].items()
+        ]
         table(
             f"{name}, relative to joint",
             ("method", "fusion", "step", "run", "passes", "before"),

@@ -27,6 +27,7 @@ MAY_USE = {
     "reports": BASE | {"track", "reports"},
     "cluster": BASE | {"cluster"},
     "scaffold": BASE | {"scaffold"},
+    "single": BASE | {"core", "data", "track", "single"},
     "tune": BASE | {"core", "data", "methods", "models", "track", "tune"},
 }
 # Thin command lines; they put the parts together.

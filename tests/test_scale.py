@@ -53,8 +53,13 @@ def test_every_report_is_in_journal_and_store(
 
 def test_asha_keeps_one_in_three_at_most_at_each_rung(found: tuple[dict[str, Any], Path]) -> None:
     """Rungs at 1, 3, 9: a trial ends there or goes on; with 20 trials every rung thins them out."""
-    ends = [step for _, step in rows(found[1], "select run_uuid, max(step) from metrics where key = 'val/accuracy' "
-                                               "group by run_uuid")]  # fmt: skip
+    ends = [
+        step
+        for _, step in rows(
+            found[1],
+            "select run_uuid, max(step) from metrics where key = 'val/accuracy' group by run_uuid",
+        )
+    ]
     assert set(ends) == {1, 3, 9}
     assert ends.count(1) > ends.count(3) > 0
     assert found[0]["completed"] == ends.count(9)

@@ -93,8 +93,10 @@ def test_p_is_the_share_of_signed_ranks_that_lie_as_far_out(differences: list[in
         return
     order = ranks([abs(d) for d in kept])
     own = abs(sum(math.copysign(r, d) for r, d in zip(order, kept, strict=True)))
-    sums = [abs(sum(s * r for s, r in zip(signs, order, strict=True)))
-            for signs in itertools.product((1, -1), repeat=len(kept))]  # fmt: skip
+    sums = [
+        abs(sum(s * r for s, r in zip(signs, order, strict=True)))
+        for signs in itertools.product((1, -1), repeat=len(kept))
+    ]
     assert signed_rank([d / 7 for d in differences]) == pytest.approx(
         sum(x >= own for x in sums) / len(sums)
     )

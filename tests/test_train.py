@@ -23,9 +23,16 @@ from tune_mm.track import Store
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SMALL = [
-    "mosi", "train.device=cpu", "train.epochs=2", "model.encoder.width=10", "model.encoder.heads=2",
-    "model.encoder.layers=1", "model.fusion.heads=2", "model.fusion.layers=1", "train.probe_size=8",
-]  # fmt: skip
+    "mosi",
+    "train.device=cpu",
+    "train.epochs=2",
+    "model.encoder.width=10",
+    "model.encoder.heads=2",
+    "model.encoder.layers=1",
+    "model.fusion.heads=2",
+    "model.fusion.layers=1",
+    "train.probe_size=8",
+]
 
 
 @pytest.fixture(scope="session")
@@ -331,9 +338,15 @@ def test_an_unwritable_state_file_is_a_users_mistake(place: Path) -> None:
 
 
 CLIPS = [
-    "avdigits", "train.device=cpu", "train.epochs=1", "model.encoder.channels=[4, 6]", "train.probe_size=8",
-    "data.folder=mine", "data.audio_folder=audio", "data.frames_folder=frames",
-]  # fmt: skip
+    "avdigits",
+    "train.device=cpu",
+    "train.epochs=1",
+    "model.encoder.channels=[4, 6]",
+    "train.probe_size=8",
+    "data.folder=mine",
+    "data.audio_folder=audio",
+    "data.frames_folder=frames",
+]
 
 
 def test_damaged_and_missing_clips_are_told_and_left_out_only_when_asked(

@@ -178,26 +178,44 @@ def test_overrides_read_scalars_as_files_do():
         ("optim.lr=", "optim.lr: must be a number, got null"),
         ("optim.clip=big", "optim.clip: must be a number or null, got 'big'"),
         ("optim.beta1=1", "optim.beta1: must be < 1, got 1"),
-        ("optim.name=adm", "optim.name: must be one of sgd, adam, adamw, got 'adm'; nearest 'adam'"),
+        (
+            "optim.name=adm",
+            "optim.name: must be one of sgd, adam, adamw, got 'adm'; nearest 'adam'",
+        ),
         ("train.gradient_statistics=1", "train.gradient_statistics: must be true or false, got 1"),
         ("train.device=gpu", "train.device: must be auto, cpu, cuda or cuda:N, got 'gpu'"),
-        ("train.monitor=test/accuracy", "train.monitor: must be auto or a metric of the validation split, 'val/...', "
-         "got 'test/accuracy'"),
+        (
+            "train.monitor=test/accuracy",
+            "train.monitor: must be auto or a metric of the validation split, 'val/...', "
+            "got 'test/accuracy'",
+        ),
         ("schedule.milestones=3", "schedule.milestones: must be a list, got 3"),
-        ("schedule.milestones=[5, 1.5]", "schedule.milestones.1: must be epochs (an integer >= 0) or a fraction of all "
-         "epochs (a number in [0, 1)), got 1.5"),
+        (
+            "schedule.milestones=[5, 1.5]",
+            "schedule.milestones.1: must be epochs (an integer >= 0) or a fraction of all "
+            "epochs (a number in [0, 1)), got 1.5",
+        ),
         ("schedule.warmup=true", "schedule.warmup: must be an integer or a number, got true"),
         ("schedule.name=step", "schedule: name 'step' needs milestones, for example [0.7]"),
         ("optim=3", "optim: must be a mapping (key: value lines), got 3"),
-        ("method=3", "method: must be the name of one of methods, or a mapping with it under 'name', got 3"),
+        (
+            "method=3",
+            "method: must be the name of one of methods, or a mapping with it under 'name', got 3",
+        ),
         ("method=unimodal", "method.modality: missing, and it has no default"),
         ("model.encoder.heads=0", "model.encoder.heads: must be >= 1, got 0"),
         ("name=''", "name: must not be empty, got ''"),
-        ("name=[1", "name: not valid YAML: while parsing a flow sequence, expected ',' or ']', but got '<stream end>'; "
-         "quote the value to have it as text"),
-        ("name=*x", "name: not valid YAML: alias '*x' is not allowed; quote the value to have it as text"),
+        (
+            "name=[1",
+            "name: not valid YAML: while parsing a flow sequence, expected ',' or ']', but got '<stream end>'; "
+            "quote the value to have it as text",
+        ),
+        (
+            "name=*x",
+            "name: not valid YAML: alias '*x' is not allowed; quote the value to have it as text",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_override_is_named(override, message):
     assert problems("iemocap", [override]) == (f"{message} (override {override!r})",)
 
@@ -253,18 +271,29 @@ def test_an_override_mends_a_wrong_value_of_the_file(written):
         ("# only a comment\n", "x.yaml: must be a mapping (key: value lines), is empty"),
         ("- a\n- b\n", "x.yaml: must be a mapping (key: value lines), got list"),
         ("just text", "x.yaml: must be a mapping (key: value lines), got str"),
-        ("a: 1\nb: [1,\n", "x.yaml: not valid YAML: while parsing a flow node, expected the node content, but found "
-         "'<stream end>' (line 3)"),
+        (
+            "a: 1\nb: [1,\n",
+            "x.yaml: not valid YAML: while parsing a flow node, expected the node content, but found "
+            "'<stream end>' (line 3)",
+        ),
         ("a: b: c\n", "x.yaml: not valid YAML: mapping values are not allowed here (line 1)"),
-        ("a: 1\n--- \nb: 2\n", "x.yaml: not valid YAML: expected a single document in the stream, but found another "
-         "document (line 2)"),
-        ("a: \t\x07", "x.yaml: not valid YAML: unacceptable character #x0007: special characters are not allowed"),
+        (
+            "a: 1\n--- \nb: 2\n",
+            "x.yaml: not valid YAML: expected a single document in the stream, but found another "
+            "document (line 2)",
+        ),
+        (
+            "a: \t\x07",
+            "x.yaml: not valid YAML: unacceptable character #x0007: special characters are not allowed",
+        ),
         (b"a: caf\xe9\n", "x.yaml: must be UTF-8 text, got byte 0xe9 (line 1)"),
         ("name: a\nname: b\n", "name: given twice; first on line 1 (x.yaml line 2)"),
         ("optim:\n  lr: 1\n  lr: 2\n", "optim.lr: given twice; first on line 2 (x.yaml line 3)"),
         ("a: &x 1\nb: *x\n", "x.yaml: not valid YAML: alias '*x' is not allowed (line 2)"),
-        ("a: !!python/object/apply:os.system [id]\n", "a: tag '!!python/object/apply:os.system' is not allowed "
-         "(x.yaml line 1)"),
+        (
+            "a: !!python/object/apply:os.system [id]\n",
+            "a: tag '!!python/object/apply:os.system' is not allowed (x.yaml line 1)",
+        ),
         ("a: !!set {b}\n", "a: tag '!!set' is not allowed (x.yaml line 1)"),
         ("a: !!int ten\n", "a: cannot be read as int, got 'ten' (x.yaml line 1)"),
         ("a: !!binary aGk=\n", "a: tag '!!binary' is not allowed (x.yaml line 1)"),
@@ -275,7 +304,7 @@ def test_an_override_mends_a_wrong_value_of_the_file(written):
         ("#" * 1_000_001, "x.yaml: must be at most 1000000 bytes"),
     ],
     ids=lambda v: repr(v)[:30],
-)  # fmt: skip
+)
 def test_a_file_that_cannot_be_read_is_one_clear_message(text, message, written):
     assert problems(written(text)) == (message,)
 
@@ -322,9 +351,21 @@ def test_yaml_scalars_follow_version_1_2(written):
     text += "j: .5, k: 1:30, l: '1', m: !!str 1"
     data = read_yaml(written(text.replace(", ", "\n") + "\nn: True")).data
     assert data == {
-        "a": "on", "b": "no", "c": 0.001, "d": 15, "e": 12, "f": "1_000", "g": None, "h": None, "i": "2001-01-01",
-        "j": 0.5, "k": "1:30", "l": "1", "m": "1", "n": True,
-    }  # fmt: skip
+        "a": "on",
+        "b": "no",
+        "c": 0.001,
+        "d": 15,
+        "e": 12,
+        "f": "1_000",
+        "g": None,
+        "h": None,
+        "i": "2001-01-01",
+        "j": 0.5,
+        "k": "1:30",
+        "l": "1",
+        "m": "1",
+        "n": True,
+    }
 
 
 def test_lines_of_keys(written):
@@ -399,9 +440,27 @@ KEYS = [
     "schedule",
 ]
 SCALARS = (
-    st.none() | st.booleans() | st.integers(-3, 10**6) | st.floats() | st.text(max_size=8)
-    | st.sampled_from(["cggm", "dgl", "joint", "concat", "transformer", "step", "adam", "auto", "0.1", "-1", "null"])
-)  # fmt: skip
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 10**6)
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from(
+        [
+            "cggm",
+            "dgl",
+            "joint",
+            "concat",
+            "transformer",
+            "step",
+            "adam",
+            "auto",
+            "0.1",
+            "-1",
+            "null",
+        ]
+    )
+)
 VALUES = st.recursive(
     SCALARS, lambda v: st.lists(v, max_size=3) | st.dictionaries(st.text(max_size=6), v, max_size=3)
 )

@@ -205,8 +205,13 @@ def test_the_run_is_left_as_it_was_bit_for_bit():
     data = Dataset(
         "images", spec, {"train": images(40, 0), "val": images(16, 1), "test": images(16, 2)}
     )
-    changes = {"model.encoder": {"name": "cnn", "channels": [4], "width": 6, "dropout": 0.3}, "train.device": "cpu",
-               "train.epochs": 2, "train.batch_size": 16, "train.probe_size": 8}  # fmt: skip
+    changes = {
+        "model.encoder": {"name": "cnn", "channels": [4], "width": 6, "dropout": 0.3},
+        "train.device": "cpu",
+        "train.epochs": 2,
+        "train.batch_size": 16,
+        "train.probe_size": 8,
+    }
     cfg = with_overrides(load_config("avdigits"), changes)
     plain, curious = Run(cfg, data), Run(cfg, data)
     curious.method = Curious(cfg.method)

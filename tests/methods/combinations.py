@@ -24,7 +24,7 @@ FUSIONS = plugins.available("fusions")
 MODALITIES = (("text", "audio"), ("text", "audio", "visual"))
 TASKS = ("classification", "regression")
 # Data of clips: spectrograms and frames, and the network that takes them.
-CLIPS = DataSpec({"audio": (1, 20, 30), "visual": (2, 3, 16, 16)}, Task("classification", 6))
+CLIPS = DataSpec({"audio": (1, 20, 16), "visual": (2, 3, 16, 16)}, Task("classification", 6))
 CLIP_VALUES: dict[str, Any] = {
     "data": {
         "name": "cremad",

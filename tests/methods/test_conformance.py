@@ -172,8 +172,11 @@ def test_alone_equals_vmap(name, fusion):
         given = {k: torch.stack([s[k] for s in states]) for k in states[0]}
         together = torch.func.vmap(one, randomness="different")(stacked, lanes, given)
         for s, expected in enumerate(alone):
-            for theirs, mine in zip((expected.grads, expected.logs, expected.state, expected.rates), together,
-                                    strict=True):  # fmt: skip
+            for theirs, mine in zip(
+                (expected.grads, expected.logs, expected.state, expected.rates),
+                together,
+                strict=True,
+            ):
                 assert set(theirs) == set(mine)
                 for key, value in theirs.items():
                     torch.testing.assert_close(

@@ -56,8 +56,12 @@ def test_kept_by_hand():
         [tensor(0.6, 0.1), tensor(0.1, 0.9), tensor(0.9, 0.9), tensor(0.4, 0.1), tensor(0.1, 0.2)]
     )
     assert mrd.kept(draws, tensor(0.5, 0.25)).tolist() == [
-        [True, False], [False, True], [True, True], [True, False], [False, True],
-    ]  # fmt: skip
+        [True, False],
+        [False, True],
+        [True, True],
+        [True, False],
+        [False, True],
+    ]
     assert mrd.kept(tensor(0.0, 0.0)[None], tensor(0.0, 0.0)).tolist() == [[True, True]]
 
 
@@ -152,8 +156,10 @@ def test_rescaled_features_keep_the_scale_of_the_sum():
     features, stays = net.encode(batch.inputs), drawn(16, [0.5] * 3)
     factors = torch.tensor([[s * 3 / sum(row) for s in row] for row in stays], dtype=torch.float64)
     assert {1.5, 3.0} <= set(factors.flatten().tolist())
-    scaled = {m: Padded(features[m].value * factors[:, i, None, None], features[m].mask)
-              for i, m in enumerate(net.modalities)}  # fmt: skip
+    scaled = {
+        m: Padded(features[m].value * factors[:, i, None, None], features[m].mask)
+        for i, m in enumerate(net.modalities)
+    }
     found, _ = loss(cfg, method, net, batch)
     torch.testing.assert_close(
         found, net.loss(net.fuse(scaled), batch.target), rtol=1e-12, atol=1e-12

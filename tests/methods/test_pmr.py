@@ -73,9 +73,10 @@ def by_hand(net, batch, state, cfg):
 def test_similarity_by_hand():
     """|(0, 0) - (3, 4)| = 5; a class without a prototype is far from everything."""
     found = pmr.similarity(
-        torch.stack([tensor(0, 0), tensor(3, 4)]), torch.stack([tensor(3, 4), tensor(0, 0), tensor(0, 1)]),
+        torch.stack([tensor(0, 0), tensor(3, 4)]),
+        torch.stack([tensor(3, 4), tensor(0, 0), tensor(0, 1)]),
         torch.tensor([True, True, False]),
-    )  # fmt: skip
+    )
     assert found.tolist() == [[-5.0, 0.0, pmr.FAR], [0.0, -5.0, pmr.FAR]]
 
 
@@ -155,8 +156,11 @@ def test_only_encoders_that_lag_get_a_prototype_gradient():
             torch.testing.assert_close(
                 value, plain.grads[name], rtol=1e-9, atol=1e-12, msg=support.named(name)
             )
-    moved = {n.split(".")[1] for n in found.grads
-             if n.startswith("encoders.") and not torch.allclose(found.grads[n], plain.grads[n])}  # fmt: skip
+    moved = {
+        n.split(".")[1]
+        for n in found.grads
+        if n.startswith("encoders.") and not torch.allclose(found.grads[n], plain.grads[n])
+    }
     assert moved == {m for m in net.modalities if float(found.logs[f"balance/{m}"]) > 0}
     assert len(moved) == 2
 

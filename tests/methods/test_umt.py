@@ -124,8 +124,16 @@ def test_a_search_shares_its_teachers(tmp_path, monkeypatch):
     first = Run(cfg, data).state
     files = trained(tmp_path)
     assert len(files) == 3
-    tuned = {"optim.lr": 0.5, "optim.weight_decay": 0.1, "optim.name": "sgd", "optim.clip": None, "method.lam": 50.0,
-             "train.batch_size": 8, "model.fusion": "sum", "method.distill": "logits"}  # fmt: skip
+    tuned = {
+        "optim.lr": 0.5,
+        "optim.weight_decay": 0.1,
+        "optim.name": "sgd",
+        "optim.clip": None,
+        "method.lam": 50.0,
+        "train.batch_size": 8,
+        "model.fusion": "sum",
+        "method.distill": "logits",
+    }
     other = Run(with_overrides(cfg, tuned), data).state
     assert trained(tmp_path) == files
     assert first.keys() == other.keys()

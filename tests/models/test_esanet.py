@@ -155,8 +155,11 @@ def test_the_published_sizes():
     assert sizes == [(1, channels, 480 // s, 640 // s) for s, channels in sides]
     assert hidden.shape == (2, 128, 120, 160)
     assert [z.shape[1:] for z in (logits, *scales.coarser(logits))] == [
-        (40, 480, 640), (40, 15, 20), (40, 30, 40), (40, 60, 80),
-    ]  # fmt: skip
+        (40, 480, 640),
+        (40, 15, 20),
+        (40, 30, 40),
+        (40, 60, 80),
+    ]
 
 
 def literal(whole, features, present):
@@ -182,9 +185,12 @@ def literal(whole, features, present):
         sides.append(torch.einsum("bkhw,ck->bchw", body, module.side.weight[:, :, 0, 0]))
         sides[-1] = sides[-1] + module.side.bias[:, None, None]
         wide = F.conv2d(
-            F.pad(F.interpolate(body, scale_factor=2, mode="nearest"), (1, 1, 1, 1), mode="replicate"),
-            module.up.conv.weight, groups=body.shape[1],
-        )  # fmt: skip
+            F.pad(
+                F.interpolate(body, scale_factor=2, mode="nearest"), (1, 1, 1, 1), mode="replicate"
+            ),
+            module.up.conv.weight,
+            groups=body.shape[1],
+        )
         out = wide[:, :, : skip.shape[2], : skip.shape[3]] + module.skip(skip)
     return out, sides
 

@@ -44,13 +44,19 @@ def test_layer_equals_torch_s_own():
         .eval()
     )
     names = {
-        "self_attn.in_proj_weight": "qkv.weight", "self_attn.in_proj_bias": "qkv.bias",
-        "self_attn.out_proj.weight": "out.weight", "self_attn.out_proj.bias": "out.bias",
-        "linear1.weight": "up.weight", "linear1.bias": "up.bias",
-        "linear2.weight": "down.weight", "linear2.bias": "down.bias",
-        "norm1.weight": "norm_attention.weight", "norm1.bias": "norm_attention.bias",
-        "norm2.weight": "norm_ffn.weight", "norm2.bias": "norm_ffn.bias",
-    }  # fmt: skip
+        "self_attn.in_proj_weight": "qkv.weight",
+        "self_attn.in_proj_bias": "qkv.bias",
+        "self_attn.out_proj.weight": "out.weight",
+        "self_attn.out_proj.bias": "out.bias",
+        "linear1.weight": "up.weight",
+        "linear1.bias": "up.bias",
+        "linear2.weight": "down.weight",
+        "linear2.bias": "down.bias",
+        "norm1.weight": "norm_attention.weight",
+        "norm1.bias": "norm_attention.bias",
+        "norm2.weight": "norm_ffn.weight",
+        "norm2.bias": "norm_ffn.bias",
+    }
     state = layer.state_dict()
     other.load_state_dict({theirs: state[ours] for theirs, ours in names.items()})
     x, keys = (

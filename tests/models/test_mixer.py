@@ -148,11 +148,17 @@ def test_sizes() -> None:
         "flatten": [2, 2, 6],
     }
     assert {s: len(fusion.mixes) for s, fusion in found.items()} == {
-        "defaults": 6, "long": 3, "narrow": 6, "flatten": 6,
-    }  # fmt: skip
+        "defaults": 6,
+        "long": 3,
+        "narrow": 6,
+        "flatten": 6,
+    }
     assert {s: fusion.head.in_features for s, fusion in found.items()} == {
-        "defaults": 6, "long": 6, "narrow": 2 * 4, "flatten": 2 * 2 * 6,
-    }  # fmt: skip
+        "defaults": 6,
+        "long": 6,
+        "narrow": 2 * 4,
+        "flatten": 2 * 2 * 6,
+    }
     assert set(found["defaults"].project) == {"audio"}
     assert set(found["narrow"].project) == {"text", "audio"}
     assert found["narrow"].block("audio") == slice(0, 8)

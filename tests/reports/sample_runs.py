@@ -97,10 +97,23 @@ RHO = (
 LAMBDA = (_cggm(0.60, magnitude="true", lam=0.01), _cggm(0.62, magnitude="true", lam=0.2))
 JOINT = Cell(0.66, ())
 
-OLDER = Search("ablation_truncation-1", "ablation_truncation-1-0000aaaa", "ablation_truncation", "avdigits",
-               AUDIO_VISUAL, TRUNCATION, offset=-0.1)  # fmt: skip
-NEWER = Search("ablation_truncation-2", "ablation_truncation-2-0000bbbb", "ablation_truncation", "avdigits",
-               AUDIO_VISUAL, TRUNCATION)  # fmt: skip
+OLDER = Search(
+    "ablation_truncation-1",
+    "ablation_truncation-1-0000aaaa",
+    "ablation_truncation",
+    "avdigits",
+    AUDIO_VISUAL,
+    TRUNCATION,
+    offset=-0.1,
+)
+NEWER = Search(
+    "ablation_truncation-2",
+    "ablation_truncation-2-0000bbbb",
+    "ablation_truncation",
+    "avdigits",
+    AUDIO_VISUAL,
+    TRUNCATION,
+)
 ALPHAS = Search(
     "ablation_alpha-1",
     "ablation_alpha-1-0000cccc",
@@ -109,12 +122,33 @@ ALPHAS = Search(
     AUDIO_VISUAL,
     ALPHA,
 )
-RHOS = Search("ablation_rho-1", "ablation_rho-1-0000dddd", "ablation_rho", "utd_mhad", SENSORS, RHO,
-              baseline=(Cell(0.71, ()),))  # fmt: skip
-LAMBDAS = Search("ablation_lambda-1", "ablation_lambda-1-0000eeee", "ablation_lambda", "mosi",
-                 ("text", "audio", "visual"), LAMBDA, kind="synthetic", nan=frozenset({(1, 3)}))  # fmt: skip
-UNFINISHED = Search("dgl_avdigits-1", "dgl_avdigits-1-0000ffff", "dgl_avdigits", "avdigits", AUDIO_VISUAL,
-                    (Cell(0.77, ("method=dgl", "method.alpha=3.0")),))  # fmt: skip
+RHOS = Search(
+    "ablation_rho-1",
+    "ablation_rho-1-0000dddd",
+    "ablation_rho",
+    "utd_mhad",
+    SENSORS,
+    RHO,
+    baseline=(Cell(0.71, ()),),
+)
+LAMBDAS = Search(
+    "ablation_lambda-1",
+    "ablation_lambda-1-0000eeee",
+    "ablation_lambda",
+    "mosi",
+    ("text", "audio", "visual"),
+    LAMBDA,
+    kind="synthetic",
+    nan=frozenset({(1, 3)}),
+)
+UNFINISHED = Search(
+    "dgl_avdigits-1",
+    "dgl_avdigits-1-0000ffff",
+    "dgl_avdigits",
+    "avdigits",
+    AUDIO_VISUAL,
+    (Cell(0.77, ("method=dgl", "method.alpha=3.0")),),
+)
 # Of the unfinished search's trials 0 to 7: alpha, lr, epochs done, status.
 TRIALS = (
     (4.0, 0.02, 5, "completed"),
@@ -194,8 +228,16 @@ def write_search(writer: Writer, search: Search) -> None:
         for i, cell in enumerate(cells):
             for seed in SEEDS:
                 facts = {"role": role, "source": f"{source}/{i}", "trial": number}
-                start_final(writer, parent, search, cell, seed, facts, final(cell, i, seed, search.offset),
-                            nan=(i, seed) in search.nan)  # fmt: skip
+                start_final(
+                    writer,
+                    parent,
+                    search,
+                    cell,
+                    seed,
+                    facts,
+                    final(cell, i, seed, search.offset),
+                    nan=(i, seed) in search.nan,
+                )
                 number += 1
     writer.artifact(
         parent, json.dumps({"name": search.name, "status": "completed"}), "summary.json"

@@ -194,9 +194,14 @@ def elsewhere(
     """
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     return subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, stdout=stdout, stderr=subprocess.PIPE, text=True, env=environment,
+        [sys.executable, "-c", code],
+        cwd=folder,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
         check=False,
-    )  # fmt: skip
+    )
 
 
 def test_a_store_for_reading_only_still_gives_reports(here: Path) -> None:

@@ -32,10 +32,15 @@ class Cluster:
         (own / "tmp").mkdir(parents=True)
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))}
         self.environment = kept | {
-            "HOME": str(own), "TMPDIR": str(own / "tmp"), "RAY_TMPDIR": str(own / "tmp"),
-            "PATH": f"{network.bin}:{SCRIPTS}:{os.environ['PATH']}", "PIP_NO_INDEX": "true", "PIP_NO_DEPS": "true",
-            "RAY_USAGE_STATS_ENABLED": "0", "COLUMNS": "200",
-        }  # fmt: skip
+            "HOME": str(own),
+            "TMPDIR": str(own / "tmp"),
+            "RAY_TMPDIR": str(own / "tmp"),
+            "PATH": f"{network.bin}:{SCRIPTS}:{os.environ['PATH']}",
+            "PIP_NO_INDEX": "true",
+            "PIP_NO_DEPS": "true",
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "COLUMNS": "200",
+        }
 
     def command(
         self, *words: str | Path, folder: Path = REPOSITORY
@@ -147,9 +152,12 @@ def _environment_script(network: Network) -> None:
         " ".join(map(str, packages)),
         "import sysconfig; print(sysconfig.get_path('purelib'))",
     )
-    network.script("environment", f"""set -e
+    network.script(
+        "environment",
+        f"""set -e
 {python} -m venv --without-pip "$1"
 printf '%s\\n' {paths} > "$("$1/bin/python" -c "{where}")/packages.pth"
 printf '%s\\n' "#!$1/bin/python" 'from ray.scripts.scripts import main; main()' > "$1/bin/ray"
 printf '%s\\n' '#!/bin/bash' 'exec "$(dirname "$0")/python" -m pip "$@"' > "$1/bin/pip"
-chmod +x "$1/bin/ray" "$1/bin/pip\"""")  # fmt: skip
+chmod +x "$1/bin/ray" "$1/bin/pip\"""",
+    )

@@ -77,9 +77,14 @@ def execute(
     log = Path(environment["TMPDIR"]) / f"{time.monotonic_ns()}.log"
     with log.open("wb") as out:
         process = subprocess.Popen(
-            words, cwd=folder, env=dict(environment), stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
+            words,
+            cwd=folder,
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
             start_new_session=True,
-        )  # fmt: skip
+        )
         try:
             code = process.wait(patience)
         except subprocess.TimeoutExpired:

@@ -57,9 +57,13 @@ class Process:
         with self._log.open("wb") as out:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", module, *arguments],
-                cwd=root, env=kept, stdin=subprocess.PIPE, stdout=out, stderr=subprocess.STDOUT,
+                cwd=root,
+                env=kept,
+                stdin=subprocess.PIPE,
+                stdout=out,
+                stderr=subprocess.STDOUT,
                 start_new_session=True,  # as a terminal's foreground group
-            )  # fmt: skip
+            )
 
     @property
     def says(self) -> str:

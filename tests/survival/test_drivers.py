@@ -17,9 +17,14 @@ SPACES = {
     # One trial at a time: whatever the sampler and the scheduler remember decides what comes next.
     "tpe and asha": (SPACE, 1),
     # Two at a time: in which order they end is chance, so nothing may depend on it.
-    "random": (SPACE.replace("{name: tpe, startup: 3}", "random").replace("{name: asha,", "{name: none,")
-               .replace(", grace: 1, reduction: 2}", "}").replace("trials: 8", "trials: 6"), 2),
-}  # fmt: skip
+    "random": (
+        SPACE.replace("{name: tpe, startup: 3}", "random")
+        .replace("{name: asha,", "{name: none,")
+        .replace(", grace: 1, reduction: 2}", "}")
+        .replace("trials: 8", "trials: 6"),
+        2,
+    ),
+}
 
 
 def steady(value: Any) -> Any:

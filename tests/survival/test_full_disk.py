@@ -100,8 +100,14 @@ def test_a_disk_that_fills_while_a_checkpoint_is_written(
     """Each state has 1.45 MB, of which the check beforehand knows nothing: two fit, the third is
     cut off in the middle, and no more are tried.
     """
-    search = started.search(tmp_path, space=write(tmp_path, ONE), concurrency=1, storage=str(disk), ballast=1_450_000,
-                            hold=5)  # fmt: skip
+    search = started.search(
+        tmp_path,
+        space=write(tmp_path, ONE),
+        concurrency=1,
+        storage=str(disk),
+        ballast=1_450_000,
+        hold=5,
+    )
     search.until(lambda: trace(tmp_path, HELD), "the epoch that waits")
     assert [line["epoch"] for line in trace(tmp_path)] == [1, 2, 3, 3, 4]
     (died,) = (line for line in search.says.splitlines() if "its worker died" in line)

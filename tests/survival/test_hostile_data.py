@@ -159,11 +159,14 @@ def clips_space(place: Place) -> tuple[str, Path]:
 
 @pytest.mark.parametrize(
     ("target", "message"),
-    [("nowhere", "is a symbolic link that leads nowhere, to nowhere"),
-     ("c0.wav", "is a symbolic link that leads nowhere, to c0.wav"),
-     ("/dev/zero", "must be a file or a folder, got a device"), ("pipe", "must be a file or a folder, got a device")],
+    [
+        ("nowhere", "is a symbolic link that leads nowhere, to nowhere"),
+        ("c0.wav", "is a symbolic link that leads nowhere, to c0.wav"),
+        ("/dev/zero", "must be a file or a folder, got a device"),
+        ("pipe", "must be a file or a folder, got a device"),
+    ],
     ids=["nothing", "itself", "device", "pipe"],
-)  # fmt: skip
+)
 def test_links_among_clips(
     target: str, message: str, place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:

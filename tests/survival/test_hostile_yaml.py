@@ -113,17 +113,54 @@ def test_names_that_lead_elsewhere(
 # Random configurations
 
 WORDS = st.sampled_from(
-    ["mosi", "iemocap", "joint", "dgl", "cggm", "val/accuracy", "test/accuracy", "val/mae", "grid", "tpe", "asha",
-     "all", "/etc/passwd", "../x.yaml", "null", "", "optim.lr", "method.alpha", "uniform"]
-)  # fmt: skip
+    [
+        "mosi",
+        "iemocap",
+        "joint",
+        "dgl",
+        "cggm",
+        "val/accuracy",
+        "test/accuracy",
+        "val/mae",
+        "grid",
+        "tpe",
+        "asha",
+        "all",
+        "/etc/passwd",
+        "../x.yaml",
+        "null",
+        "",
+        "optim.lr",
+        "method.alpha",
+        "uniform",
+    ]
+)
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12) | WORDS
 KEYS = st.sampled_from(
     [*SPACE, "set", "defaults", "searcher", "scheduler", "resources", "finals"]
 ) | st.text(max_size=8)
 INNER = st.sampled_from(
-    ["optim.lr", "method.alpha", "model.fusion", "data", "train.epochs", "name", "top", "seeds", "baseline", "epochs",
-     "uniform", "loguniform", "choice", "grid", "when", "cpus", "startup", "grace"]
-)  # fmt: skip
+    [
+        "optim.lr",
+        "method.alpha",
+        "model.fusion",
+        "data",
+        "train.epochs",
+        "name",
+        "top",
+        "seeds",
+        "baseline",
+        "epochs",
+        "uniform",
+        "loguniform",
+        "choice",
+        "grid",
+        "when",
+        "cpus",
+        "startup",
+        "grace",
+    ]
+)
 VALUES = st.recursive(
     SCALARS,
     lambda v: st.lists(v, max_size=3) | st.dictionaries(INNER | st.text(max_size=6), v, max_size=3),
@@ -133,8 +170,11 @@ VALUES = st.recursive(
 @given(
     st.dictionaries(KEYS, VALUES, min_size=1, max_size=4), st.lists(KEYS, max_size=1), st.booleans()
 )
-@settings(max_examples=150, deadline=None,
-          suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])  # fmt: skip
+@settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 def test_random_spaces_are_planned_or_refused(
     place: Place,
     capsys: pytest.CaptureFixture[str],

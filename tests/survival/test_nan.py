@@ -24,8 +24,9 @@ def test_a_diverged_trial_is_told_failed_with_its_state(tmp_path: Path, started:
     text = SPACE.replace("{top: 1, seeds: 2, epochs: 3}", "{top: 0}").replace(
         "name: asha", "name: none"
     )
-    text = text.replace(", grace: 1, reduction: 2", "").replace("domains:\n", "domains:\n  optim.weight_decay: "
-                                                                "{choice: [0.0, 1.0]}\n")  # fmt: skip
+    text = text.replace(", grace: 1, reduction: 2", "").replace(
+        "domains:\n", "domains:\n  optim.weight_decay: {choice: [0.0, 1.0]}\n"
+    )
     text = text.replace(
         "  - {optim.lr: 1e-3}",
         "  - {optim.lr: 1e-3, optim.weight_decay: 0.0}\n  - {optim.lr: 1e-2, optim.weight_decay: 1.0}",

@@ -43,8 +43,16 @@ def test_the_trials_of_a_dead_node_move(
     cluster = started.module(tmp_path, "tests.survival.nodes", str(tmp_path), **environment)
     cluster.until((tmp_path / "address").exists, "the cluster")
     address = (tmp_path / "address").read_text()
-    search = started.search(tmp_path, environment=environment, space=space, address=address, storage=str(storage),
-                            hold=8, since=2, wait=0.1)  # fmt: skip
+    search = started.search(
+        tmp_path,
+        environment=environment,
+        space=space,
+        address=address,
+        storage=str(storage),
+        hold=8,
+        since=2,
+        wait=0.1,
+    )
     search.until(lambda: trace(tmp_path, HELD), "the epoch that waits")
     (cut,) = trace(tmp_path, HELD)
     number = {1e-2: 0, 1e-3: 1, 1e-4: 2}[cut["lr"]]

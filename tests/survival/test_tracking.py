@@ -45,8 +45,13 @@ def uri() -> str:
 
 def serve(started: Started, root: Path, uri: str) -> Process:
     """A server on a database of its own; it answers when this returns."""
-    given = {"host": "127.0.0.1", "port": uri.rpartition(":")[2], "workers": "1",
-             "backend-store-uri": f"sqlite:///{root}/server.db", "artifacts-destination": f"{root}/files"}  # fmt: skip
+    given = {
+        "host": "127.0.0.1",
+        "port": uri.rpartition(":")[2],
+        "workers": "1",
+        "backend-store-uri": f"sqlite:///{root}/server.db",
+        "artifacts-destination": f"{root}/files",
+    }
     server = started.module(root, "mlflow", "server", *(f"--{k}={v}" for k, v in given.items()))
     server.until(lambda: answers(uri), "an answer")
     return server

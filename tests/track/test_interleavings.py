@@ -183,9 +183,17 @@ def test_interruptions_leave_no_trace(
 
 COUNT = itertools.count()
 EVERYTHING: Steps = [
-    ("log", 1, "val", 0, 1), ("params", 1, 1), ("artifact", 1, 2), ("finish", 1, "failed", True), ("start", 1, 2),
-    ("log", 1, "val", 1, 2), ("tags", 1, 3), ("artifact", 1, 3), ("params", 1, 2), ("finish", 1, "completed", False),
-]  # fmt: skip
+    ("log", 1, "val", 0, 1),
+    ("params", 1, 1),
+    ("artifact", 1, 2),
+    ("finish", 1, "failed", True),
+    ("start", 1, 2),
+    ("log", 1, "val", 1, 2),
+    ("tags", 1, 3),
+    ("artifact", 1, 3),
+    ("params", 1, 2),
+    ("finish", 1, "completed", False),
+]
 
 
 @pytest.mark.parametrize("arrives", [False, True])

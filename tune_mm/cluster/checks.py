@@ -37,8 +37,10 @@ def read(path: str | Path) -> ClusterFile:
     if len(documents) == 1 and "provider" in documents[0].data:
         return launcher.build(path, text, documents[0])
     kinds = "provider (`ray up`), apiVersion: ray.io/v1 with kind: RayJob (KubeRay), or #SBATCH lines (Slurm)"
-    raise ConfigError(f"{shown(path)}: no cluster file; it must have {kinds}; got keys "
-                      f"{', '.join(key for d in documents for key in d.data)}")  # fmt: skip
+    raise ConfigError(
+        f"{shown(path)}: no cluster file; it must have {kinds}; got keys "
+        f"{', '.join(key for d in documents for key in d.data)}"
+    )
 
 
 def problems(file: ClusterFile) -> list[Problem]:

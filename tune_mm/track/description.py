@@ -37,9 +37,11 @@ def outcome(summary: Mapping[str, Any]) -> str:
     """
     finals = summary["finals"] or {"gain": None, "groups": []}
     parts = (
-        _gain(finals["gain"]), _status(summary), _finals(finals["groups"]),
+        _gain(finals["gain"]),
+        _status(summary),
+        _finals(finals["groups"]),
         _best(summary["best"], summary["objective"]),
-    )  # fmt: skip
+    )
     return "\n\n".join(filter(None, parts))
 
 

@@ -37,9 +37,12 @@ def columns(objective: str, modalities: Iterable[str], params: Iterable[str]) ->
     ordered = sorted(params, key=lambda key: not key.startswith("method."))
     alone = [f"best/{objective}/{m}" for m in modalities]
     groups = (
-        ("metrics", [f"best/{objective}"]), ("params", ordered), ("tags", TAGS[:1]), ("metrics", alone),
+        ("metrics", [f"best/{objective}"]),
+        ("params", ordered),
+        ("tags", TAGS[:1]),
+        ("metrics", alone),
         ("tags", TAGS[1:]),
-    )  # fmt: skip
+    )
     return [f"{group}.`{limits.name(key)}`" for group, keys in groups for key in keys]
 
 

@@ -272,10 +272,16 @@ def test_the_config_is_as_published_and_fits_every_method() -> None:
 
 def test_a_run_on_synthetic_files_reports_the_regions(tmp_path: Path, cache: Path) -> None:
     values = {
-        "model.encoder.depth": 18, "model.encoder.width": 4, "model.fusion.low": 2, "method": "cggm",
-        "train.epochs": 1, "train.batch_size": 8, "train.gradient_statistics": False,
-        "train.device": "cpu", "data.eval_slices": "middle",
-    }  # fmt: skip
+        "model.encoder.depth": 18,
+        "model.encoder.width": 4,
+        "model.fusion.low": 2,
+        "method": "cggm",
+        "train.epochs": 1,
+        "train.batch_size": 8,
+        "train.gradient_statistics": False,
+        "train.device": "cpu",
+        "data.eval_slices": "middle",
+    }
     config = with_overrides(load_config("brats"), values)
     base.make(config.data, tmp_path, Brats.options(config.data).changed(train=8, val=8, test=8))
     run = Run(config, base.load(config.data, base.resolve(config.data, tmp_path)))

@@ -279,15 +279,30 @@ def test_jitter_changes_hue_saturation_and_value_as_colorsys_has_them() -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda r: (r / "train/depth/0003.png").unlink(), r"train\.txt line 3: no file .*train/depth/0003\.png"),
-        (lambda r: (r / "train/rgb/0004.png").write_bytes(b"x"), r"rgb/0004\.png: is not a readable picture"),
-        (lambda r: change(r / "test/labels_40/0024.png", lambda a: a + np.uint8(37)), r"between 0 and 40, got 4"),
-        (lambda r: change(r / "train/depth/0002.png", lambda a: a.astype(np.uint8)), r"0002\.png: .* 16-bit grey, got"),
-        (lambda r: change(r / "train/rgb/0002.png", lambda a: a[:20]), r"24 x 32, got 20 x 32; or set data\.size"),
+        (
+            lambda r: (r / "train/depth/0003.png").unlink(),
+            r"train\.txt line 3: no file .*train/depth/0003\.png",
+        ),
+        (
+            lambda r: (r / "train/rgb/0004.png").write_bytes(b"x"),
+            r"rgb/0004\.png: is not a readable picture",
+        ),
+        (
+            lambda r: change(r / "test/labels_40/0024.png", lambda a: a + np.uint8(37)),
+            r"between 0 and 40, got 4",
+        ),
+        (
+            lambda r: change(r / "train/depth/0002.png", lambda a: a.astype(np.uint8)),
+            r"0002\.png: .* 16-bit grey, got",
+        ),
+        (
+            lambda r: change(r / "train/rgb/0002.png", lambda a: a[:20]),
+            r"24 x 32, got 20 x 32; or set data\.size",
+        ),
         (lambda r: (r / "test.txt").write_text("0001\n"), r"test\.txt line 1: no file"),
         (lambda r: (r / "test.txt").write_text(""), r"test\.txt: must name at least one picture"),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_is_named(root: Path, spoil: Callable[[Path], object], message: str) -> None:
     spoil(root)
     with pytest.raises(base.DataError, match=message):

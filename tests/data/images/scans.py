@@ -13,8 +13,13 @@ from tune_mm.data import base
 from tune_mm.data.datasets.brats import BratsConfig
 
 PLAIN: dict[str, Any] = {
-    "crop": None, "flip": False, "turn": False, "contrast": 0.0, "brightness": 0.0, "noise": 0.0,
-}  # fmt: skip
+    "crop": None,
+    "flip": False,
+    "turn": False,
+    "contrast": 0.0,
+    "brightness": 0.0,
+    "noise": 0.0,
+}
 SIZE = (20, 18, 7)
 TUMOUR = {2: 1, 3: 6, 5: 4}  # slice: rows of tumour
 

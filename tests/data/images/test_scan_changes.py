@@ -70,8 +70,10 @@ def test_jitter_is_affine_on_the_brain_and_noise_comes_with_its_probability() ->
 
 
 PARTS: dict[str, dict[str, Any]] = {
-    "contrast": {"contrast": 0.3}, "brightness": {"brightness": 0.2}, "noise": {"noise": 0.5, "deviation": 0.4},
-}  # fmt: skip
+    "contrast": {"contrast": 0.3},
+    "brightness": {"brightness": 0.2},
+    "noise": {"noise": 0.5, "deviation": 0.4},
+}
 
 
 def scans(count: int) -> tuple[dict[str, Padded], torch.Tensor]:

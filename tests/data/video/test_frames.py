@@ -338,8 +338,12 @@ def test_damaged_store(cache: Path, clips: dict[str, Files], file: str) -> None:
 
 def test_config_refuses_what_cannot_be() -> None:
     cases: tuple[dict[str, Any], ...] = (
-        {"frames": 0}, {"size": 0}, {"scale_min": 0.0}, {"scale_min": 1.5}, {"keep": 1, "frames": 2},
-    )  # fmt: skip
+        {"frames": 0},
+        {"size": 0},
+        {"scale_min": 0.0},
+        {"scale_min": 1.5},
+        {"keep": 1, "frames": 2},
+    )
     for wrong in cases:
         with pytest.raises(ValidationError, match=next(iter(wrong))):
             FramesConfig(**wrong)

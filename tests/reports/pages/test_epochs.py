@@ -28,8 +28,14 @@ def population(root: Path) -> Reader:
     """
     store = Store.open(f"sqlite:///{root}/mlruns/mlflow.db", root)
     with Writer(store, "toy", search="toy-1-0000") as writer:
-        tags = {"stage": "search", "search": "toy-1", "objective": "val/accuracy", "data_kind": "real", "seed": 0,
-                "dataset": EVIL}  # fmt: skip
+        tags = {
+            "stage": "search",
+            "search": "toy-1",
+            "objective": "val/accuracy",
+            "data_kind": "real",
+            "seed": 0,
+            "dataset": EVIL,
+        }
         parent = writer.start("toy-1", {"scheduler": "pbt"}, tags, key="search")
         writer.artifact(
             parent, space(method_rho=RHO, optim_lr=LR, model_fusion=FUSION), "space.json"

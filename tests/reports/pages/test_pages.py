@@ -247,8 +247,12 @@ def test_the_gain_and_groups_are_those_of_the_summary(tmp_path: Path) -> None:
 
 def test_broken_files_of_a_search_are_said_and_its_runs_shown_nevertheless(tmp_path: Path) -> None:
     trial = {"params": {"method.rho": 1.25}, "curve": [0.4]}
-    final = {"stage": "final", "params": {}, "tags": {"source": "search/0", "role": "tuned"},
-             "metrics": {"best/val/accuracy": 0.5, "test/accuracy": 0.25}}  # fmt: skip
+    final = {
+        "stage": "final",
+        "params": {},
+        "tags": {"source": "search/0", "role": "tuned"},
+        "metrics": {"best/val/accuracy": 0.5, "test/accuracy": 0.25},
+    }
     reader = make(
         tmp_path,
         [trial, final],
@@ -264,12 +268,22 @@ def test_broken_files_of_a_search_are_said_and_its_runs_shown_nevertheless(tmp_p
 def test_what_comes_from_runs_is_escaped_everywhere(tmp_path: Path) -> None:
     domain = {"kind": "choice", "args": [EVIL, "b"]}
     trials = [
-        {"params": {"model.fusion.name": EVIL}, "curve": [0.5], "reason": EVIL, "tags": {"method": EVIL}},
+        {
+            "params": {"model.fusion.name": EVIL},
+            "curve": [0.5],
+            "reason": EVIL,
+            "tags": {"method": EVIL},
+        },
         {"params": {"model.fusion.name": "b"}, "curve": [0.6]},
         {"params": {"model.fusion.name": EVIL}, "curve": [0.4], "status": "pruned"},
-        {"params": {}, "stage": "final", "tags": {"source": EVIL, "role": EVIL}, "curve": [0.5],
-         "metrics": {"best/val/accuracy": 0.5, "test/accuracy": 0.5}},
-    ]  # fmt: skip
+        {
+            "params": {},
+            "stage": "final",
+            "tags": {"source": EVIL, "role": EVIL},
+            "curve": [0.5],
+            "metrics": {"best/val/accuracy": 0.5, "test/accuracy": 0.5},
+        },
+    ]
     reader = make(
         tmp_path,
         trials,

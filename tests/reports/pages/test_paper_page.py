@@ -47,10 +47,16 @@ def truncation(reader: Reader, **changes: Any) -> Table:
         Column(label="rgb", metric="test/accuracy/rgb", group="alone", scale=100),
     )
     given: dict[str, Any] = {
-        "title": "Truncation", "paper": "dgl", "source": "Table 3", "data": "avdigits", "where": {"method": "dgl"},
-        "fill": ("python -m tune_mm.search --space ablation_truncation",), "reference": "no", "rows": rows,
+        "title": "Truncation",
+        "paper": "dgl",
+        "source": "Table 3",
+        "data": "avdigits",
+        "where": {"method": "dgl"},
+        "fill": ("python -m tune_mm.search --space ablation_truncation",),
+        "reference": "no",
+        "rows": rows,
         "columns": columns,
-    }  # fmt: skip
+    }
     report = TableReport(**{**given, **changes})
     return build(
         report,
@@ -68,11 +74,19 @@ def alpha(
 ) -> Figure:
     """DGL's Table 4 as a curve, on the runs of ALPHAS."""
     report = SweepReport(
-        title=title, paper="dgl", source="Table 4", data=data, x="method.alpha", metric="test/accuracy",
-        label="accuracy", fill=("python -m tune_mm.search --space ablation_alpha --set data={data}",), gain=gain,
-        series=(SweepSeries(label="DGL", where={"method": "dgl"}),), where={"space": "ablation_alpha"},
+        title=title,
+        paper="dgl",
+        source="Table 4",
+        data=data,
+        x="method.alpha",
+        metric="test/accuracy",
+        label="accuracy",
+        fill=("python -m tune_mm.search --space ablation_alpha --set data={data}",),
+        gain=gain,
+        series=(SweepSeries(label="DGL", where={"method": "dgl"}),),
+        where={"space": "ablation_alpha"},
         baseline={"method": "joint"},
-    )  # fmt: skip
+    )
     return sweep(
         report, reader.records(), reader, Choice(data=None, since=None, run=None), "dgl_alpha"
     )

@@ -112,10 +112,17 @@ def test_without_rho_and_lam_the_two_most_important_numbers_are_drawn(tmp_path: 
     # the objective is alpha's square and some of lr; clip is drawn in another order, and the choice
     # is no number
     trials = [
-        {"params": {"optim.clip": 0.08 * (i * 7 % 12), "optim.lr": 0.08 * (i * 5 % 12), "method.alpha": 0.08 * i,
-                    "model.fusion.name": "ab"[i % 2]}, "curve": [(0.08 * i) ** 2 + 0.1 * (0.08 * (i * 5 % 12))]}
+        {
+            "params": {
+                "optim.clip": 0.08 * (i * 7 % 12),
+                "optim.lr": 0.08 * (i * 5 % 12),
+                "method.alpha": 0.08 * i,
+                "model.fusion.name": "ab"[i % 2],
+            },
+            "curve": [(0.08 * i) ** 2 + 0.1 * (0.08 * (i * 5 % 12))],
+        }
         for i in range(12)
-    ]  # fmt: skip
+    ]
     fusion = {"kind": "choice", "args": ["a", "b"]}
     search = searched(
         tmp_path, trials, optim_clip=LR, optim_lr=LR, method_alpha=LR, model_fusion=fusion
@@ -166,11 +173,15 @@ def test_other_grids_are_no_heat_maps(settings: list[dict[str, Any]]) -> None:
 def test_the_page_of_a_two_dimensional_grid_shows_the_heat_map(tmp_path: Path) -> None:
     final = {"stage": "final", "curve": [0.5]}
     trials = [
-        {**final, "params": {"method.rho": r, "method.lam": v},
-         "tags": {"source": f"grid/{i}", "role": "grid", "seed": s},
-         "metrics": {"best/val/accuracy": r + v, "test/accuracy": r * v + 0.01 * s}}
-        for i, (r, v) in enumerate([(r, v) for r in (0.9, 1.2) for v in (0.1, 0.2)]) for s in (1, 2)
-    ]  # fmt: skip
+        {
+            **final,
+            "params": {"method.rho": r, "method.lam": v},
+            "tags": {"source": f"grid/{i}", "role": "grid", "seed": s},
+            "metrics": {"best/val/accuracy": r + v, "test/accuracy": r * v + 0.01 * s},
+        }
+        for i, (r, v) in enumerate([(r, v) for r in (0.9, 1.2) for v in (0.1, 0.2)])
+        for s in (1, 2)
+    ]
     grid = {
         k: {"kind": "grid", "args": list(a)}
         for k, a in (("method_rho", (0.9, 1.2)), ("method_lam", (0.1, 0.2)))

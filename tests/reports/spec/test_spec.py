@@ -140,8 +140,14 @@ def test_tables_1_and_2_hold_the_published_numbers() -> None:
     assert published(shipped("dgl_table1")) == numbers(TABLE_1)
     assert published(shipped("dgl_table2")) == numbers(TABLE_2)
     alone = shipped("dgl_table1").rows[0].published
-    assert alone == {"CREMA-D audio": 62.18, "CREMA-D visual": 68.23, "KS audio": 48.7, "KS visual": 54.6,
-                     "VGGSound audio": 45.13, "VGGSound visual": 30.68}  # fmt: skip
+    assert alone == {
+        "CREMA-D audio": 62.18,
+        "CREMA-D visual": 68.23,
+        "KS audio": 48.7,
+        "KS visual": 54.6,
+        "VGGSound audio": 45.13,
+        "VGGSound visual": 30.68,
+    }
     alone = shipped("dgl_table2").rows[0].published
     assert list(alone.values()) == [59.18, 68.34, 44.25, 54.28, 77.12]
 
@@ -175,8 +181,22 @@ def test_of_the_cggm_paper_only_what_an_index_quotes_is_there_and_is_said_to_be(
 
 
 # Compared in the CGGM paper (Sec. 4.3), and what of it has no row.
-COMPARED = {"unimodal", "joint", "mrd", "mslr", "g_blending", "greedy", "ogm", "agm", "pmr", "umt", "ume", "qmf",
-            "reconboost", "cggm"}  # fmt: skip
+COMPARED = {
+    "unimodal",
+    "joint",
+    "mrd",
+    "mslr",
+    "g_blending",
+    "greedy",
+    "ogm",
+    "agm",
+    "pmr",
+    "umt",
+    "ume",
+    "qmf",
+    "reconboost",
+    "cggm",
+}
 
 
 @pytest.mark.parametrize(
@@ -250,21 +270,51 @@ def test_a_folder_of_ones_own_adds_reports(written: Any, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("old", "new", "messages"),
     [
-        ("kind: table", "kind: tabel",
-         ["kind: must be one of table, sweep, curves, scatter, got 'tabel'; nearest 'table' (mine.yaml line 1)"]),
-        ("kind: table\n", "", ["kind: must be one of table, sweep, curves, scatter, got nothing (mine.yaml)"]),
-        ("paper: dgl", "paper: dlg", ["paper: must be one of dgl, cggm, got 'dlg'; nearest 'dgl' (mine.yaml line 3)"]),
-        ("title: Mine\n", "titel: Mine\n", ["title: missing", "titel: no such key; nearest 'title' ("]),
-        ("metric: test/accuracy", "metrics: test/accuracy",
-         ["columns.0.metric: missing", "columns.0.metrics: no such key; nearest 'columns.0.metric' ("]),
+        (
+            "kind: table",
+            "kind: tabel",
+            [
+                "kind: must be one of table, sweep, curves, scatter, got 'tabel'; nearest 'table' (mine.yaml line 1)"
+            ],
+        ),
+        (
+            "kind: table\n",
+            "",
+            ["kind: must be one of table, sweep, curves, scatter, got nothing (mine.yaml)"],
+        ),
+        (
+            "paper: dgl",
+            "paper: dlg",
+            ["paper: must be one of dgl, cggm, got 'dlg'; nearest 'dgl' (mine.yaml line 3)"],
+        ),
+        (
+            "title: Mine\n",
+            "titel: Mine\n",
+            ["title: missing", "titel: no such key; nearest 'title' ("],
+        ),
+        (
+            "metric: test/accuracy",
+            "metrics: test/accuracy",
+            [
+                "columns.0.metric: missing",
+                "columns.0.metrics: no such key; nearest 'columns.0.metric' (",
+            ],
+        ),
         ("reference: A", "reference: a", ["reference must be the label of a row, got 'a'"]),
         ("label: B", "label: A", ["rows must have names of their own, got 'A' twice"]),
-        ("published: {Accuracy", "published: {Acuracy",
-         ["published of row 'A' must name columns, got 'Acuracy'; nearest 'Accuracy'"]),
-        ("fill: [make it]", "fill: []", ["fill: must have at least 1 items, got [] (mine.yaml line 6)"]),
+        (
+            "published: {Accuracy",
+            "published: {Acuracy",
+            ["published of row 'A' must name columns, got 'Acuracy'; nearest 'Accuracy'"],
+        ),
+        (
+            "fill: [make it]",
+            "fill: []",
+            ["fill: must have at least 1 items, got [] (mine.yaml line 6)"],
+        ),
         ("data: avdigits", "data: 3", ["data: must be text, got 3 (mine.yaml line 5)"]),
     ],
-)  # fmt: skip
+)
 def test_mistakes_are_named_with_their_place(
     written: Any, old: str, new: str, messages: list[str]
 ) -> None:

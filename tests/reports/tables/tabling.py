@@ -71,12 +71,20 @@ def made(
     own = {"dataset": "avdigits", "data_kind": "real", "method": method, "search": search, **tags}
     return [
         StoredRun(
-            id=f"{search}/{method}/{seed}", name="", space="mine", search=search, parent=f"{search}/parent",
-            stage="final", status=own.get("status", "completed"), started=start + timedelta(minutes=seed),
-            tags={**own, "seed": str(seed)}, params={}, metrics={metric: value},
+            id=f"{search}/{method}/{seed}",
+            name="",
+            space="mine",
+            search=search,
+            parent=f"{search}/parent",
+            stage="final",
+            status=own.get("status", "completed"),
+            started=start + timedelta(minutes=seed),
+            tags={**own, "seed": str(seed)},
+            params={},
+            metrics={metric: value},
         )
         for seed, value in values.items()
-    ]  # fmt: skip
+    ]
 
 
 def seeds(*values: float) -> dict[int, float]:

@@ -76,8 +76,15 @@ def fake() -> Iterator[None]:
     ray.shutdown()
     ray_session.quiet()
     os.environ.setdefault("RAY_AUTH_TOKEN", "0" * 64)
-    ray.init(address="local", num_cpus=8, num_gpus=2, object_store_memory=ray_session.STORE, include_dashboard=False,
-             _node_ip_address="127.0.0.1", log_to_driver=False)  # fmt: skip
+    ray.init(
+        address="local",
+        num_cpus=8,
+        num_gpus=2,
+        object_store_memory=ray_session.STORE,
+        include_dashboard=False,
+        _node_ip_address="127.0.0.1",
+        log_to_driver=False,
+    )
     yield
     ray.shutdown()
     if shared:

@@ -67,9 +67,10 @@ def test_a_trial_without_a_whole_checkpoint_starts_anew_and_says_so(folder: Path
     result = again.step()
     assert result["training_iteration"] == 1
     assert [n.partition(" cannot")[0] for n in result["notes"]] == [
-        "its checkpoint checkpoint_000001", "its checkpoint checkpoint_000000",
+        "its checkpoint checkpoint_000001",
+        "its checkpoint checkpoint_000000",
         "it has no checkpoint that is whole: it starts anew",
-    ]  # fmt: skip
+    ]
     assert again.step()["notes"] == [], "it is said once"
 
 

@@ -19,11 +19,12 @@ def told(tests: list[float], seconds: list[float], **more: Any) -> dict[str, Any
     """A summary with final runs of seeds 1, 2 ..."""
     seeds = [str(s) for s in range(1, len(tests) + 1)]
     group = {
-        "role": "tuned", "settings": {"optim.lr": 0.1},
+        "role": "tuned",
+        "settings": {"optim.lr": 0.1},
         "val": dict.fromkeys(seeds, 0.5),
         "test": {s: {"test/accuracy": v, "test/mae": v} for s, v in zip(seeds, tests, strict=True)},
         "epoch_seconds": dict(zip(seeds, seconds, strict=True)),
-    }  # fmt: skip
+    }
     return {
         "status": "completed",
         "stages": {"search": {"complete": 2, "pruned": 1}},
@@ -107,8 +108,19 @@ def test_the_table_says_what_is_needed_to_read_it() -> None:
     says = out.getvalue()
     line = next(line for line in says.splitlines() if "dgl" in line)
     cells = [cell.strip() for cell in line.strip("│").split("│")]
-    assert cells == ["dgl", "3", "0.5000 ± 0.0000", "0.8100 ± 0.0173", "best", "+0.1000 ± 0.0100", "joint",
-                     "+0.0752 to +0.1248", "no: better", "1.50x", ""]  # fmt: skip
+    assert cells == [
+        "dgl",
+        "3",
+        "0.5000 ± 0.0000",
+        "0.8100 ± 0.0173",
+        "best",
+        "+0.1000 ± 0.0100",
+        "joint",
+        "+0.0752 to +0.1248",
+        "no: better",
+        "1.50x",
+        "",
+    ]
     assert "none (not begun)" in says
     assert "model.fusion=sum" in says
     assert "of 2 intervals at 95%, 0.1 would miss zero by chance alone" in says

@@ -24,8 +24,11 @@ def cells(name: str, data: str) -> list[dict[str, object]]:
 def test_table_3_has_four_cells_and_the_first_is_joint_training() -> None:
     keys = ("method.truncate_multimodal", "method.truncate_unimodal", "method.alpha")
     assert [tuple(c[k] for k in keys) for c in cells("ablation_truncation", "cremad")] == [
-        (False, False, 0.0), (False, True, 4.0), (True, False, 4.0), (True, True, 4.0),
-    ]  # fmt: skip
+        (False, False, 0.0),
+        (False, True, 4.0),
+        (True, False, 4.0),
+        (True, True, 4.0),
+    ]
 
 
 @pytest.mark.parametrize("data", ["iemocap", "utd_mhad", "mosi"])
@@ -49,8 +52,11 @@ def test_figure_5_has_seven_values_of_rho_and_six_of_lambda() -> None:
 
 def test_table_6_has_neither_direction_magnitude_and_both() -> None:
     assert [tuple(c[k] for k in CGGM) for c in cells("ablation_direction", "iemocap")] == [
-        (False, 1.2, 0.0, "off"), (False, 1.2, 0.2, "gradient"), (True, 1.2, 0.0, "off"), (True, 1.2, 0.2, "gradient"),
-    ]  # fmt: skip
+        (False, 1.2, 0.0, "off"),
+        (False, 1.2, 0.2, "gradient"),
+        (True, 1.2, 0.0, "off"),
+        (True, 1.2, 0.2, "gradient"),
+    ]
 
 
 @pytest.mark.parametrize("data", ["cremad", "avdigits"])

@@ -364,8 +364,15 @@ def test_a_dry_run_shows_the_whole_plan_and_writes_nothing(searches: Searches) -
         )
         == 0
     )
-    for text in ("all-1-joint", "all-1-dgl", "method.alpha, optim.lr", "5 of each search", "--set optim.clip",
-                 "30 epochs of tuning and 8 of finals; tuning stops after 60 s", "left out: greedy"):  # fmt: skip
+    for text in (
+        "all-1-joint",
+        "all-1-dgl",
+        "method.alpha, optim.lr",
+        "5 of each search",
+        "--set optim.clip",
+        "30 epochs of tuning and 8 of finals; tuning stops after 60 s",
+        "left out: greedy",
+    ):
         assert text in searches.says
     assert not (searches.root / "mlruns").exists()
 

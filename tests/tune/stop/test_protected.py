@@ -87,8 +87,13 @@ def test_the_plan_says_when_asha_decides_and_why_not_before(searches: Searches) 
     """Rungs 1, 3, 9 of 9 epochs; a reset after epoch 3 (.3 x 9) is a dip of 3 and 4."""
     text = TOY.replace("method: joint", "method: {name: relearn, period: 0.3, times: 1}")
     assert "decides after 1, 3, 9 passes over the data, keeps 1 in 3" in shown(searches, TOY)
-    line = shown(searches, text.replace("method: {name: relearn, period: 0.3, times: 1}", "method: relearn\n"
-                 "set: {method.period: 0.3, method.times: 1}"))  # fmt: skip
+    line = shown(
+        searches,
+        text.replace(
+            "method: {name: relearn, period: 0.3, times: 1}",
+            "method: relearn\nset: {method.period: 0.3, method.times: 1}",
+        ),
+    )
     assert "decides after 1, 5, 9 passes over the data" in line
     assert "(not in epochs 3-4, where relearn lets metrics dip)" in line
 

@@ -129,8 +129,9 @@ def test_trials_are_compared_at_equal_passes_not_at_equal_epochs() -> None:
     assert reports(scheduler, trial(2), dear) == [TrialScheduler.CONTINUE, TrialScheduler.STOP]
     by_epochs = [(1, 1.0, 0.1), (2, 2.0, 0.4)]
     assert reports(make("asha", past={0: [(3, 0.5)], 1: [(3, 0.6)]}), trial(2), by_epochs) == [
-        TrialScheduler.CONTINUE, TrialScheduler.CONTINUE,
-    ]  # fmt: skip
+        TrialScheduler.CONTINUE,
+        TrialScheduler.CONTINUE,
+    ]
 
 
 def test_dear_trials_have_rungs_beyond_the_epochs() -> None:
@@ -189,8 +190,10 @@ def test_a_past_with_passes_and_quiet_epochs_fills_the_rungs_as_it_did() -> None
     undisturbed = make("asha", quiet=lambda values: ((2, 2),))
     for number, row in rows.items():
         reports(undisturbed, trial(number), row)
-    known = [Assignment(n, {}, "/there", tuple((e, v) for e, _, v in row), tuple(p for _, p, _ in row))
-             for n, row in rows.items()]  # fmt: skip
+    known = [
+        Assignment(n, {}, "/there", tuple((e, v) for e, _, v in row), tuple(p for _, p, _ in row))
+        for n, row in rows.items()
+    ]
     again: Any = schedulers.make(
         "asha", "max", 9, 1, 3, {}, known[:1], {1: known[1]}, lambda values: ((2, 2),)
     )

@@ -31,7 +31,7 @@ _GPU_INSTANCES = re.compile(r"(?:p[2-9]\w*|g[3-9]\w*|gr6\w*)\.")
 def build(path: Path, text: str, document: Document) -> ClusterFile:
     """The nodes of the file. Values of a wrong type are passed over: `schema` reports them."""
     provider = str(as_map(document.data.get("provider")).get("type", ""))
-    reader = _Reader(document, provider)
+    reader = _LauncherReader(document, provider)
     return ClusterFile(
         path,
         "launcher",
@@ -44,7 +44,7 @@ def build(path: Path, text: str, document: Document) -> ClusterFile:
     )
 
 
-class _Reader:
+class _LauncherReader:
     def __init__(self, document: Document, provider: str) -> None:
         self.data = document.data
         self.document = document

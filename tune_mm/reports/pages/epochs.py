@@ -72,8 +72,18 @@ def curves(objective: str, rows: Mapping[str, Sequence[Curves]]) -> go.Figure:
                 _line(figure, (at, column), values, label(name), line, name not in shown)
                 shown.add(name)
         domain = next(figure.select_yaxes(row=at, col=1)).domain
-        figure.add_annotation(text=label(title), x=0, y=domain[1], xref="paper", yref="paper", xanchor="left",
-                              yanchor="bottom", yshift=4, showarrow=False, font={"size": 14})  # fmt: skip
+        figure.add_annotation(
+            text=label(title),
+            x=0,
+            y=domain[1],
+            xref="paper",
+            yref="paper",
+            xanchor="left",
+            yanchor="bottom",
+            yshift=4,
+            showarrow=False,
+            font={"size": 14},
+        )
         figure.update_yaxes(title=label(objective), row=at, col=1)
         if gradients:
             figure.update_yaxes(
@@ -128,8 +138,18 @@ def _line(
     (row, col), (epochs, mean, std) = place, values
     mode = "lines" if len(epochs) > 1 else "markers"
     marker = {"color": line["color"]}
-    figure.add_scatter(x=epochs, y=mean, mode=mode, line={**line, "width": 2}, marker=marker, name=name, row=row,
-                       col=col, legendgroup=name, showlegend=first)  # fmt: skip
+    figure.add_scatter(
+        x=epochs,
+        y=mean,
+        mode=mode,
+        line={**line, "width": 2},
+        marker=marker,
+        name=name,
+        row=row,
+        col=col,
+        legendgroup=name,
+        showlegend=first,
+    )
     if std.any():
         if col == 2:
             low = np.maximum(mean - std, mean / 10)
@@ -137,8 +157,18 @@ def _line(
             low = mean - std
         edge = np.concatenate([mean + std, low[::-1]])
         color = f"rgba{(*(int(line['color'][i : i + 2], 16) for i in (1, 3, 5)), 0.16)}"
-        figure.add_scatter(x=[*epochs, *epochs[::-1]], y=edge, fill="toself", mode="none", fillcolor=color, row=row,
-                           col=col, hoverinfo="skip", legendgroup=name, showlegend=False)  # fmt: skip
+        figure.add_scatter(
+            x=[*epochs, *epochs[::-1]],
+            y=edge,
+            fill="toself",
+            mode="none",
+            fillcolor=color,
+            row=row,
+            col=col,
+            hoverinfo="skip",
+            legendgroup=name,
+            showlegend=False,
+        )
 
 
 # ---- population-based training
@@ -167,8 +197,13 @@ def schedules(search: Search, found: Sequence[tuple[Trial, Curves]]) -> go.Figur
     columns = min(PANELS, len(keys))
     rows = math.ceil(len(keys) / columns)
     height = 240
-    figure = make_subplots(rows, columns, horizontal_spacing=0.085, vertical_spacing=min(0.3, 70 / (height * rows)),
-                           subplot_titles=[label(k) for k in keys])  # fmt: skip
+    figure = make_subplots(
+        rows,
+        columns,
+        horizontal_spacing=0.085,
+        vertical_spacing=min(0.3, 70 / (height * rows)),
+        subplot_titles=[label(k) for k in keys],
+    )
     values = []
     for t, _ in found:
         if t.value is not None:
@@ -198,8 +233,13 @@ def schedules(search: Search, found: Sequence[tuple[Trial, Curves]]) -> go.Figur
     figure.update_xaxes(dtick=1 if longest <= 10 else None, range=[0, longest + 0.5])
     if values:
         bar = {"title": label(search.objective), "thickness": 14}
-        marker = {"color": [low, high], "colorscale": SCALE, "reversescale": search.mode == "min", "colorbar": bar,
-                  "showscale": True}  # fmt: skip
+        marker = {
+            "color": [low, high],
+            "colorscale": SCALE,
+            "reversescale": search.mode == "min",
+            "colorbar": bar,
+            "showscale": True,
+        }
         figure.add_scatter(
             x=[None, None], y=[None, None], mode="markers", marker=marker, row=1, col=1
         )
@@ -226,5 +266,12 @@ def _schedule(
     comes before it.
     """
     (first, start), line = curve[0], {"color": color, "width": 3.5 if best else 1.5, "shape": "vh"}
-    figure.add_scatter(x=[first - 1, *(e for e, _ in curve)], y=[start, *(v for _, v in curve)], mode="lines",
-                       line=line, name=f"trial {trial.number}", showlegend=False, **place)  # fmt: skip
+    figure.add_scatter(
+        x=[first - 1, *(e for e, _ in curve)],
+        y=[start, *(v for _, v in curve)],
+        mode="lines",
+        line=line,
+        name=f"trial {trial.number}",
+        showlegend=False,
+        **place,
+    )

@@ -20,7 +20,7 @@ from tune_mm.reports.runs.stored_run import StoredRun
 
 
 @dataclass(frozen=True)
-class FinalGroup:
+class SettingGroup:
     """The final runs of one setting."""
 
     # Where the setting comes from: search/7, baseline/2, grid/0.
@@ -39,7 +39,7 @@ class FinalGroup:
         return f"{self.role} ({self.source.replace('/', ' ')}): {words(self.settings)}"
 
 
-def final_groups(search: Search) -> list[FinalGroup]:
+def final_groups(search: Search) -> list[SettingGroup]:
     """As summary.json has them; from the runs while there is none that can be read."""
     stated = search.summary.get("finals")
     try:
@@ -52,15 +52,17 @@ def final_groups(search: Search) -> list[FinalGroup]:
     return groups or _from_runs(search)
 
 
-def _stated(group: Mapping[str, Any]) -> FinalGroup:
+def _stated(group: Mapping[str, Any]) -> SettingGroup:
     val = {int(seed): float(value) for seed, value in group["val"].items()}
     test = {}
     for seed, found in group["test"].items():
         test[int(seed)] = {k: float(v) for k, v in found.items()}
-    return FinalGroup(str(group["source"]), str(group["role"]), dict(group["settings"]), val, test)
+    return SettingGroup(
+        str(group["source"]), str(group["role"]), dict(group["settings"]), val, test
+    )
 
 
-def _from_runs(search: Search) -> list[FinalGroup]:
+def _from_runs(search: Search) -> list[SettingGroup]:
     sources: dict[str, list[StoredRun]] = {}
     for record in search.finals:
         sources.setdefault(record.tags.get("source", "?"), []).append(record)
@@ -73,17 +75,17 @@ def _from_runs(search: Search) -> list[FinalGroup]:
         for r in done:
             val[r.seed] = r.metrics.get(f"best/{search.objective}", math.nan)
         test = {r.seed: {k: v for k, v in r.metrics.items() if k.startswith("test/")} for r in done}
-        groups.append(FinalGroup(source, role, searches.settings(runs[0], domains), val, test))
+        groups.append(SettingGroup(source, role, searches.settings(runs[0], domains), val, test))
     return groups
 
 
-def winner(search: Search, groups: Sequence[FinalGroup]) -> FinalGroup | None:
+def winner(search: Search, groups: Sequence[SettingGroup]) -> SettingGroup | None:
     """The best by mean validation objective, the baseline aside, as the search itself chooses.
 
     Never by test.
     """
     sign = -1 if search.mode == "min" else 1
-    best: FinalGroup | None = None
+    best: SettingGroup | None = None
     best_score = -math.inf
     for group in groups:
         values = finite(group.val.values())
@@ -96,7 +98,7 @@ def winner(search: Search, groups: Sequence[FinalGroup]) -> FinalGroup | None:
     return best
 
 
-def finals(search: Search, groups: Sequence[FinalGroup]) -> PageSection:
+def finals(search: Search, groups: Sequence[SettingGroup]) -> PageSection:
     """The part of the page: gain, and the table of groups."""
     title = "Final runs"
     if not groups:
@@ -115,7 +117,7 @@ def finals(search: Search, groups: Sequence[FinalGroup]) -> PageSection:
     return PageSection(title, blocks)
 
 
-def _of_modalities(search: Search, groups: Sequence[FinalGroup]) -> list[str]:
+def _of_modalities(search: Search, groups: Sequence[SettingGroup]) -> list[str]:
     """The test metrics of modalities alone, sorted."""
     found: set[str] = set()
     for group in groups:
@@ -128,7 +130,7 @@ def _modality(metric: str) -> str:
     return metric.rpartition("/")[2]
 
 
-def _by_seed(group: FinalGroup, metric: str) -> list[float]:
+def _by_seed(group: SettingGroup, metric: str) -> list[float]:
     """NaN where a seed lacks the metric."""
     found = []
     for values in group.test.values():
@@ -137,7 +139,10 @@ def _by_seed(group: FinalGroup, metric: str) -> list[float]:
 
 
 def _table(
-    search: Search, groups: Sequence[FinalGroup], metrics: Sequence[str], best: FinalGroup | None
+    search: Search,
+    groups: Sequence[SettingGroup],
+    metrics: Sequence[str],
+    best: SettingGroup | None,
 ) -> Grid:
     modalities = map(_modality, metrics[1:])
     heads = ["from", "role", "settings", "runs", search.objective, search.test, *modalities]
@@ -175,7 +180,10 @@ def _reading(search: Search, metrics: Sequence[str]) -> str:
 
 
 def _charts(
-    search: Search, groups: Sequence[FinalGroup], metrics: Sequence[str], best: FinalGroup | None
+    search: Search,
+    groups: Sequence[SettingGroup],
+    metrics: Sequence[str],
+    best: SettingGroup | None,
 ) -> list[Chart]:
     """Means by setting, and over a grid of two settings as a heat map."""
     if len(groups) < 3:

@@ -24,8 +24,15 @@ from tune_mm.reports.pages.search import Search, Trial
 from tune_mm.reports.pages.study import study
 
 BLUE, ORANGE, GREEN, PINK, YELLOW, SKY, BLACK, GREY = (
-    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8a949e",
-)  # fmt: skip
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#000000",
+    "#8a949e",
+)
 STATUS = {"completed": BLUE, "pruned": ORANGE, "failed": BLACK, "stopped": PINK, "running": GREEN}
 LEGEND = {"orientation": "h", "y": 1.02, "yanchor": "bottom"}  # above the plot
 PER_ROW = 4  # slices beside each other
@@ -140,8 +147,16 @@ def slices(search: Search, one: Study) -> Iterator[go.Figure]:
             y = [values[t.number] for t in shown]
             at = "" if column == 1 else str(column)  # one slice alone has no grid to address it by
             if shown:
-                figure.add_scatter(x=x, y=y, mode="markers", marker=marker, text=text, showlegend=False,
-                                   xaxis=f"x{at}", yaxis=f"y{at}")  # fmt: skip
+                figure.add_scatter(
+                    x=x,
+                    y=y,
+                    mode="markers",
+                    marker=marker,
+                    text=text,
+                    showlegend=False,
+                    xaxis=f"x{at}",
+                    yaxis=f"y{at}",
+                )
             ticks(
                 figure.layout[f"xaxis{at}"],
                 [t.params[key] for t in (*done, *shown) if key in t.params],
@@ -234,8 +249,18 @@ def lives(search: Search) -> go.Figure:
             values = [v for _, v in trial.progress if math.isfinite(v)]
             line = {"color": color, "width": 3.5 if trial is best else 1.3}
             mode = "lines" if len(epochs) > 1 else "markers"
-            figure.add_scatter(x=epochs, y=values, mode=mode, line=line, marker={"color": color}, row=1, col=2,
-                               name=f"trial {trial.number}", legendgroup=status, showlegend=False)  # fmt: skip
+            figure.add_scatter(
+                x=epochs,
+                y=values,
+                mode=mode,
+                line=line,
+                marker={"color": color},
+                row=1,
+                col=2,
+                name=f"trial {trial.number}",
+                legendgroup=status,
+                showlegend=False,
+            )
     few = 1 if len(trials) <= 20 else None
     last = max((t.number for t in trials), default=0)
     figure.update_xaxes(title="trial", dtick=few, range=[-0.5, last + 0.5], row=1, col=1)

@@ -26,7 +26,7 @@ from tune_mm.reports.pages.blocks import (
     Text,
 )
 from tune_mm.reports.pages.cells import duration, figure, finite, headings, setting, tally
-from tune_mm.reports.pages.finals import FinalGroup, final_groups, finals
+from tune_mm.reports.pages.finals import SettingGroup, final_groups, finals
 from tune_mm.reports.pages.render import page
 from tune_mm.reports.pages.search import Search, Trial
 from tune_mm.reports.pages.study import study
@@ -370,7 +370,7 @@ def _alone(search: Search, trials: Sequence[Trial]) -> list[str]:
 # ---- curves
 
 
-def _curves(reader: Reader, search: Search, groups: Sequence[FinalGroup]) -> PageSection:
+def _curves(reader: Reader, search: Search, groups: Sequence[SettingGroup]) -> PageSection:
     """The modalities' curves of the best trial, and of the final runs."""
     blocks: list[Block] = []
     best = search.best()
@@ -395,7 +395,7 @@ def _curves(reader: Reader, search: Search, groups: Sequence[FinalGroup]) -> Pag
     return PageSection("Modalities", blocks)
 
 
-def _runs_of(search: Search, group: FinalGroup) -> list[StoredRun]:
+def _runs_of(search: Search, group: SettingGroup) -> list[StoredRun]:
     found = []
     for run in search.finals:
         if run.tags.get("source") == group.source:
@@ -403,11 +403,11 @@ def _runs_of(search: Search, group: FinalGroup) -> list[StoredRun]:
     return found
 
 
-def _drawn(search: Search, groups: Sequence[FinalGroup]) -> list[FinalGroup]:
+def _drawn(search: Search, groups: Sequence[SettingGroup]) -> list[SettingGroup]:
     """The groups to draw, at most ROWS: the best by validation, in their own order."""
     sign = -1 if search.mode == "min" else 1
 
-    def worse(group: FinalGroup) -> float:
+    def worse(group: SettingGroup) -> float:
         values = finite(group.val.values())
         if not values:
             return math.inf

@@ -85,10 +85,26 @@ def contour(search: Search, keys: tuple[str, str]) -> go.Figure | str:
         x, y, z = surface
         # No colour axis shared with the dots: plotly.js 3 never ends over the levels of a surface
         # that has one.
-        figure.add_contour(x=x, y=y, z=z, **scale, zmin=min(values), zmax=max(values), line={"width": 0.5},
-                           contours={"coloring": "heatmap"}, hoverinfo="skip", showscale=False)  # fmt: skip
-    marker = {**scale, "color": values, "size": 11, "line": {"width": 1.5, "color": BLACK}, "showscale": True,
-              "colorbar": {"title": label(search.objective), "thickness": 14}}  # fmt: skip
+        figure.add_contour(
+            x=x,
+            y=y,
+            z=z,
+            **scale,
+            zmin=min(values),
+            zmax=max(values),
+            line={"width": 0.5},
+            contours={"coloring": "heatmap"},
+            hoverinfo="skip",
+            showscale=False,
+        )
+    marker = {
+        **scale,
+        "color": values,
+        "size": 11,
+        "line": {"width": 1.5, "color": BLACK},
+        "showscale": True,
+        "colorbar": {"title": label(search.objective), "thickness": 14},
+    }
     figure.add_scatter(
         **_marks(done), mode="markers", marker=marker, name="completed", showlegend=True
     )
@@ -242,9 +258,21 @@ def heat(
     names = []
     for axis in axes:
         names.append([f"{v:g}" for v in axis])
-    figure = go.Figure(go.Heatmap(x=names[0], y=names[1], z=z, text=text, texttemplate="%{text}", hoverinfo="skip",
-                                  xgap=2, ygap=2, **LOOK, reversescale=lower,
-                                  colorbar={"title": label(metric), "thickness": 14}))  # fmt: skip
+    figure = go.Figure(
+        go.Heatmap(
+            x=names[0],
+            y=names[1],
+            z=z,
+            text=text,
+            texttemplate="%{text}",
+            hoverinfo="skip",
+            xgap=2,
+            ygap=2,
+            **LOOK,
+            reversescale=lower,
+            colorbar={"title": label(metric), "thickness": 14},
+        )
+    )
     if best is not None and set(keys) <= set(settings[best]):
         column, row = (axis.index(settings[best][k]) for axis, k in zip(axes, keys, strict=True))
         frame = {"x0": column - 0.5, "x1": column + 0.5, "y0": row - 0.5, "y1": row + 0.5}

@@ -18,9 +18,31 @@ Body = dict[str, list[str]]  # cells by the row's label
 # it leaves alone.
 _SIGNS = re.compile(r"[\\`*|]|<(?=[a-zA-Z/!?])|](?=[(\[:])|(?<!\w)_|_(?!\w)|^[#>]")
 FIELDS = (
-    "report", "paper", "source", "row", "column", "data", "metric", "scale", "status", "mean", "std", "n", "published",
-    "published_on", "best", "second", "reference", "difference", "low", "high", "p", "n_paired", "why", "fill",
-)  # fmt: skip
+    "report",
+    "paper",
+    "source",
+    "row",
+    "column",
+    "data",
+    "metric",
+    "scale",
+    "status",
+    "mean",
+    "std",
+    "n",
+    "published",
+    "published_on",
+    "best",
+    "second",
+    "reference",
+    "difference",
+    "low",
+    "high",
+    "p",
+    "n_paired",
+    "why",
+    "fill",
+)
 _LATEX = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -145,11 +167,21 @@ def _fields(table: Table, label: str, head: Head, cell: TableCell) -> dict[str, 
     else:
         status = "none"
     values: dict[str, object] = {
-        "report": table.name, "paper": table.paper, "source": table.source, "row": label, "column": head.title,
-        "data": head.data, "metric": head.metric, "scale": head.scale, "status": status,
-        "published": cell.published, "best": int(cell.best), "second": int(cell.second),
-        "why": cell.why, "fill": "; ".join(cell.fill),
-    }  # fmt: skip
+        "report": table.name,
+        "paper": table.paper,
+        "source": table.source,
+        "row": label,
+        "column": head.title,
+        "data": head.data,
+        "metric": head.metric,
+        "scale": head.scale,
+        "status": status,
+        "published": cell.published,
+        "best": int(cell.best),
+        "second": int(cell.second),
+        "why": cell.why,
+        "fill": "; ".join(cell.fill),
+    }
     if cell.published is not None:
         values["published_on"] = head.paper_data
     if ours is not None:

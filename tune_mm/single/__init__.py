@@ -1,0 +1,1 @@
+"""One run, without Ray: trained, tracked and shown."""
