@@ -19,9 +19,12 @@ from rich.console import Console
 
 from tests.tune.conftest import TOY, Searches
 from tests.tune.toy import Toy
+from tune_mm.config import load_config
+from tune_mm.data import base
 from tune_mm.errors import UserError
 from tune_mm.track import Store
 from tune_mm.tune import search
+from tune_mm.tune.plan import plan as plans
 from tune_mm.tune.plan.plan import Options
 from tune_mm.tune.propose.ledger import Lock
 
@@ -42,6 +45,23 @@ def summary(searches: Searches, name: str) -> dict[str, Any]:
 
 def keys(searches: Searches) -> Counter[str]:
     return Counter(r.data.tags["tune_mm.key"] for r in runs(searches))
+
+
+def test_a_resumed_search_reads_the_data_that_it_began_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """--data-root is not given again."""
+    monkeypatch.setenv(base.ENV_CACHE, str(tmp_path / "cache"))
+    elsewhere = tmp_path / "elsewhere"
+    section = load_config("utd_mhad").data
+    base.make(section, elsewhere, base.plugin_of(section).options(section))
+    (elsewhere / "utd_mhad" / base.MARKER).unlink()
+    begun = Options(root=tmp_path, space="joint_utd", data_root=elsewhere, require_real=True)
+    plans.resolve(begun).save(closed=False)
+    out = StringIO()
+    resumed = Options(root=tmp_path, name="joint_utd-1", resume=True)
+    assert search.run(resumed, Console(file=out, width=300), dry=True) == 0
+    assert f"real: {elsewhere}" in out.getvalue()
 
 
 def test_a_search_from_its_first_trial_to_its_finals(searches: Searches) -> None:

@@ -53,6 +53,7 @@ def run(
     has started.
     """
     plan = plans.resolve(options)
+    options = plan.options  # of a resumed search, with what it began with
     needed: Source | None = None  # the data that every node must have
     if build is None:
         needed = data.resolve(
