@@ -35,15 +35,18 @@ FORMAT = 3
 
 @dataclass(frozen=True)
 class Result:
-    """What one epoch gave. epoch counts from 1; diverged: a loss was not finite (the run is then
-    done); notes: what a user should know, one line each.
-    """
+    """What one epoch gave."""
 
+    # From 1.
     epoch: int
     metrics: dict[str, float]
+    # Whether it is the best so far by the objective.
     best: bool
+    # Whether the run has ended.
     done: bool
+    # Whether a loss was not finite; the run is then done.
     diverged: bool
+    # What a user should know, one line each.
     notes: tuple[str, ...] = ()
 
 

@@ -26,16 +26,14 @@ VOID = 255  # the class of pixels that count nowhere
 
 
 class Padded(NamedTuple):
-    """One modality of a batch, or its features.
+    """One modality of a batch, or its features."""
 
-    value: [B, T, D] for sequences, [B, D] for vectors, [B, C, H, W] for images and the maps of
-    dense encoders, [B, T, C, H, W] for frames or maps of encoders in stages. mask: bool [B, T],
-    True where a step is real; None: all are. levels: maps [B, C_l, H_l, W_l] of a dense encoder's
-    earlier stages, the finest first.
-    """
-
+    # [B, T, D] for sequences, [B, D] for vectors, [B, C, H, W] for images and the maps of dense
+    # encoders, [B, T, C, H, W] for frames or maps of encoders in stages.
     value: Tensor
+    # bool [B, T], True where a step is real; None: all are.
     mask: Tensor | None = None
+    # Maps [B, C_l, H_l, W_l] of a dense encoder's earlier stages, the finest first.
     levels: tuple[Tensor, ...] = ()
 
     @property
@@ -104,30 +102,31 @@ Transform = Callable[[Inputs, Tensor, torch.Generator | None], tuple[Inputs, Ten
 
 @dataclass(frozen=True)
 class Batch:
-    """inputs per modality; target: int64 [B] (classification), float [B] (regression) or int64 [B,
-    H, W] (segmentation, VOID where nothing is known); index: stable ids [B].
-    """
+    """Some samples."""
 
+    # By modality.
     inputs: Inputs
+    # int64 [B] (classification), float [B] (regression) or int64 [B, H, W] (segmentation, VOID
+    # where nothing is known).
     target: Tensor
+    # Stable ids [B].
     index: Tensor
 
 
 @dataclass(frozen=True)
 class Task:
-    """What the logits mean: classification and segmentation have `outputs` = number of classes,
-    regression has 1.
-
-    Of segmentation alone: weights: of the classes in the cross-entropy (empty: all 1); dice: weight
-    of the soft Dice loss beside it; regions: sets of classes by name whose Dice score is reported
-    (empty: every class but the first).
-    """
+    """What the logits mean."""
 
     kind: TaskKind
+    # The number of classes; 1 for regression.
     outputs: int
+    # In the order of the logits.
     class_names: tuple[str, ...] = ()
+    # Of the classes in the cross-entropy of a segmentation; (): all 1.
     weights: tuple[float, ...] = ()
+    # Weight of the soft Dice loss beside it, of a segmentation.
     dice: float = 0.0
+    # Sets of classes by name whose Dice score is reported; (): every class but the first.
     regions: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
 
@@ -150,19 +149,22 @@ class DataSpec:
 
 @dataclass(frozen=True)
 class Split:
-    """All samples of a split: inputs [N, ...] in memory or stored, target [N], sample names.
+    """All samples of a split.
 
-    Segmentation has target uint8 [N, H, W]. drawn: where samples have parts (slices of a volume) of
-    which a training batch draws one: the target of what is drawn; `target` is then that of the part
-    which evaluation sees. Every stored modality and `drawn` take a batch from the same state of the
-    generator. transform: what is done to the images and the target of a batch alike (crops, flips),
-    from the training batch's generator; with None, for evaluation, the same at every call.
+    Every stored modality and `drawn` take a batch from the same state of the generator.
     """
 
+    # [N, ...] by modality, in memory or stored.
     inputs: Mapping[str, Padded | Stored]
+    # [N]; of a segmentation uint8 [N, H, W].
     target: Tensor
+    # Names of the samples.
     ids: tuple[str, ...] = ()
+    # What is done to the images and the target of a batch alike (crops, flips), from the training
+    # batch's generator; for evaluation, without one, the same at every call.
     transform: Transform | None = None
+    # Where samples have parts (slices of a volume) of which a training batch draws one: the target
+    # of what is drawn. `target` is then that of the part which evaluation sees.
     drawn: Stored | None = None
 
     def __len__(self) -> int:
@@ -211,30 +213,32 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A loaded data set: `train`, `val` and `test` splits (never the same samples) and where they
-    came from.
-
-    notes: what a user should know, one line each. dropped: samples left out by name, with the
-    reason.
-    """
+    """A loaded data set."""
 
     name: str
     spec: DataSpec
+    # `train`, `val` and `test`, never with the same samples.
     splits: Mapping[str, Split]
+    # Where they came from.
     kind: DataKind = "real"
+    # What a user should know, one line each.
     notes: tuple[str, ...] = field(default=())
+    # Samples left out, by name, with the reason.
     dropped: Mapping[str, str] = field(default_factory=dict)
 
 
 class Clock(NamedTuple):
-    """Integers a method may branch on: epoch (from 0), step within the epoch, steps per epoch,
-    epochs, substep.
-    """
+    """Integers that a method may branch on."""
 
+    # From 0.
     epoch: int
+    # Within the epoch, from 0.
     step: int
+    # Per epoch.
     steps: int
+    # Of the whole run.
     epochs: int
+    # Of a step that is taken in several parts.
     substep: int = 0
 
     def within(self, start: Tensor, end: Tensor) -> Tensor:
@@ -248,26 +252,30 @@ class Clock(NamedTuple):
 
 @dataclass(frozen=True)
 class EpochEnd:
-    """What a method does between epochs: its next state and logs (0-dim tensors); params: new
-    values by name of parameters that it replaces, whose optimizer memory starts anew, and of
-    buffers; samples: training samples seen beside the epoch's own.
-    """
+    """What a method does between epochs."""
 
+    # Its next state.
     state: Tensors
+    # 0-dim tensors.
     logs: Tensors = field(default_factory=dict)
+    # New values by name of parameters that it replaces, whose optimizer memory starts anew, and of
+    # buffers.
     params: Tensors = field(default_factory=dict)
+    # Training samples seen beside the epoch's own.
     samples: int = 0
 
 
 @dataclass(frozen=True)
 class Update:
-    """What a step hands to the optimizer: gradients by parameter name (a name left out is left
-    untouched), the loss, logs (0-dim tensors, averaged over the epoch on the device), the method's
-    next state, and factors (0-dim) on the learning rate by owner of parameters, for this step.
-    """
+    """What a step hands to the optimizer."""
 
+    # Gradients by parameter name; a name left out is left untouched.
     grads: Tensors
+    # 0-dim.
     loss: Tensor
+    # 0-dim tensors, averaged over the epoch on the device.
     logs: Tensors
+    # The method's next state.
     state: Tensors
+    # Factors (0-dim) on the learning rate by owner of parameters, for this step.
     rates: Tensors = field(default_factory=dict)

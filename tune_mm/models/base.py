@@ -64,16 +64,15 @@ class Encoder(nn.Module, ABC):
 
 
 class StagedEncoder(Encoder):
-    """An encoder in stages 1..S, which a staged fusion can step through.
+    """An encoder in stages 1..S, which a staged fusion can step through."""
 
-    channels: C of the maps after each stage. until: the stage whose maps [B, T, C, H, W] `forward`
-    returns (images have T = 1); None: `forward` runs to the end and returns pooled features [B, W].
-    through: also run the stages behind `until`, whose maps are the features' `levels` then: for a
-    modality that sees no other one on its way, so that the passes of a fusion share them.
-    """
-
+    # C of the maps after each stage.
     channels: tuple[int, ...]
+    # The stage whose maps [B, T, C, H, W] `forward` returns (images have T = 1); None: `forward`
+    # runs to the end and returns pooled features [B, W].
     until: int | None = None
+    # Whether to run the stages behind `until` too, whose maps are the features' `levels` then: for
+    # a modality that sees no other one on its way, so that the passes of a fusion share them.
     through: bool = False
 
     @abstractmethod
@@ -130,17 +129,16 @@ class DenseHead(nn.Conv2d):
 
 
 class Fusion(nn.Module, ABC):
-    """Fuses features into what one linear head reads: logits = head(hidden).
-
-    `head` is nn.Linear [C, H], or where `dense` a DenseHead [C, H, 1, 1], which predicts every
-    pixel. paths: the ways in which a modality alone passes, the default first; refused: why other
-    ways that a user may ask for are none.
-    """
+    """Fuses features into what one linear head reads: logits = head(hidden)."""
 
     Config: ClassVar[type]
+    # Whether it predicts every pixel.
     dense: ClassVar[bool] = False
+    # The ways in which a modality alone passes, the default first.
     paths: ClassVar[tuple[UnimodalPath, ...]] = ("zero", "mask")
+    # Why other ways that a user may ask for are none.
     refused: ClassVar[Mapping[UnimodalPath, str]] = {}
+    # nn.Linear [C, H], or where `dense` a DenseHead [C, H, 1, 1].
     head: nn.Linear | DenseHead
 
     @abstractmethod

@@ -30,9 +30,11 @@ PATTERNS = ("mlruns/queue/*/*", "mlruns/search/*/queue")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one queue. whole: the store has all of it, and the queue is gone."""
+    """What became of one queue."""
 
+    # What to say.
     lines: tuple[str, ...]
+    # Whether the store has all of it, and the queue is gone.
     whole: bool
 
 

@@ -26,25 +26,22 @@ OBJECTIVE = "objective"  # the metric that every epoch of a search has
 
 @dataclass(eq=False)
 class RunHandle:
-    """A run that was started. `run_id` is None until the writer has created or found the run in the
-    store.
-
-    search, key: what identifies the run across restarts. Callers read `name`, `key` and `run_id`
-    only.
-    """
+    """A run that was started. Callers read `name`, `key` and `run_id` only."""
 
     name: str
+    # With the key, what identifies the run across restarts.
     search: str
     key: str
     parent: RunHandle | None = None
+    # None until the writer has created the run in the store, or found it there.
     run_id: str | None = None
-    refused: bool = (
-        False  # the store does not want it (a deleted experiment, say): nothing more is written
-    )
-    reason: bool = False  # the store has a reason why it ended
-    attempted: bool = (
-        False  # the store was asked to create it, and may have done so without saying so
-    )
+    # Whether the store does not want it (a deleted experiment, say): nothing more is written.
+    refused: bool = False
+    # Whether the store has a reason why it ended.
+    reason: bool = False
+    # Whether the store was asked to create it, and may have done so without saying so.
+    attempted: bool = False
+    # Params that the store has.
     known_params: dict[str, str] = field(default_factory=dict)
     # Steps that the store has, by the metric that stands for a record; None: still to be read from
     # the store.
@@ -53,12 +50,11 @@ class RunHandle:
 
 @dataclass(frozen=True)
 class MetricPoint:
-    """The metrics of one step. timestamp: ms since the epoch, taken when logged so that a retry
-    changes nothing.
-    """
+    """The metrics of one step."""
 
     values: Mapping[str, float]
     step: int
+    # Milliseconds since the epoch, taken when logged so that a retry changes nothing.
     timestamp: int
 
     @property
@@ -74,10 +70,9 @@ class MetricPoint:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A text, or a file that the writer owns until it is written. name: path inside the run's
-    artifacts.
-    """
+    """A text, or a file that the writer owns until it is written."""
 
+    # The path inside the run's artifacts.
     name: str
     text: str | None = None
     file: Path | None = None
@@ -85,21 +80,18 @@ class Artifact:
 
 @dataclass
 class Buffer:
-    """What is still to be written for one run: its start, then params, tags, metrics, artifacts,
-    then its end.
+    """What is still to be written for one run, in this order."""
 
-    start, ended: ms since the epoch; None where the run is neither started nor ended here.
-    """
-
+    # Milliseconds since the epoch; None where the run is not started here.
     start: int | None = None
     params: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     points: list[MetricPoint] = field(default_factory=list)
-    metrics: list[Metric] = field(
-        default_factory=list
-    )  # points that passed the check against the steps known
+    # Points that passed the check against the steps known.
+    metrics: list[Metric] = field(default_factory=list)
     artifacts: list[Artifact] = field(default_factory=list)
     status: Status | None = None
+    # Milliseconds since the epoch; None where the run is not ended here.
     ended: int | None = None
 
     def __len__(self) -> int:

@@ -45,15 +45,13 @@ class Unreachable(UserError):
 
 @dataclass(frozen=True)
 class Store:
-    """An opened store. artifacts: folder of the artifacts of new experiments; None: the server
-    decides.
-
-    queues: folder of the queues of records that it has not got yet; None: beside a sqlite file,
-    else below the working directory.
-    """
+    """An opened store."""
 
     uri: str
+    # Folder of the artifacts of new experiments; None: the server decides.
     artifacts: Path | None
+    # Folder of the queues of records that it has not got yet; None: beside a sqlite file, else
+    # below the working directory.
     queues: Path | None = None
 
     @classmethod

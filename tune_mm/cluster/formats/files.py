@@ -28,48 +28,52 @@ _COMMAND = re.compile(rf"#\s+((?:{_PROGRAMS})\s.*)")
 
 @dataclass(frozen=True)
 class ClusterLine:
-    """A piece of the file. line: from 1; 0 where the file does not have it (a default of Ray's)."""
+    """A piece of the file."""
 
     text: str
+    # From 1; 0 where the file does not have it (a default of Ray's).
     line: int
 
 
 @dataclass(frozen=True)
 class NodeGroup:
-    """The head, or one group of workers.
-
-    commands: shell text that runs where Ray runs (in the container, if there is one), in order;
-    hosted: what runs outside the container; env: what is set for Ray by name (the last one counts);
-    image: what the node is made from; mounts: folders that outlive it; least and most: how many of
-    these nodes; None: the file does not say.
-    """
+    """The head, or one group of workers. None: the file does not say."""
 
     name: str
     line: int
+    # Shell text that runs where Ray runs (in the container, if there is one), in order.
     commands: tuple[ClusterLine, ...] = ()
+    # Shell text that runs outside the container.
     hosted: tuple[ClusterLine, ...] = ()
+    # What is set for Ray, by name; the last one counts.
     env: dict[str, ClusterLine] = field(default_factory=dict)
+    # What the node is made from.
     image: ClusterLine | None = None
+    # Folders that outlive the node.
     mounts: tuple[str, ...] = ()
     gpus: ClusterLine | None = None
+    # At least so many of these nodes.
     least: ClusterLine | None = None
+    # At most so many of these nodes.
     most: ClusterLine | None = None
 
 
 @dataclass(frozen=True)
 class ClusterFile:
-    """A file that was read. documents: of YAML; documented: commands in the comments; provider: of
-    the launcher.
-    """
+    """A file that was read."""
 
     path: Path
     kind: Kind
     text: str
+    # Of YAML.
     documents: tuple[Document, ...]
     head: NodeGroup
     workers: tuple[NodeGroup, ...]
+    # Commands in the comments.
     documented: tuple[ClusterLine, ...]
+    # Of the launcher.
     provider: str = ""
+    # The command that a RayJob runs.
     entrypoint: ClusterLine | None = None
 
     @property

@@ -14,15 +14,14 @@ Severity = Literal["error", "warning", "note"]
 
 @dataclass(frozen=True)
 class Problem:
-    """error: the search would fail, or lose money or data; warning: it may; note: the user has yet
-    to fill it in.
-
-    line: from 1, 0 where the file has none for it.
-    """
+    """What goes wrong with a cluster file."""
 
     check: str
+    # error: the search would fail, or lose money or data; warning: it may; note: the user has yet
+    # to fill it in.
     severity: Severity
     what: str
+    # From 1; 0 where the file has none for it.
     line: int
     why: str
     mend: str

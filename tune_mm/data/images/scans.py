@@ -119,16 +119,17 @@ class Cases:
 
 @dataclass(frozen=True, eq=False)
 class Slices(Stored):
-    """One modality (channel None: the labels) of N samples. case, row, count: int64 [N], the number
-    of a sample's case, its slice in evaluation, and how many slices there are, of which training
-    draws one.
-    """
+    """One modality of N samples, or their labels."""
 
     shape: tuple[int, ...]
     cases: Cases
+    # None: the labels.
     channel: int | None
+    # int64 [N], the number of a sample's case.
     case: Index
+    # int64 [N], its slice in evaluation.
     row: Index
+    # int64 [N], how many slices there are, of which training draws one.
     count: Index
     device: torch.device
 

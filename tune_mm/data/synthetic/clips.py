@@ -36,13 +36,14 @@ Frame = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class SyntheticClip:
-    """One clip. number: of all splits' samples, from 0; label: its class, from 0; sound [n] at RATE
-    Hz; frames.
-    """
+    """One clip."""
 
     split: str
+    # Of all splits' samples, from 0.
     number: int
+    # Its class, from 0.
     label: int
+    # [n] at RATE Hz.
     sound: Samples
     frames: tuple[Frame, ...]
 

@@ -26,14 +26,16 @@ Norm = Literal["batch", "none"]
 
 
 class CnnConfig(Section):
-    """channels: of the maps after each stage. width: of the features. dropout: on the features.
-    norm: after each convolution.
-    """
+    """A small convolutional encoder."""
 
     name: Literal["cnn"] = "cnn"
+    # Of the maps after each stage.
     channels: tuple[Annotated[int, Field(ge=1)], ...] = Field((16, 32, 64), min_length=1)
+    # Of the features.
     width: int = Field(64, ge=1)
+    # On the features.
     dropout: float = Field(0.0, ge=0, lt=1)
+    # After each convolution.
     norm: Norm = "batch"
 
 

@@ -34,18 +34,20 @@ LEAST = 17  # pixels: the last maps then have two positions a side, so that Batc
 
 
 class DeepLabConfig(Section):
-    """depth: layers of the ResNet; width: channels of the ASPP and its maps; rates: of the ASPP.
-
-    checkpoint: compute the blocks' inner values again in the backward pass instead of keeping them:
-    less memory, more time, the same gradients. weights: a local state dict with torchvision's names
-    (.safetensors, or what torch.save wrote); null: from scratch.
-    """
+    """A ResNet with an atrous spatial pyramid (ASPP)."""
 
     name: Literal["deeplab"] = "deeplab"
+    # Layers of the ResNet.
     depth: Literal[18, 50, 101] = 101
+    # Channels of the ASPP and its maps.
     width: int = Field(256, ge=1)
+    # Of the ASPP.
     rates: tuple[Annotated[int, Field(ge=1)], ...] = Field((1, 2, 4, 6), min_length=1)
+    # Whether to compute the blocks' inner values again in the backward pass instead of keeping
+    # them: less memory, more time, the same gradients.
     checkpoint: bool = False
+    # A local state dict with torchvision's names (.safetensors, or what torch.save wrote); null:
+    # from scratch.
     weights: str | None = None
 
 

@@ -39,17 +39,19 @@ EPS = 1e-3  # of the blocks' BatchNorms
 
 
 class EsanetConfig(Section):
-    """channels: of the maps after each stage. blocks: in each of the four groups. weights: a local
-    file; null: from scratch. dropout: in every block, before the shortcut is added. checkpoint:
-    compute the blocks' inner values again in the backward pass instead of keeping them: less
-    memory, more time, the same gradients; without dropout alone.
-    """
+    """One stream of ESANet."""
 
     name: Literal["esanet"] = "esanet"
+    # Of the maps after each stage.
     channels: tuple[Count, Count, Count, Count, Count] = (64, 64, 128, 256, 512)
+    # In each of the four groups.
     blocks: tuple[Count, Count, Count, Count] = (3, 4, 6, 3)
+    # In every block, before the shortcut is added.
     dropout: float = Field(0.0, ge=0, lt=1)
+    # Whether to compute the blocks' inner values again in the backward pass instead of keeping
+    # them: less memory, more time, the same gradients. Without dropout alone.
     checkpoint: bool = False
+    # A local file; null: from scratch.
     weights: str | None = None
 
     @model_validator(mode="after")

@@ -23,11 +23,11 @@ from tune_mm.models.maps import as_frames, average, channels_last, each_frame, i
 
 
 class ResNet18Config(Section):
-    """weights: a local state dict with torchvision's names (.safetensors, or what torch.save
-    wrote); null: from scratch.
-    """
+    """ResNet-18."""
 
     name: Literal["resnet18"] = "resnet18"
+    # A local state dict with torchvision's names (.safetensors, or what torch.save wrote); null:
+    # from scratch.
     weights: str | None = None
 
 

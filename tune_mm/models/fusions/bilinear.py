@@ -30,13 +30,12 @@ WHY = "the outer product with zeros is zero and leaves the encoders no gradient;
 
 
 class BilinearConfig(Section):
-    """width: outputs of W_1 (null: the features' width; published: 512, which is ResNet-18's).
-
-    pool: how a sequence becomes a vector, by the mean over its real steps or by its first.
-    """
+    """Products of pairs of modalities."""
 
     name: Literal["bilinear"] = "bilinear"
+    # Outputs of W_1; null: the features' width (published: 512, which is ResNet-18's).
     width: int | None = Field(None, ge=1)
+    # How a sequence becomes a vector: by the mean over its real steps, or by its first step.
     pool: Pool = "mean"
 
 

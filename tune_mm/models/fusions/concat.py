@@ -18,9 +18,10 @@ from tune_mm.models.base import LateFusion
 
 
 class ConcatConfig(Section):
-    """pool: how a sequence becomes a vector, by the mean over its real steps or by its first step."""
+    """Features side by side."""
 
     name: Literal["concat"] = "concat"
+    # How a sequence becomes a vector: by the mean over its real steps, or by its first step.
     pool: Literal["mean", "first"] = "mean"
 
 

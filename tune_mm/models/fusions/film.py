@@ -29,15 +29,14 @@ from tune_mm.models.fusions._pairs import ModulatedFusion, Pool, sources_of
 
 
 class FilmConfig(Section):
-    """condition: the modality that modulates (null: the first). symmetric: every modality modulates
-    the others.
-
-    pool: how a sequence becomes a vector, by the mean over its real steps or by its first step.
-    """
+    """Feature-wise linear modulation."""
 
     name: Literal["film"] = "film"
+    # The modality that modulates; null: the first.
     condition: str | None = None
+    # Whether every modality modulates the others.
     symmetric: bool = False
+    # How a sequence becomes a vector: by the mean over its real steps, or by its first step.
     pool: Pool = "mean"
 
     @model_validator(mode="after")

@@ -34,17 +34,17 @@ from tune_mm.models.fusions._pairs import ModulatedFusion, Pool, sources_of
 
 
 class GatedConfig(Section):
-    """gate: the modality that gates (null: the first). symmetric: every modality gates the others.
-
-    width: columns of one gated projection (null: the width of the features that are gated;
-    published: 512, which is ResNet-18's). pool: how a sequence becomes a vector, by the mean over
-    its real steps or by its first step.
-    """
+    """Features gated by others."""
 
     name: Literal["gated"] = "gated"
+    # The modality that gates; null: the first.
     gate: str | None = None
+    # Whether every modality gates the others.
     symmetric: bool = False
+    # Columns of one gated projection; null: the width of the features that are gated (published:
+    # 512, which is ResNet-18's).
     width: int | None = Field(None, ge=1)
+    # How a sequence becomes a vector: by the mean over its real steps, or by its first step.
     pool: Pool = "mean"
 
     @model_validator(mode="after")

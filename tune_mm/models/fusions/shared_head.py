@@ -25,9 +25,10 @@ from tune_mm.models.fusions._pairs import Pool, VectorFusion
 
 
 class SharedHeadConfig(Section):
-    """pool: how a sequence becomes a vector, by the mean over its real steps or by its first step."""
+    """One head for all modalities."""
 
     name: Literal["shared_head"] = "shared_head"
+    # How a sequence becomes a vector: by the mean over its real steps, or by its first step.
     pool: Pool = "mean"
 
 

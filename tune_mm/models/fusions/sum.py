@@ -21,9 +21,10 @@ from tune_mm.models.fusions.concat import ConcatFusion
 
 
 class SumConfig(Section):
-    """pool: how a sequence becomes a vector, by the mean over its real steps or by its first step."""
+    """A head per modality, summed."""
 
     name: Literal["sum"] = "sum"
+    # How a sequence becomes a vector: by the mean over its real steps, or by its first step.
     pool: Literal["mean", "first"] = "mean"
 
 

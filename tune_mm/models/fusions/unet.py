@@ -24,13 +24,13 @@ from tune_mm.models.maps import channels_last
 
 
 class UNetFusionConfig(Section):
-    """width: of the maps that the head reads; null: the encoders' feature width, so that the head's
-    gradient can be compared with that of a classifier on one modality's features (CGGM). dropout:
-    on those maps.
-    """
+    """The decoder of a U-Net."""
 
     name: Literal["unet"] = "unet"
+    # Of the maps that the head reads; null: the encoders' feature width, so that the head's
+    # gradient can be compared with that of a classifier on one modality's features (CGGM).
     width: int | None = Field(None, ge=1)
+    # On those maps.
     dropout: float = Field(0.0, ge=0, lt=1)
 
 

@@ -47,13 +47,13 @@ Domains = Mapping[str, SearchedDomain]
 
 @dataclass(frozen=True)
 class Trial:
-    """A trial of a tuning stage. value: its best objective (None: never finite); progress: the best
-    so far by epoch.
-    """
+    """A trial of a tuning stage."""
 
     record: StoredRun
     number: int
+    # Its best objective; None: never finite.
     value: float | None
+    # The best so far, by epoch.
     progress: Curve
     settings: Mapping[str, Scalar]
 
@@ -65,20 +65,24 @@ class Trial:
 
 @dataclass(frozen=True)
 class Search:
-    """trials: by stage (search, baseline); domains: likewise; finals: runs, oldest first; notes:
-    what was not clear.
-    """
+    """A search as the store has it."""
 
     name: str
     uid: str
     parent: StoredRun | None
     objective: str
     mode: str
+    # By stage: search, baseline.
     domains: Mapping[str, Domains]
+    # By stage: search, baseline.
     trials: Mapping[str, Sequence[Trial]]
+    # The oldest first.
     finals: Sequence[StoredRun]
+    # What summary.json holds.
     summary: Mapping[str, Any] = field(default_factory=dict)
+    # What data.json holds.
     about: Mapping[str, Any] = field(default_factory=dict)
+    # What was not clear.
     notes: tuple[str, ...] = ()
 
     @property

@@ -12,23 +12,26 @@ from datetime import datetime
 
 @dataclass(frozen=True)
 class StoredRun:
-    """One run. space: its experiment; search: the unique id of the search that it belongs to (""
-    for a single run).
-
-    stage: search, baseline, final or train; status: completed, pruned, failed, stopped or running.
-    tags, params: as stored (text). metrics: the last value of each.
-    """
+    """One run."""
 
     id: str
     name: str
+    # Its experiment.
     space: str
+    # The unique id of the search that it belongs to; "" for a single run.
     search: str
+    # The id of its search's run.
     parent: str | None
+    # search, baseline, final or train.
     stage: str
+    # completed, pruned, failed, stopped or running.
     status: str
     started: datetime
+    # As stored.
     tags: Mapping[str, str]
+    # As stored.
     params: Mapping[str, str]
+    # The last value of each.
     metrics: Mapping[str, float]
 
     @property

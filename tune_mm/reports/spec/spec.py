@@ -25,42 +25,47 @@ ANY = "*"  # in `where`: all values but null
 
 
 class TableRow(Section):
-    """A row of a table. published: the paper's values by column name, in the unit that is shown.
+    """A row of a table.
 
     `{modality}` in the label stands for each modality: a row for each, with the name in `where`,
-    `only` and `fill` too. only: the columns it has cells in, by name or label (none: all). fixed:
-    columns' `where` does not apply to it (a reference that does not have their setting). fill: the
-    commands that make its runs (none: the report's); fill_below: those of its cells below a group's
-    heading, by group.
+    `only` and `fill` too.
     """
 
     label: Label
     where: Where = Field(default_factory=dict)
+    # The paper's values by column name, in the unit that is shown.
     published: dict[str, float] = Field(default_factory=dict)
+    # The columns it has cells in, by name or label; (): all.
     only: tuple[Label, ...] = ()
+    # Whether columns' `where` does not apply to it: a reference that does not have their setting.
     fixed: bool = False
+    # The commands that make its runs; (): the report's.
     fill: tuple[Label, ...] = ()
+    # Commands of its cells below a group's heading, by group.
     fill_below: dict[str, tuple[Label, ...]] = Field(default_factory=dict)
 
 
 class Column(Section):
-    """A column. metric: of the run, as logged; scale: 100 for per cent; best: which way is better
-    (none: no marks).
+    """A column; its name is group and label.
 
-    group: a heading over neighbouring columns; the column's name is group and label. data: a data
-    set of its own (null: the report's). `{modality}` in label and metric stands for each modality,
-    as in rows. fill: of rows without one.
+    `{modality}` in label and metric stands for each modality, as in rows.
     """
 
     label: Label
+    # Of the run, as logged.
     metric: Label
+    # A heading over neighbouring columns.
     group: str = ""
     where: Where = Field(default_factory=dict)
+    # A data set of its own; null: the report's.
     data: str | None = None
     modalities: tuple[Label, ...] = ()
+    # 100 for per cent.
     scale: float = Field(1.0, gt=0)
     digits: int = Field(2, ge=0, le=6)
+    # Which way is better; none: no marks.
     best: Literal["max", "min", "none"] = "max"
+    # Commands of rows without one.
     fill: tuple[Label, ...] = ()
 
     @property
@@ -85,42 +90,41 @@ class SweepSeries(Series):
 
 
 class Panel(Section):
-    """One panel of curves over epochs. metrics: names; `{modality}` stands for each modality of the
-    runs.
-    """
+    """One panel of curves over epochs."""
 
     title: Label
+    # Names; `{modality}` stands for each modality of the runs.
     metrics: tuple[Label, ...] = Field(min_length=1)
     unit: str = ""
     log: bool = False
 
 
 class Report(Section):
-    """What all reports have. paper: whose it is; source: where in the paper; fill: the commands
-    that make its runs.
-
-    `{data}` in `fill` is the data set, and in a table `{method}` the method of the row. reference:
-    the row or series that the others are compared with.
-    """
+    """What all reports have."""
 
     title: Label
+    # Whose it is.
     paper: Literal["dgl", "cggm"]
+    # Where in the paper.
     source: Label
     data: Label
     where: Where = Field(default_factory=dict)
+    # The commands that make its runs; `{data}` is the data set, and in a table `{method}` the
+    # method of the row.
     fill: tuple[Label, ...] = Field(min_length=1)
+    # The row or series that the others are compared with.
     reference: str | None = None
     note: str = ""
 
 
 class TableReport(Report):
-    """Rows by columns; a cell is mean and standard deviation over seeds. modalities: the data
-    set's, for `{modality}`.
+    """Rows by columns; a cell is mean and standard deviation over seeds.
 
     On another data set (--data) `{modality}` stands for the modalities that its runs log.
     """
 
     kind: Literal["table"] = "table"
+    # The data set's, for `{modality}`.
     modalities: tuple[Label, ...] = ()
     rows: tuple[TableRow, ...] = Field(min_length=1)
     columns: tuple[Column, ...] = Field(min_length=1)

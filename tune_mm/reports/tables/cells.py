@@ -12,20 +12,23 @@ from tune_mm.stats import Comparison, Spread
 
 @dataclass(frozen=True)
 class TableCell:
-    """ours: None where no run has measured it; why: the reason, and fill: the commands that make
-    the runs.
+    """A cell: our value beside the published one."""
 
-    published: the paper's value. comparison: with the reference row. applies: False where the paper
-    has a dash.
-    """
-
+    # None where no run has measured it.
     ours: Spread | None = None
+    # The paper's value.
     published: float | None = None
+    # Whether it is the best of its column.
     best: bool = False
+    # Whether it is the second best of its column.
     second: bool = False
+    # With the reference row.
     comparison: Comparison | None = None
+    # Why ours is missing.
     why: str = ""
+    # The commands that make the runs.
     fill: tuple[str, ...] = ()
+    # False where the paper has a dash.
     applies: bool = True
 
 
@@ -39,9 +42,7 @@ class TableLine:
 
 @dataclass(frozen=True)
 class Table:
-    """missing: the commands that fill what is missing; parents: ids of the runs of the searches
-    that were used; reference: the row that others are compared with.
-    """
+    """A table of cells, with what to say below it."""
 
     name: str
     paper: str
@@ -50,8 +51,11 @@ class Table:
     caption: str
     columns: tuple[Head, ...]
     rows: tuple[TableLine, ...]
+    # The row that others are compared with.
     reference: str | None
+    # The commands that fill what is missing.
     missing: tuple[str, ...]
+    # Ids of the runs of the searches that were used.
     parents: tuple[str, ...]
 
     @property

@@ -26,17 +26,19 @@ NAMED = {
 
 @dataclass(frozen=True)
 class Head:
-    """A column as shown. name: by which rows refer to it, heading: to its group; data: its runs'
-    data set; paper_data: that of the paper.
-    """
+    """A column as shown."""
 
+    # By which rows refer to it.
     name: str
+    # By which rows refer to its group.
     heading: str
     group: str
     label: str
     metric: str
     where: Where
+    # Its runs' data set.
     data: str
+    # The paper's data set.
     paper_data: str
     scale: float
     digits: int

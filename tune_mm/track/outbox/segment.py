@@ -9,23 +9,24 @@ from pathlib import Path
 
 @dataclass(eq=False)
 class Segment:
-    """A part of the queue, older than those with a larger number. lines: None when they are on
-    disk.
-    """
+    """A part of the queue, older than those with a larger number."""
 
     number: int
+    # None when they are on disk.
     lines: list[bytes] | None = None
+    # Whether the disk is known to have them.
     synced: bool = False
 
 
 @dataclass(frozen=True)
 class Rest:
-    """What a closed queue still has: lines that wait for the store, lines kept aside by file, lines
-    that are lost.
-    """
+    """What a closed queue still has."""
 
+    # Lines that wait for the store.
     waiting: int
+    # Lines kept aside, by file.
     aside: Mapping[str, int]
+    # Lines that are lost.
     lost: int
 
     @property

@@ -19,19 +19,20 @@ Wave = NDArray[np.float32]
 
 
 class Frontend(ABC):
-    """One audio front-end.
+    """One audio front-end."""
 
-    Config: its fields, all with defaults. VERSION: raise it when the same settings would give other
-    values. rate: the sampling rate in Hz that `compute` expects. stored: shape (H, W) of what
-    `compute` returns. shape: that of one sample as a batch holds it, (1, H, W): `stored` itself, or
-    a crop of it along `time_axis` (0 or 1), drawn at random in training and central in evaluation.
-    """
-
+    # Its fields, all with defaults.
     Config: ClassVar[type[Section]]
+    # Raise it when the same settings would give other values.
     VERSION: ClassVar[int] = 1
+    # Of `stored`: 0 or 1.
     time_axis: ClassVar[int] = 1
+    # The sampling rate in Hz that `compute` expects.
     rate: int
+    # (H, W) of what `compute` returns.
     stored: tuple[int, int]
+    # Of one sample as a batch holds it, (1, H, W): `stored` itself, or a crop of it along
+    # `time_axis`, drawn at random in training and central in evaluation.
     shape: tuple[int, int, int]
 
     @abstractmethod
