@@ -35,10 +35,20 @@ def terminate(search: Process) -> None:
     search.process.send_signal(signal.SIGTERM)
 
 
+def hang_up(search: Process) -> None:
+    """As a terminal that is closed does."""
+    search.process.send_signal(signal.SIGHUP)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("send", "word"),
-    [(ctrl_c, "interrupted"), (interrupt, "interrupted"), (terminate, "terminated")],
+    [
+        (ctrl_c, "interrupted"),
+        (interrupt, "interrupted"),
+        (terminate, "terminated"),
+        (hang_up, "terminated"),
+    ],
 )
 def test_a_search_that_is_stopped(
     send: Callable[[Process], None], word: str, tmp_path: Path, started: Started

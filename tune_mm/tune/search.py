@@ -34,7 +34,7 @@ from tune_mm.tune.plan import plan as plans
 from tune_mm.tune.plan.plan import Options, Plan
 from tune_mm.tune.plan.search_file import RECORD
 from tune_mm.tune.propose.journal import open_storage
-from tune_mm.tune.propose.ledger import Busy, Ledger, Lock
+from tune_mm.tune.propose.ledger import Busy, Ledger, Lock, last_end
 from tune_mm.tune.space.domains import Values
 from tune_mm.tune.stages import SearchContext
 from tune_mm.tune.tracking import Tracker
@@ -103,21 +103,20 @@ def _search(
     """Run all stages under the search's lock; the exit code."""
     with contextlib.closing(Tracker(plan, source.kind, about)) as tracker:
         journal = plan.folder / "optuna.journal"
-        died = None
-        if journal.exists() and not plan.record.get("closed"):
-            died = journal.stat().st_mtime
+        left_open = journal.exists() and not plan.record.get("closed")
         plan.save(closed=False)
         console.print(Text(_opening(plan, resources.slots, source)))
         stop = StopSwitch()
+        storage = open_storage(journal)
         context = SearchContext(
             plan=plan,
-            storage=open_storage(journal),
+            storage=storage,
             tracking=tracker,
             board=Board(console, plan.space.spec.objective, plan.space.mode, plan.epochs),
             stop=stop,
             resources=resources,
             build=build,
-            died=died,
+            last_end=last_end(storage) if left_open else None,
         )
         start = time.monotonic()
         with _signals(stop), context.board:
@@ -284,7 +283,10 @@ def _short(path: Path) -> str:
 
 @contextlib.contextmanager
 def _signals(stop: StopSwitch) -> Iterator[None]:
-    """Ctrl-C or a polite kill stops the stage, a second one at once; both can be resumed."""
+    """Ctrl-C, a polite kill or a closed terminal stops the stage, a second one at once.
+
+    Either can be resumed.
+    """
 
     def handle(number: int, frame: Any) -> None:
         if stop.reason:
@@ -293,7 +295,7 @@ def _signals(stop: StopSwitch) -> Iterator[None]:
 
     before: dict[int, Any] = {}
     try:
-        for received in (signal.SIGINT, signal.SIGTERM):
+        for received in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             before[received] = signal.signal(received, handle)
     except ValueError:  # not in the main thread: whoever runs us handles signals
         yield

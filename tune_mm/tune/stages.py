@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from functools import partial
 from pickle import UnpicklingError
 from typing import Any
@@ -39,7 +40,8 @@ from tune_mm.tune.stop.protected import ProtectedEpochs
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED)
 SECTIONS = ("data", "model", "method", "optim", "schedule")  # of a config: all that a setting is
 MAX_FAILURES = 2  # deaths of its worker that a trial survives
-BUFFERED = 120.0  # seconds of tracking that a power cut may take with it; a kill takes milliseconds
+# Of tracking, that a power cut may take with it; a kill takes milliseconds.
+BUFFERED = timedelta(seconds=120)
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,8 @@ class SearchContext:
     stop: StopSwitch
     resources: Resources
     build: Build  # what a trial runs
-    # When an earlier driver wrote its last record without closing the search; None: there is none.
-    died: float | None = None
+    # When the last trial of a driver ended that did not close the search; None: none was left open.
+    last_end: datetime | None = None
 
 
 def tuning(plan: Plan, stage: Stage) -> StagePlan:
@@ -185,8 +187,8 @@ def run(context: SearchContext, stage: StagePlan) -> Ledger:
         scheme=_scheme(context.plan.storage),
         mutates=scheduler_name == "pbt",
     )
-    errors = _fit(_tuner(context, stage, searcher, scheduler, callback))
-    _tell_lost(errors, searcher)
+    reasons = _fit(_tuner(context, stage, searcher, scheduler, callback))
+    _tell_lost(reasons, searcher)
     if context.stop.reason:
         callback.cut_off(context.stop.reason)
     elif not ledger.unfinished():
@@ -253,12 +255,13 @@ def _catch_up(context: SearchContext, stage: StagePlan, ledger: Ledger) -> None:
 
     Tracking skips the steps and parameters that it has.
     """
-    if context.died is None:
+    if context.last_end is None:
         return
+    since = context.last_end - BUFFERED
     tracking = context.tracking
     for trial in ledger.trials(*ENDED, TrialState.FAIL):
         ended = trial.datetime_complete
-        if ended is None or ended.timestamp() < context.died - BUFFERED:
+        if ended is None or ended < since:
             continue
         number = trial.number
         attrs = trial.user_attrs
@@ -329,21 +332,24 @@ def _tuner(
     )
 
 
-def _fit(tuner: Tuner) -> list[Exception]:
-    """Run it to its end; the errors with which trials ended, as far as they can be read."""
+def _fit(tuner: Tuner) -> dict[int, str]:
+    """Run it to its end; why trials ended with an error, by number, as far as that can be read."""
+    reasons: dict[int, str] = {}
     try:
-        return list(tuner.fit().errors)
+        grid = tuner.fit()
+        for result in map(grid.__getitem__, range(len(grid))):
+            if result.error is not None and result.config is not None:
+                reasons[result.config["number"]] = f"{type(result.error).__name__}: the worker died"
     except (EOFError, UnpicklingError):
-        return []  # after its end: a full disk cut off what Ray wrote of an error
+        pass  # after its end: a full disk cut off what Ray wrote of an error
+    return reasons
 
 
-def _tell_lost(errors: Sequence[Exception], searcher: AskTell) -> None:
+def _tell_lost(reasons: Mapping[int, str], searcher: AskTell) -> None:
     """Fail the trials that the callback did not hear of: fit() returns as if nothing had happened."""
-    reason = "lost"
-    if errors:
-        reason = f"{type(errors[0]).__name__}: the worker died"
     for trial_id in list(searcher.lost):
-        searcher.tell_lost(trial_id, reason)
+        number = searcher.numbers.get(trial_id)
+        searcher.tell_lost(trial_id, reasons.get(number, "lost") if number is not None else "lost")
 
 
 def _best(ledger: Ledger) -> TrialRow | None:

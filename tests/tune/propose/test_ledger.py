@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 from pathlib import Path
 
 import optuna
@@ -11,7 +12,7 @@ from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 
 from tune_mm.tune.propose.journal import open_storage
-from tune_mm.tune.propose.ledger import Busy, Ledger, Lock, Point
+from tune_mm.tune.propose.ledger import Busy, Ledger, Lock, Point, last_end
 
 
 def ledger(path: Path, points: tuple[Point, ...] = (), name: str = "s/search") -> Ledger:
@@ -120,3 +121,20 @@ def _hold(path: Path, held: Path) -> None:
     held.touch()
     multiprocessing.Event().wait()
     lock.close()
+
+
+def test_the_last_end_is_the_journal_s_own_word(tmp_path: Path) -> None:
+    """A copy has new times of its own, and says the same."""
+    path = tmp_path / "journal"
+    assert last_end(open_storage(path)) is None
+    book = ledger(path)
+    other = ledger(path, name="s/baseline")
+    for one in (book, other, book):
+        trial = one.ask()
+        one.report(trial.number, 1, 0.5)
+        one.complete(trial.number, 0.5)
+    book.ask()
+    ends = [trial.datetime_complete for trial in (*book.trials(), *other.trials())]
+    expected = max(end for end in ends if end is not None)
+    os.utime(path, (0, 0))
+    assert last_end(open_storage(path)) == expected

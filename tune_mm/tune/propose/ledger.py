@@ -13,6 +13,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,19 @@ class Lock:
     def close(self) -> None:
         """Let the next driver in."""
         self._lock.release()
+
+
+def last_end(storage: JournalStorage) -> datetime | None:
+    """When the last of all trials in the journal ended, by its own record; None before the first.
+
+    The file's own times say nothing: a copy has new ones.
+    """
+    ends: list[datetime] = []
+    for study in storage.get_all_studies():
+        for trial in storage.get_all_trials(study._study_id, deepcopy=False):
+            if trial.datetime_complete is not None:
+                ends.append(trial.datetime_complete)
+    return max(ends, default=None)
 
 
 @dataclass(frozen=True)
